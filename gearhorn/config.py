@@ -1,0 +1,71 @@
+"""The configuration of one worker, as values that were checked already.
+
+Law: no parsing of files or arguments here (that is ``cli``), only meaning: what a server or a
+size is, and what each default is.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+GEARMAN_PORT = 4730  # IANA
+DEFAULT_REDIS = "redis://localhost:6379/0"
+
+_SERVER = re.compile(
+    r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^\[\]:/\s]+))(?:[:/](?P<port>\d{1,5}))?\Z", re.ASCII
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What a worker is told. Sizes are in bytes, times in seconds."""
+
+    servers: tuple[tuple[str, int], ...] = (("localhost", GEARMAN_PORT),)
+    redis: str = DEFAULT_REDIS
+    namespace: str = "gearhorn"
+    fanout_function: str = "fanout"
+    subscribe_function: str = "subscribe_fanout"
+    register_function: str = "register_fanout_subscriber"
+    unsubscribe_function: str = "unsubscribe_fanout"
+    ssl_ca: Path | None = None
+    ssl_cert: Path | None = None
+    ssl_key: Path | None = None
+    max_payload: int = 8 * 1024 * 1024  # PROTOCOL §3
+    max_fanout_bytes: int = 1024 * 1024 * 1024
+    max_foreground: int = 10_000
+    max_backlog: int = 100_000  # PROTOCOL §4
+    max_cached: int = 2_000_000  # subscriptions; about 250 bytes each
+
+
+def parse_server(text: str) -> tuple[str, int]:
+    """Return (host, port) of ``HOST``, ``HOST:PORT``, ``[IPV6]:PORT`` or gearhorn 0.0.5's
+    ``HOST/PORT``; raises ``ValueError`` with what was expected."""
+    match = _SERVER.match(text)
+    try:
+        if match is None:
+            raise ValueError
+        if match["v6"]:
+            ipaddress.IPv6Address(match["v6"])
+        else:
+            match["host"].encode("idna")  # as every look-up of the name would
+    except ValueError:
+        raise ValueError(f"expected HOST, HOST:PORT or [IPV6]:PORT, got {text!r}") from None
+    port = int(match["port"] or GEARMAN_PORT)
+    if not 1 <= port <= 65535:
+        raise ValueError(f"expected a port from 1 to 65535, got {port}")
+    return match["v6"] or match["host"], port
+
+
+_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+_SIZE = re.compile(r"(\d{1,15})\s*([kmg]?)(?:i?b)?\Z", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """Return bytes from ``8388608``, ``8M`` or ``8MiB``; raises ``ValueError``."""
+    match = _SIZE.match(text.strip())
+    if match is None or not int(match[1]):
+        raise ValueError(f"expected bytes such as 8388608 or 8M, got {text!r}")
+    return int(match[1]) * _UNITS[match[2].lower()]

@@ -1,0 +1,74 @@
+"""The errors of gearhorn: what a caller is told, by its stable code (PROTOCOL §3).
+
+Law: no sockets, no threads, no imports but the standard library. A ``RequestError`` is
+somebody's bad request and is answered; everything else is ours to handle.
+"""
+
+
+class GearhornError(Exception):
+    """Base of every error that gearhorn raises on purpose."""
+
+
+class RequestError(GearhornError):
+    """A request that is refused; ``str(error)`` is ``CODE: TEXT`` as sent to the caller."""
+
+    code = "bad_request"
+
+    def __str__(self) -> str:
+        return f"{self.code}: {super().__str__()}"
+
+
+class BadRequest(RequestError):
+    """Not JSON, not an object, or a key that is missing or of the wrong type or range."""
+
+
+class BadName(RequestError):
+    """A topic or client_id that PROTOCOL §2 does not allow."""
+
+    code = "bad_name"
+
+
+class Reserved(RequestError):
+    """A topic, queue or function name that gearhorn keeps for itself."""
+
+    code = "reserved"
+
+
+class QueueTaken(RequestError):
+    """Another (topic, client_id) pair owns the queue of this name."""
+
+    code = "queue_taken"
+
+
+class TooLarge(RequestError):
+    """Over ``--max-payload`` or ``--max-fanout-bytes``."""
+
+    code = "too_large"
+
+
+class Busy(RequestError):
+    """Over ``--max-foreground`` waiting foreground fan-outs."""
+
+    code = "busy"
+
+
+class Unavailable(RequestError):
+    """The store cannot be reached or refuses the write."""
+
+    code = "unavailable"
+
+
+class ProtocolError(GearhornError):
+    """A peer sent bytes that are not the Gearman protocol."""
+
+
+class StoreError(GearhornError):
+    """The store failed: unreachable, loading, or refusing the command."""
+
+
+class StoreRefused(StoreError):
+    """The store answers, and refuses this very command."""
+
+
+class StartError(GearhornError):
+    """The worker cannot start, and waiting would not help."""

@@ -1,0 +1,325 @@
+"""The JSON of PROTOCOL §3-§7: requests in, replies out, as frozen structs.
+
+Law: pure, and the only importer of msgspec. A request that decodes is well-formed in types
+and ranges; whether its names are allowed is for ``names``. Every refusal names the key.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final, Literal, TypeVar
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from gearhorn.errors import BadRequest, TooLarge
+
+Priority = Literal["low", "normal", "high"]
+Pair = tuple[str, str]  # (client_id, reason)
+
+_PERCENT = re.compile(r"(\d{1,9})%\Z", re.ASCII)
+_WHERE = re.compile(r"(.*) - at `\$\.?(.*)`\Z", re.DOTALL)
+_FIELD = re.compile(r"Object missing required field `(.*)`\Z")
+_MAX_WORDS = 500  # of a refusal, which may quote the request
+_WORDS = {  # what msgspec does not say of a key that takes certain words only
+    "priority": '"low", "normal" or "high"',
+    "encoding": '"base64"',
+    "overflow": '"drop_new"',
+}
+_text = msgspec.json.Decoder(str)
+
+encode: Final = msgspec.json.encode
+
+
+class _FanoutBody(msgspec.Struct, frozen=True, gc=False):
+    topic: str
+    payload: msgspec.Raw
+    unique: str | UnsetType = UNSET
+    background: Any = False
+    timeout: float = 30.0  # PROTOCOL §4
+    quorum: int | str | UnsetType = UNSET
+    receipt: bool = False
+    exclude: list[str] | UnsetType = UNSET
+    priority: Priority = "normal"
+    encoding: Literal["base64"] | UnsetType = UNSET
+
+
+class Fanout(msgspec.Struct, frozen=True, gc=False):
+    """One message to copy, decoded once (PROTOCOL §4)."""
+
+    topic: str
+    payload: bytes
+    unique: str | None
+    background: bool
+    timeout_s: float
+    quorum: int | str | None
+    receipt: bool
+    exclude: frozenset[str]
+    priority: Priority
+
+
+class Subscribe(msgspec.Struct, frozen=True):
+    """A ``subscribe_fanout`` request; an option that is UNSET keeps its former value."""
+
+    topic: str
+    client_id: str
+    max_backlog: int | UnsetType = UNSET
+    overflow: Literal["drop_new"] | UnsetType = UNSET
+    envelope: bool | UnsetType = UNSET
+    ttl: msgspec.Raw | UnsetType = UNSET
+    durable: msgspec.Raw | UnsetType = UNSET
+
+
+class Unsubscribe(msgspec.Struct, frozen=True):
+    """An ``unsubscribe_fanout`` request."""
+
+    topic: str
+    client_id: str
+    drain: bool = False
+
+
+class SubscriptionOptions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a subscription keeps in the store; None is the worker's own default."""
+
+    max_backlog: int | None = None
+    envelope: bool = False
+
+
+class _GivenOptions(msgspec.Struct, frozen=True):
+    max_backlog: int | UnsetType = UNSET
+    envelope: bool | UnsetType = UNSET
+
+
+class Subscribed(msgspec.Struct, frozen=True):
+    """Reply to a subscribe."""
+
+    queue: str
+    version: int
+
+
+class _Unsubscribed(msgspec.Struct, frozen=True):
+    version: int
+    drained: int | UnsetType = UNSET
+
+
+class Changed(msgspec.Struct, frozen=True):
+    """One topic that changed, and the store's version after it. With ``removed`` the answer
+    waits for fan-outs that hold the old list; a teller that leaves it out means the same."""
+
+    topic: str
+    version: int
+    removed: bool = True
+
+
+class Matchmaking(msgspec.Struct, frozen=True):
+    """What a member tells its peers (PROTOCOL §7.1)."""
+
+    member: str
+    changes: list[Changed]
+
+
+class MatchmakingAnswer(msgspec.Struct, frozen=True):
+    """What a peer answers once it has dropped the lists."""
+
+    member: str
+    version: int
+
+
+class _Receipt(msgspec.Struct, frozen=True):
+    copies: int
+    delivered: Sequence[str]
+    failed: Mapping[str, str]
+    pending: Sequence[str]
+    dropped: Sequence[str]
+    results: dict[str, str]
+    results_base64: dict[str, str] | UnsetType = UNSET
+    results_omitted: Sequence[str] | UnsetType = UNSET
+
+
+class _Envelope(msgspec.Struct, frozen=True):
+    topic: str
+    at: float
+    unique: str | UnsetType = UNSET
+    payload: str | UnsetType = UNSET
+    payload_base64: str | UnsetType = UNSET
+
+
+_Body = TypeVar("_Body")
+_fanout_body = msgspec.json.Decoder(_FanoutBody)
+_subscribe = msgspec.json.Decoder(Subscribe)
+_unsubscribe = msgspec.json.Decoder(Unsubscribe)
+_matchmaking = msgspec.json.Decoder(Matchmaking)
+_answer = msgspec.json.Decoder(MatchmakingAnswer)
+_options = msgspec.json.Decoder(SubscriptionOptions)
+
+
+def _decode(decoder: msgspec.json.Decoder[_Body], body: bytes) -> _Body:
+    try:
+        body.decode()  # msgspec does not look inside what it skips
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise BadRequest(_explain(str(error))[:_MAX_WORDS]) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRequest(f"not a JSON object in UTF-8: {error}") from None
+    except RecursionError:
+        raise BadRequest("nested too deeply") from None
+
+
+def _explain(text: str) -> str:
+    """Put the key first in msgspec's words: "payload: missing", "timeout: expected ..."."""
+    if missing := _FIELD.match(text):
+        return f"{missing[1]}: missing"
+    if where := _WHERE.match(text):
+        what, key = where[1][:1].lower() + where[1][1:], where[2]
+        if what.startswith("invalid enum value"):
+            what = f"expected {_WORDS[key]}, got {what[19:]}"
+        return f"{key}: {what}"
+    return text[:1].lower() + text[1:]
+
+
+def decode_fanout(body: bytes, max_payload: int) -> Fanout:
+    """Decode a ``fanout`` request.
+
+    ``max_payload`` is in bytes, of the payload as the copies carry it.
+    Raises ``BadRequest`` naming the key, or ``TooLarge``.
+    """
+    raw = _decode(_fanout_body, body)
+    if not raw.timeout > 0 or raw.timeout == float("inf"):
+        raise BadRequest(f"timeout: expected seconds > 0, got {raw.timeout:g}")
+    quorum = None if raw.quorum is UNSET else raw.quorum
+    if quorum is not None and not (
+        quorum >= 1 if isinstance(quorum, int) else _PERCENT.match(quorum)
+    ):
+        raise BadRequest(f'quorum: expected an integer >= 1 or "N%", got {quorum!r}')
+    payload = _payload_bytes(bytes(raw.payload), raw.encoding)
+    if len(payload) > max_payload:
+        raise TooLarge(f"payload of {len(payload)} bytes is over --max-payload {max_payload}")
+    return Fanout(
+        raw.topic,
+        payload,
+        raw.unique or None,
+        bool(raw.background),
+        raw.timeout,
+        quorum,
+        raw.receipt,
+        frozenset(raw.exclude) if raw.exclude else frozenset(),
+        raw.priority,
+    )
+
+
+def _payload_bytes(raw: bytes, encoding: str | UnsetType) -> bytes:
+    """Return what the copies carry: a string's UTF-8, other values as their JSON text."""
+    if raw[:1] != b'"':
+        if encoding is not UNSET:
+            raise BadRequest("payload: expected a string of base64, as encoding says")
+        return raw  # msgspec has checked that it is JSON
+    try:
+        text = _text.decode(raw)
+        if encoding is UNSET:
+            return text.encode()
+        if len(text) % 4:
+            raise ValueError("its length is no multiple of four")
+        return binascii.a2b_base64(text, strict_mode=True)
+    except (msgspec.DecodeError, UnicodeEncodeError) as error:
+        raise BadRequest(f"payload: {error}") from None
+    except (binascii.Error, ValueError) as error:
+        raise BadRequest(f"payload: not base64: {error}") from None
+
+
+def copies_needed(quorum: int | str | None, copies: int) -> int:
+    """Return how many receivers must succeed out of ``copies`` (PROTOCOL §4, quorum)."""
+    if quorum is None:
+        return copies
+    if isinstance(quorum, str):
+        quorum = max(1, -(-int(quorum[:-1]) * copies // 100))
+    return min(quorum, copies)
+
+
+def decode_subscribe(body: bytes) -> Subscribe:
+    """Decode a ``subscribe_fanout`` request; raises ``BadRequest``."""
+    request = _decode(_subscribe, body)
+    if request.ttl is not UNSET:
+        raise BadRequest("ttl: this release has no subscriptions that end by themselves")
+    if request.durable is not UNSET and bytes(request.durable) != b"false":
+        raise BadRequest("durable: this release has no durable subscriptions")
+    if request.max_backlog is not UNSET and not 1 <= request.max_backlog < 2**31:
+        raise BadRequest(
+            f"max_backlog: expected an integer from 1 to 2147483647, got {request.max_backlog}"
+        )
+    return request
+
+
+def encode_given_options(request: Subscribe) -> bytes:
+    """Return, as JSON, the options that a subscribe gives and the store shall keep."""
+    return encode(_GivenOptions(request.max_backlog, request.envelope))
+
+
+def encode_unsubscribed(version: int, drained: int | None) -> bytes:
+    """Return the reply to an unsubscribe; ``drained`` is None where nothing was to drain."""
+    return encode(_Unsubscribed(version, UNSET if drained is None else drained))
+
+
+def decode_unsubscribe(body: bytes) -> Unsubscribe:
+    """Decode an ``unsubscribe_fanout`` request; raises ``BadRequest``."""
+    return _decode(_unsubscribe, body)
+
+
+def decode_matchmaking(body: bytes) -> Matchmaking:
+    """Decode what a peer tells; raises ``BadRequest``."""
+    return _decode(_matchmaking, body)
+
+
+def decode_answer(body: bytes) -> MatchmakingAnswer:
+    """Decode a peer's answer; raises ``BadRequest``."""
+    return _decode(_answer, body)
+
+
+def decode_options(body: bytes) -> SubscriptionOptions:
+    """Decode stored options; unreadable ones count as the defaults, so that copies flow."""
+    try:
+        return _options.decode(body)
+    except msgspec.DecodeError:
+        return SubscriptionOptions()
+
+
+def envelope(message: Fanout, at: float) -> bytes:
+    """Return the arguments of a copy for a subscription with ``envelope`` (PROTOCOL §4).
+
+    ``at`` is Unix time in seconds; it informs and decides nothing.
+    """
+    unique = message.unique or UNSET
+    try:
+        text = message.payload.decode()
+    except UnicodeDecodeError:
+        coded = base64.b64encode(message.payload).decode()
+        return encode(_Envelope(message.topic, at, unique, payload_base64=coded))
+    return encode(_Envelope(message.topic, at, unique, payload=text))
+
+
+def encode_receipt(
+    copies: int,
+    delivered: Sequence[str] = (),
+    failed: Mapping[str, str] = MappingProxyType({}),
+    pending: Sequence[str] = (),
+    dropped: Sequence[str] = (),
+    results: Mapping[str, bytes] = MappingProxyType({}),
+    omitted: Sequence[str] = (),
+) -> bytes:
+    """Return a receipt: what became of a message, copy by copy (PROTOCOL §5)."""
+    text: dict[str, str] = {}
+    coded: dict[str, str] = {}
+    for client_id, data in results.items():
+        try:
+            text[client_id] = data.decode()
+        except UnicodeDecodeError:
+            coded[client_id] = base64.b64encode(data).decode()
+    failures = dict(failed)
+    return encode(
+        _Receipt(
+            copies, delivered, failures, pending, dropped, text, coded or UNSET, omitted or UNSET
+        )
+    )
