@@ -1,0 +1,1 @@
+"""gear, pipelined: the Gearman protocol for one event loop. Has never heard of a topic."""

@@ -1,0 +1,152 @@
+"""The job servers together: which are up, and which one carries a queue.
+
+Law: runs on the event loop. All copies for one queue go to one server, the highest SHA-256 of
+server, NUL, queue over the servers that are up (PROTOCOL §8; rendezvous hashing, Thaler &
+Ravishankar 1998), so that members agree without talking.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+
+from gearhorn.gearman.admin import Admin
+from gearhorn.gearman.client import Client, Result, Submission
+from gearhorn.gearman.connection import Connection, Server
+
+
+class _Member(Client):
+    """A client that tells its cluster when it comes and goes."""
+
+    def __init__(self, cluster: Cluster, tls: ssl.SSLContext | None, server: Server) -> None:
+        super().__init__(server, tls, cluster.client_id, cluster.limit)
+        self._cluster = cluster
+
+    def went_up(self, connection: Connection) -> None:
+        super().went_up(connection)
+        self._cluster._changed()
+
+    def went_down(self, connection: Connection) -> None:
+        self._cluster._changed()  # before the lost copies are routed anew
+        super().went_down(connection)
+
+
+class _Barrier:
+    """The outcome of a submission without copies: whether it was accepted or lost."""
+
+    def __init__(self) -> None:
+        self.passed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def accepted(self, submission: Submission) -> None:
+        self._settle(True)
+
+    def lost(self, submission: Submission) -> None:
+        self._settle(False)  # its copies went to other servers: wait for those
+
+    def _settle(self, passed: bool) -> None:
+        if not self.passed.done():
+            self.passed.set_result(passed)
+
+    def finished(self, submission: Submission, index: int, result: Result) -> None:
+        raise AssertionError("a barrier has no copies")
+
+
+class Cluster:
+    """One client per server, and the choice among them.
+
+    ``limit`` is the longest result in bytes that is read whole. ``sessions`` grows whenever a
+    server comes or goes: what was derived from the set of servers holds for one number only.
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[Server],
+        tls: ssl.SSLContext | None,
+        client_id: bytes,
+        limit: int,
+        is_spokesman: bool = False,
+    ) -> None:
+        self.client_id = client_id
+        self.limit = limit
+        self.sessions = 0
+        self.clients = [_Member(self, tls, server) for server in servers]
+        for client in self.clients:
+            client.is_spokesman = is_spokesman
+        self.admins = [Admin(server, tls) for server in servers]
+        self._up: list[tuple[int, bytes]] = []  # (place in the configuration, name and NUL)
+        self._came_up = asyncio.Event()
+        self._listeners: list[Callable[[], None]] = []
+
+    @property
+    def is_up(self) -> bool:
+        """Whether any server is up."""
+        return bool(self._up)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no server owes an answer to a copy."""
+        return all(client.is_idle for client in self.clients)
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Have ``listener`` called whenever a server came up or went down."""
+        self._listeners.append(listener)
+
+    def route(self, queue: bytes) -> int:
+        """Return the place of the server that carries ``queue``; one must be up."""
+        if len(self._up) == 1:
+            return self._up[0][0]
+        return max((sha256(name + queue).digest(), place) for place, name in self._up)[1]
+
+    def partition(self, queues: Sequence[bytes]) -> dict[int, list[int]]:
+        """Return, per server, the indexes of the queues it carries; one must be up."""
+        if len(self._up) == 1:
+            return {self._up[0][0]: list(range(len(queues)))}
+        parts: dict[int, list[int]] = {}
+        for index, queue in enumerate(queues):
+            parts.setdefault(self.route(queue), []).append(index)
+        return parts
+
+    def submit(self, place: int, submission: Submission) -> None:
+        """Hand a submission to a server."""
+        self.clients[place].submit(submission)
+
+    async def barrier(self) -> None:
+        """Return once every copy that was handed over before now is accepted; with no server up,
+        that is when one is again."""
+        while True:
+            await self._came_up.wait()
+            barriers = []
+            for client in self.clients:
+                if client.is_up:
+                    barriers.append(_Barrier())
+                    client.submit(Submission(barriers[-1], (), b"", foreground=False))
+            if all([await barrier.passed for barrier in barriers]):
+                return
+
+    def start(self) -> None:
+        """Begin to connect to every server."""
+        for client in self.clients:
+            client.start()
+
+    async def stop(self) -> None:
+        """Close every connection."""
+        for client in self.clients:
+            await client.stop()
+        for admin in self.admins:
+            await admin.close()
+
+    def _changed(self) -> None:
+        self.sessions += 1
+        self._up = [
+            (place, str(client.server).encode() + b"\0")
+            for place, client in enumerate(self.clients)
+            if client.is_up
+        ]
+        if self._up:
+            self._came_up.set()
+        else:
+            self._came_up.clear()
+        for listener in self._listeners:
+            listener()

@@ -1,0 +1,151 @@
+"""Gearman packets: bytes in, packets out, and copies as one block of bytes.
+
+Law: pure; packet numbers come from gear. The layout is gearmand's PROTOCOL text: magic, type
+and length as three big-endian words, then arguments joined by NUL, of which only the last may
+hold a NUL itself.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import Final
+
+from gear import constants
+
+from gearhorn.errors import ProtocolError
+
+CAN_DO: Final[int] = constants.CAN_DO
+CANT_DO: Final[int] = constants.CANT_DO
+PRE_SLEEP: Final[int] = constants.PRE_SLEEP
+NOOP: Final[int] = constants.NOOP
+JOB_CREATED: Final[int] = constants.JOB_CREATED
+NO_JOB: Final[int] = constants.NO_JOB
+WORK_STATUS: Final[int] = constants.WORK_STATUS
+WORK_COMPLETE: Final[int] = constants.WORK_COMPLETE
+WORK_FAIL: Final[int] = constants.WORK_FAIL
+WORK_EXCEPTION: Final[int] = constants.WORK_EXCEPTION
+WORK_DATA: Final[int] = constants.WORK_DATA
+WORK_WARNING: Final[int] = constants.WORK_WARNING
+ECHO_REQ: Final[int] = constants.ECHO_REQ
+ECHO_RES: Final[int] = constants.ECHO_RES
+ERROR: Final[int] = constants.ERROR
+SET_CLIENT_ID: Final[int] = constants.SET_CLIENT_ID
+OPTION_REQ: Final[int] = constants.OPTION_REQ
+GRAB_JOB_UNIQ: Final[int] = constants.GRAB_JOB_UNIQ
+JOB_ASSIGN_UNIQ: Final[int] = constants.JOB_ASSIGN_UNIQ
+# (foreground, priority) -> packet type
+SUBMIT: Final[dict[tuple[bool, str], int]] = {
+    (True, "low"): constants.SUBMIT_JOB_LOW,
+    (True, "normal"): constants.SUBMIT_JOB,
+    (True, "high"): constants.SUBMIT_JOB_HIGH,
+    (False, "low"): constants.SUBMIT_JOB_LOW_BG,
+    (False, "normal"): constants.SUBMIT_JOB_BG,
+    (False, "high"): constants.SUBMIT_JOB_HIGH_BG,
+}
+
+# (type, body). A negative type: the body was cut short. JOB_CREATED comes in runs: the body is
+# one or more whole packets of one length, headers included (see ``handles``).
+Packet = tuple[int, bytes]
+
+MAX_UNIQUE_BYTES = 63  # a 64-byte unique id corrupts the payload (FACTS B6)
+KEPT_BYTES = 64 * 1024  # of a packet over the limit: handle, function and unique id and more
+
+_HEADER = struct.Struct(">4sII")
+_pack_header = _HEADER.pack
+_REQ: Final = constants.REQ
+_RES: Final = constants.RES
+
+
+def pack(kind: int, *arguments: bytes) -> bytes:
+    """Return one request packet."""
+    body = b"\0".join(arguments)
+    return _pack_header(_REQ, kind, len(body)) + body
+
+
+def heads(queues: Iterable[bytes], kind: int, tail_bytes: int) -> list[bytes]:
+    """Return, per queue, the bytes of a submit packet up to its first NUL.
+
+    ``tail_bytes`` is the length of what follows (see ``tail``), which the header counts.
+    """
+    return [_pack_header(_REQ, kind, len(queue) + tail_bytes) + queue for queue in queues]
+
+
+def tail(unique: bytes, payload: bytes) -> bytes:
+    """Return what every copy of one message ends with."""
+    return b"\0" + unique + b"\0" + payload
+
+
+def stride(run: bytes) -> int:
+    """Return the length of each packet of a JOB_CREATED run."""
+    return 12 + int.from_bytes(run[8:12])
+
+
+def handles(run: bytes) -> list[bytes]:
+    """Return the job handles of a JOB_CREATED run."""
+    step = stride(run)
+    return [run[at + 12 : at + step] for at in range(0, len(run), step)]
+
+
+class Splitter:
+    """Cuts a stream of bytes into response packets, without copying a large one twice.
+
+    ``limit`` is in bytes, no less than ``KEPT_BYTES``: a longer body is cut to that and its
+    type made negative, so that a hostile gigabyte costs no memory and can still be refused.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = max(limit, KEPT_BYTES)
+        self._parts: list[bytes] = []  # of an incomplete packet
+        self._have = 0
+        self._need = 0
+        self._skip = 0  # bytes still to come of a packet that was cut
+
+    def feed(self, data: bytes) -> list[Packet]:
+        """Return the packets that ``data`` completes; raises ``ProtocolError``."""
+        if self._skip:
+            gone = min(self._skip, len(data))
+            self._skip -= gone
+            data = data[gone:]
+        if self._parts:
+            self._parts.append(data)
+            self._have += len(data)
+            if self._have < self._need:
+                return []
+            data = b"".join(self._parts)
+            self._parts.clear()
+        packets: list[Packet] = []
+        unpack = _HEADER.unpack_from
+        at, end, need = 0, len(data), 12
+        while end - at >= 12:
+            magic, kind, size = unpack(data, at)
+            if magic != _RES:
+                raise ProtocolError(f"expected a Gearman response, got {data[at : at + 12]!r}")
+            stop = at + 12 + size
+            if size > self._limit:
+                need = 12 + KEPT_BYTES
+                if end - at < need:
+                    break
+                packets.append((-kind, data[at + 12 : at + need]))
+                self._skip = max(0, stop - end)
+                at = min(stop, end)
+                need = 12
+                continue
+            if stop > end:
+                need = 12 + size
+                break
+            if kind == JOB_CREATED:
+                # by far the most frequent; those that came together differ in the handle only
+                header, begin, step = data[at : at + 12], at, stop - at
+                at = stop
+                while data.startswith(header, at) and at + step <= end:
+                    at += step
+                packets.append((kind, data[begin:at]))
+                continue
+            packets.append((kind, data[at + 12 : stop]))
+            at = stop
+        if at < end:
+            self._parts.append(data[at:] if at else data)
+            self._have = end - at
+            self._need = need
+        return packets

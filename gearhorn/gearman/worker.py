@@ -1,0 +1,199 @@
+"""A worker of one job server: several grabs outstanding, answers in batches.
+
+Law: runs on the event loop. ``handler`` is called for every job, in the order they were assigned,
+and must not block; it finishes the job at once or later. Jobs differ in weight, and ``most`` bounds
+the sum of weights in hand: many small jobs fill the pipeline that few large ones fill too, and what
+is not in hand is free for other members. A job that only waits (``Job.release``) is not counted, so
+that waiting never stops the member from taking other work.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from gearhorn.gearman import packets
+from gearhorn.gearman.connection import Connection, Link, Server
+from gearhorn.gearman.packets import Packet, pack
+
+GRABS = 128  # outstanding: gearmand hands out 64 at a time in 7 us each, 128 in 5 us (measured)
+FEWEST = 2  # jobs in hand, whatever they weigh: one is grabbed while the other is worked on
+HELD_BYTES = 64 * 1024 * 1024  # of arguments in hand; above, grabbing pauses
+
+log = structlog.get_logger(__name__)
+
+
+class Job:
+    """One assigned job. Finish it once, with ``complete`` or ``fail``."""
+
+    __slots__ = (
+        "_connection", "_held", "_size", "_worker", "arguments", "function", "handle", "oversized",
+        "weight",
+    )  # fmt: skip
+
+    def __init__(self, worker: Worker, connection: Connection, body: bytes, cut: bool) -> None:
+        self.handle, self.function, _, self.arguments = body.split(b"\0", 3)
+        self.oversized = cut  # the arguments were longer than the worker's limit, and cut
+        self._worker = worker
+        self._connection = connection
+        self._size = len(body)
+        self._held = True
+        self.weight = 1
+
+    @property
+    def is_given_back(self) -> bool:
+        """Whether this member closed the session, so that another one takes the job."""
+        return self._connection.given_back
+
+    def complete(self, data: bytes = b"") -> None:
+        """Finish the job with a result; without effect once its session is gone."""
+        self._connection.write(pack(packets.WORK_COMPLETE, self.handle, data))
+        if self._held:
+            self.release()
+
+    def fail(self, text: str | bytes = b"") -> None:
+        """Finish the job as failed. ``text`` goes ahead as a warning, never as an exception:
+        clients without the ``exceptions`` option break on one (PROTOCOL §3)."""
+        if text:
+            data = text.encode() if isinstance(text, str) else text
+            self._connection.write(pack(packets.WORK_WARNING, self.handle, data))
+        self._connection.write(pack(packets.WORK_FAIL, self.handle))
+        self.release()
+
+    def status(self, done: int, total: int) -> None:
+        """Tell the caller how far the job is."""
+        self._connection.write(pack(packets.WORK_STATUS, self.handle, b"%d" % done, b"%d" % total))
+
+    def weigh(self, weight: int) -> None:
+        """Say what the job weighs, where it is not 1."""
+        if self._held:
+            self._worker._weighed(self._connection, weight - self.weight)
+            self.weight = weight
+
+    def release(self) -> None:
+        """Let the worker grab another job while this one goes on waiting."""
+        if self._held:
+            self._held = False
+            self._worker._released(self._connection, self._size, self.weight)
+
+
+Handler = Callable[[Job], None]
+
+
+class Worker(Link):
+    """Serves ``functions`` of one server; ``limit`` is the longest request in bytes."""
+
+    def __init__(
+        self,
+        server: Server,
+        tls: ssl.SSLContext | None,
+        client_id: bytes,
+        limit: int,
+        functions: Sequence[bytes],
+        handler: Handler,
+        most: int,
+    ) -> None:
+        super().__init__(server, tls, client_id, limit)
+        self._functions = functions
+        self._handler = handler
+        self._most = most
+        self._stopping = False
+        self._mean = 1.0  # weight of the last jobs
+        self._reset()
+
+    def _reset(self) -> None:
+        self._grabs = 0  # sent and unanswered
+        # How many grabs may be out: grows with every job, so that an idle worker does not ask
+        # many times for nothing.
+        self._ramp = 1
+        self._dry = True  # the server has no job for us
+        self.is_asleep = False  # it will say when it has
+        self.held = 0  # jobs in hand
+        self._weight = 0  # of all of them
+        self._held_bytes = 0
+
+    def stop_grabbing(self) -> None:
+        """Take no more jobs; those that are assigned already still arrive."""
+        self._stopping = True
+
+    async def give_back(self) -> None:
+        """Close the connection, so that the server gives what is in hand to other members.
+
+        ``start`` begins anew."""
+        if self.connection is not None:
+            self.connection.given_back = True
+        await self.stop()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is in hand and nothing more can arrive."""
+        return self.connection is None or (self._stopping and not self._grabs and not self.held)
+
+    def went_up(self, connection: Connection) -> None:
+        self._reset()
+        for function in self._functions:
+            connection.write(pack(packets.CAN_DO, function))
+        self._dry = False
+        connection.wake()
+
+    def went_down(self, connection: Connection) -> None:
+        self._reset()
+
+    def handle(self, connection: Connection, batch: list[Packet]) -> None:
+        for kind, body in batch:
+            if kind == packets.JOB_ASSIGN_UNIQ or kind == -packets.JOB_ASSIGN_UNIQ:
+                self._grabs -= 1
+                self._ramp += 2
+                self._dry = False
+                self.held += 1
+                self._weight += 1
+                job = Job(self, connection, body, kind < 0)
+                self._held_bytes += len(body)
+                try:
+                    self._handler(job)
+                except Exception:  # a bug must not take the other jobs of this batch with it
+                    log.exception("job failed", function=job.function)
+                    job.fail("internal error")
+            elif kind == packets.NO_JOB:
+                self._grabs -= 1
+                self._ramp = 1
+                self._dry = True
+            elif kind == packets.NOOP:
+                self.is_asleep = False
+                self._dry = False
+            elif kind == packets.ERROR:
+                # JOB_NOT_FOUND for a job that was taken back: nobody waits for that answer
+                log.debug("job server reports an error", server=str(self.server), body=body)
+        connection.wake()
+
+    def _weighed(self, connection: Connection, more: int) -> None:
+        if connection is self.connection:
+            self._weight += more
+
+    def _released(self, connection: Connection, size: int, weight: int) -> None:
+        if connection is self.connection:
+            self.held -= 1
+            self._weight -= weight
+            self._mean += (weight - self._mean) / 16
+            self._held_bytes -= size
+            connection.wake()
+
+    def fill(self, connection: Connection) -> None:
+        """Grab as many jobs as may be in hand, or sleep when there are none."""
+        if connection is not self.connection or self.is_asleep or self._stopping:
+            return
+        if self._dry:
+            if not self._grabs:
+                connection.write(pack(packets.PRE_SLEEP))
+                self.is_asleep = True
+        elif self._held_bytes <= HELD_BYTES:
+            more = max(int((self._most - self._weight) / self._mean), FEWEST - self.held)
+            room = min(GRABS, self._ramp, more) - self._grabs
+            if room > 0:
+                connection.write(_GRAB * room)
+                self._grabs += room
+
+
+_GRAB = pack(packets.GRAB_JOB_UNIQ)
