@@ -1,0 +1,168 @@
+"""The connection to Redis or Valkey: pipelines, scripts, keys, and redis's errors made ours.
+
+Law: runs on the event loop; every call ends in time or raises ``StoreError``.
+
+==============================  =========  ====================================================
+key (all under ``{NAMESPACE}``)  type       what
+==============================  =========  ====================================================
+``schema``                      string     layout of these keys; another number is refused
+``version``                     string     counts every change of a subscription
+``members``                     set        ids of the live workers
+``clients:TOPIC``               set        client_ids subscribed to TOPIC
+``options:TOPIC``               hash       client_id -> its options as JSON, where it has any
+``drops:TOPIC``                 hash       client_id -> copies dropped by its backlog limit
+==============================  =========  ====================================================
+
+The braces put every key into one slot of a Redis Cluster, as the scripts need.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Sequence
+from hashlib import sha1
+from importlib import resources
+from typing import Any
+
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+
+from gearhorn.errors import StartError, StoreError, StoreRefused
+
+WRITE_TIMEOUT_S = 1.5  # a change answers `unavailable:` within 2 s rather than hang
+READ_TIMEOUT_S = 10.0  # a list of a million takes one second
+SCHEMA = b"1"
+
+Command = tuple[Any, ...]
+
+
+SCRIPTS = [resources.files(__package__).joinpath("change.lua").read_text("utf-8")]
+[CHANGE] = [sha1(text.encode()).hexdigest() for text in SCRIPTS]  # as EVALSHA names them
+
+
+class Connection:
+    """A pool of connections to one store; ``url`` is ``redis://``, ``rediss://`` or ``unix://``.
+
+    Raises ``StartError`` when the URL is not one.
+    """
+
+    def __init__(self, url: str, namespace: str) -> None:
+        self._prefix = f"{{{namespace}}}:"
+        options: dict[str, Any] = {} if url.startswith("unix:") else {"socket_keepalive": True}
+        try:
+            self._redis = redis.asyncio.Redis.from_url(
+                url,
+                socket_timeout=READ_TIMEOUT_S,
+                socket_connect_timeout=WRITE_TIMEOUT_S,
+                retry=Retry(NoBackoff(), 1),  # once, on a connection that had died meanwhile
+                **options,
+            )
+            self._check_options()
+        except (ValueError, TypeError, OSError) as error:
+            shown = re.sub(r"//[^@/]*@", "//...@", url)  # a password is nobody's business
+            raise StartError(
+                f"--redis: expected a redis://, rediss:// or unix:// URL, got {shown!r}: {error}"
+            ) from None
+
+    def _check_options(self) -> None:
+        """Raise what a first connection would, were it only for the URL."""
+        pool = self._redis.connection_pool
+        # TypeError: an option that there is not. (redis-py leaves this method untyped.)
+        pool.make_connection()  # type: ignore[no-untyped-call]
+        str(pool.connection_kwargs.get("host", "")).encode("idna")
+        for key, value in pool.connection_kwargs.items():
+            if key in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile") and value:
+                os.stat(value)
+
+    def key(self, *parts: str) -> str:
+        """Return the name of a key of this namespace."""
+        return self._prefix + ":".join(parts)
+
+    async def pipeline(
+        self,
+        commands: Sequence[Command],
+        timeout_s: float = WRITE_TIMEOUT_S,
+        atomic: bool = False,
+    ) -> list[Any]:
+        """Run commands in one round trip and return their replies in order.
+
+        Raises ``StoreError`` if any failed; the others may have been carried out.
+        """
+        replies = await self.each(commands, timeout_s, atomic)
+        for reply in replies:
+            if isinstance(reply, StoreError):
+                raise reply
+        return replies
+
+    async def each(
+        self,
+        commands: Sequence[Command],
+        timeout_s: float = WRITE_TIMEOUT_S,
+        atomic: bool = False,
+    ) -> list[Any]:
+        """Like ``pipeline``, with a ``StoreError`` in the place of each reply that failed.
+
+        Raises ``StoreError`` if it is not known which were carried out.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                replies = await self._run(commands, atomic)
+                unknown = [at for at, one in enumerate(replies) if isinstance(one, NoScriptError)]
+                if unknown:  # a new or restarted store
+                    for text in SCRIPTS:
+                        await self._redis.script_load(text)
+                    again = await self._run([commands[at] for at in unknown], atomic)
+                    for at, reply in zip(unknown, again, strict=True):
+                        replies[at] = reply
+        except (RedisError, OSError) as error:
+            raise _ours(error, timeout_s) from error
+        return [_ours(one, timeout_s) if isinstance(one, Exception) else one for one in replies]
+
+    async def _run(self, commands: Sequence[Command], atomic: bool) -> list[Any]:
+        async with self._redis.pipeline(transaction=atomic) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)
+            return await pipe.execute(raise_on_error=False)
+
+    async def check(self) -> None:
+        """Make the store ours, or refuse it.
+
+        Raises ``StartError`` if another release's layout is in it, ``StoreError`` if it does
+        not answer.
+        """
+        _, schema = await self.pipeline(
+            [("SET", self.key("schema"), SCHEMA, "NX"), ("GET", self.key("schema"))]
+        )
+        if schema != SCHEMA:
+            raise StartError(
+                f"the store holds layout {schema!r} and this release knows {SCHEMA!r} only; "
+                "use another --namespace, or the release that wrote it"
+            )
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._redis.aclose()
+
+
+# Answers of a store that cannot serve now and will later.
+_PASSING = (BusyLoadingError, ReadOnlyError, ClusterDownError, MasterDownError, TryAgainError)
+
+
+def _ours(error: Exception, timeout_s: float) -> StoreError:
+    words = str(error) or f"no answer in {timeout_s:g} s"
+    if isinstance(error, ResponseError) and not isinstance(error, _PASSING):
+        return StoreRefused(words)
+    return StoreError(words)
