@@ -1,0 +1,1 @@
+"""The worker process: takes requests, copies messages, keeps its peers' caches right."""

@@ -1,0 +1,100 @@
+"""Background fan-outs: replied to once every copy is accepted.
+
+Law: runs on the event loop; small objects that count answers.
+"""
+
+from __future__ import annotations
+
+from gearhorn.broker.copies import Share, Subscribers
+from gearhorn.broker.outbox import Copying, Outbox, Part
+from gearhorn.gearman import packets
+from gearhorn.gearman.client import Result, Submission
+from gearhorn.gearman.worker import Job
+from gearhorn.messages import Fanout, encode_receipt
+
+
+class Background(Copying):
+    """A fan-out that replies once every copy is accepted."""
+
+    __slots__ = ()
+
+    def accepted(self, submission: Submission) -> None:
+        assert isinstance(submission, Part)
+        self.open -= 1
+        if submission.refused:
+            self.drop(submission)
+        if self.open:
+            return
+        if len(self.parts) > 1 and (gone := [p for p in self.parts if not p.is_held]):
+            for part in gone:
+                self._send_again(part)
+            return
+        copies = self.total - len(self.dropped)
+        if self.message.receipt:
+            self.job.complete(encode_receipt(copies, dropped=self.clients(self.dropped)))
+        else:
+            self.job.complete(b"%d" % copies)
+        self.parts.clear()  # they point here
+
+    def lost(self, submission: Submission) -> None:
+        assert isinstance(submission, Part)
+        self.open -= 1
+        self._send_again(submission)
+
+    def _send_again(self, part: Part) -> None:
+        """Send copies whose server is gone, those too that it had refused."""
+        self.parts.remove(part)
+        indexes = range(self.total) if part.indexes is None else part.indexes
+        again = set(indexes)
+        self.dropped = [index for index in self.dropped if index not in again]
+        self.send(indexes)
+
+    def finished(self, submission: Submission, index: int, result: Result) -> None:
+        raise AssertionError("nobody finishes a background copy towards its submitter")
+
+
+class Direct(Submission):
+    """A background fan-out in its most frequent shape, as cheap as it can be: to all of a list,
+    with one server carrying all of it. Anything unusual makes a ``Background`` of it."""
+
+    __slots__ = ("job", "message", "outbox", "subscribers")
+
+    def __init__(
+        self, outbox: Outbox, job: Job, message: Fanout, subscribers: Subscribers, share: Share
+    ) -> None:
+        unique = outbox.unique_id(message, False) if message.unique else b""
+        tail = packets.tail(unique, message.payload)
+        kind = packets.SUBMIT[False, message.priority]
+        super().__init__(_DIRECT, share.heads(kind, len(tail)), tail, False)
+        self.outbox = outbox
+        self.job = job
+        self.message = message
+        self.subscribers = subscribers
+        outbox.cluster.clients[share.place].submit(self)
+
+    def general(self) -> Background:
+        """Return the same fan-out in its general shape."""
+        total = len(self.subscribers.queues)
+        return Background(self.outbox, self.job, self.message, self.subscribers, total)
+
+
+class _DirectOutcome:
+    """What becomes of direct fan-outs. Not of one: a submission that were its own outcome would be
+    a cycle, and large payloads would live until the garbage collector came by."""
+
+    def accepted(self, submission: Submission) -> None:
+        assert isinstance(submission, Direct)
+        if submission.refused:
+            submission.general().refuse(submission.refused)
+        copies = len(submission.heads) - len(submission.refused or ())
+        submission.job.complete(b"%d" % copies)
+
+    def lost(self, submission: Submission) -> None:
+        assert isinstance(submission, Direct)
+        submission.general().send(None)
+
+    def finished(self, submission: Submission, index: int, result: Result) -> None:
+        raise AssertionError("nobody finishes a background copy towards its submitter")
+
+
+_DIRECT = _DirectOutcome()

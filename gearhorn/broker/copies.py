@@ -1,0 +1,168 @@
+"""Copies: from a message and a topic's subscribers to the bytes for each job server.
+
+Law: pure, but for what it remembers of a list: how its queues are spread over the servers of
+one session, and the packet heads for one payload length. Both are derived and replaceable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import NamedTuple
+
+from gearhorn.gearman import packets
+from gearhorn.gearman.cluster import Cluster
+from gearhorn.messages import Fanout, envelope
+from gearhorn.names import client_of, queue_of
+
+_HEX = 40  # digits of a SHA-256 that stand for a unique id that is too long (PROTOCOL §4)
+
+
+class Block(NamedTuple):
+    """Copies for one server: ``indexes`` into the list's queues (None: all of them)."""
+
+    place: int
+    indexes: Sequence[int] | None
+    heads: Sequence[bytes]
+    tail: bytes
+
+
+class Share:
+    """The queues of a list that one server carries, plain or enveloped."""
+
+    __slots__ = ("_heads", "_kind", "_tail_bytes", "enveloped", "indexes", "place", "queues")
+
+    def __init__(
+        self, place: int, indexes: list[int] | None, queues: list[bytes], enveloped: bool
+    ) -> None:
+        self.place = place
+        self.indexes = indexes
+        self.queues = queues
+        self.enveloped = enveloped
+        self._kind = self._tail_bytes = 0
+        self._heads: list[bytes] = []
+
+    def heads(self, kind: int, tail_bytes: int) -> list[bytes]:
+        if tail_bytes != self._tail_bytes or kind != self._kind:
+            self._heads = packets.heads(self.queues, kind, tail_bytes)
+            self._kind, self._tail_bytes = kind, tail_bytes
+        return self._heads
+
+
+class Subscribers:
+    """One topic's list as it was read at ``read_at`` (the loop's clock, seconds).
+
+    Queues from index ``enveloped`` on take envelopes. ``limits`` holds (index, max_backlog) of
+    those with a limit of their own.
+    """
+
+    __slots__ = (
+        "_session", "_shares", "enveloped", "limits", "queues", "read_at", "topic", "unlooked",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        topic: str,
+        queues: list[bytes],
+        enveloped: int,
+        limits: tuple[tuple[int, int], ...],
+        read_at: float,
+    ) -> None:
+        self.topic = topic
+        self.queues = queues
+        self.enveloped = enveloped
+        self.limits = limits
+        self.read_at = read_at
+        self.unlooked = 0  # fan-outs left before somebody looks at the backlog
+        self._session = -1
+        self._shares: list[Share] = []
+
+    def client_id(self, index: int) -> str:
+        """Return the client_id behind a queue."""
+        return client_of(self.topic, self.queues[index])
+
+    def chosen(self, exclude: frozenset[str]) -> list[int]:
+        """Return the indexes that ``exclude`` leaves."""
+        gone = {queue_of(self.topic, client_id) for client_id in exclude}
+        return [index for index, queue in enumerate(self.queues) if queue not in gone]
+
+    def shares(self, cluster: Cluster) -> list[Share]:
+        """Return how the list is spread over the servers that are up; one must be."""
+        if self._session != cluster.sessions:
+            self._session = cluster.sessions
+            self._shares = self._spread(cluster, range(len(self.queues)))
+        return self._shares
+
+    def _spread(self, cluster: Cluster, indexes: Sequence[int]) -> list[Share]:
+        """Spread some of the queues, in order."""
+        shares: list[Share] = []
+        queues = self.queues
+        kinds = (
+            ([i for i in indexes if i < self.enveloped], False),
+            (
+                [i for i in indexes if i >= self.enveloped],
+                True,
+            ),
+        )
+        for kind, enveloped in kinds:
+            for place, part in cluster.partition([queues[i] for i in kind]).items() if kind else ():
+                if len(part) == len(queues):
+                    shares.append(Share(place, None, queues, enveloped))
+                else:
+                    mine = [kind[i] for i in part]
+                    shares.append(Share(place, mine, [queues[i] for i in mine], enveloped))
+        return shares
+
+    def blocks(
+        self,
+        cluster: Cluster,
+        message: Fanout,
+        foreground: bool,
+        unique: bytes,
+        at: float,
+        indexes: Sequence[int] | None = None,
+    ) -> list[Block]:
+        """Return the copies of ``message`` for the queues at ``indexes`` (None: all).
+
+        ``unique`` is their Gearman unique id; ``at`` is Unix time, for envelopes. One server
+        must be up.
+        """
+        shares = self.shares(cluster) if indexes is None else self._spread(cluster, indexes)
+        kind = packets.SUBMIT[foreground, message.priority]
+        plain: bytes | None = None
+        enveloped: bytes | None = None
+        blocks = []
+        for share in shares:
+            if share.enveloped:
+                if enveloped is None:
+                    # two envelopes differ by their times; it is the payload that coalesces
+                    own = unique if unique != b"-" else _digest(message.payload)
+                    enveloped = packets.tail(own, envelope(message, at))
+                tail = enveloped
+            else:
+                tail = plain = plain or packets.tail(unique, message.payload)
+            blocks.append(Block(share.place, share.indexes, share.heads(kind, len(tail)), tail))
+        return blocks
+
+
+def unique_id(unique: str | None, payload: bytes, prefix: bytes | None) -> bytes:
+    """Return the Gearman unique id of copies (PROTOCOL §4).
+
+    ``prefix`` is None for background copies. A foreground one carries the member's own, at most
+    20 bytes, because gearmand loses background jobs that share an id with a foreground one.
+    """
+    if unique is None:
+        return b""
+    if unique == "-":
+        if prefix is None:
+            return b"-"  # gearmand itself coalesces by payload
+        return prefix + _digest(payload)
+    whole = unique.encode()
+    size = len(whole) + len(prefix or b"")
+    if size > packets.MAX_UNIQUE_BYTES or any(byte < 0x20 or byte == 0x7F for byte in whole):
+        whole = _digest(whole)
+    return (prefix or b"") + whole
+
+
+def _digest(data: bytes) -> bytes:
+    return sha256(data).hexdigest()[:_HEX].encode()

@@ -1,0 +1,181 @@
+"""The directory: cached subscriber lists, and jobs that wait for one to be read.
+
+Law: runs on the event loop, which is its only writer. A list is used for at most ``MAX_AGE_S``;
+a read that was under way when its topic was dropped serves only those who asked before, and is
+not kept. Waiters of one topic are served in the order they came, so that the order per queue
+holds across lists that had to be read first (PROTOCOL §4).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+
+import structlog
+
+from gearhorn.broker.copies import Subscribers
+from gearhorn.errors import StoreError, StoreRefused, Unavailable
+from gearhorn.tasks import Tasks
+from gearhorn.timing import Backoff
+
+MAX_AGE_S = 10.0  # a lost matchmaking message heals within this
+TOPIC_WEIGHT = 4  # what a cached topic weighs besides its subscriptions, in subscriptions
+
+Waiter = Callable[[Subscribers | Unavailable], None]
+Read = Callable[[list[str]], Awaitable[list[Subscribers]]]
+
+log = structlog.get_logger(__name__)
+
+
+class _Pending:
+    """A topic that is being read, and who waits for it."""
+
+    __slots__ = ("cut", "reading", "served", "waiters")
+
+    def __init__(self) -> None:
+        self.waiters: list[Waiter] = []
+        self.reading = False
+        self.cut: int | None = None  # waiters that came before the topic changed
+        self.served = asyncio.get_running_loop().create_future()
+
+
+class Directory:
+    """Lists by topic. ``most`` bounds what is cached, in subscriptions; the least recently used
+    go first. ``read`` fetches lists; on ``StoreError`` it is tried again until it succeeds, on
+    ``StoreRefused`` the waiters are told."""
+
+    def __init__(self, read: Read, most: int) -> None:
+        self._read = read
+        self._most = most
+        # Two generations: a hit moves a list to the young one; when that has half the bound,
+        # the old one is forgotten whole. Least recently used, at the cost of a plain dict.
+        self._young: dict[str, Subscribers] = {}
+        self._old: dict[str, Subscribers] = {}
+        self._young_weight = 0
+        self._pending: dict[str, _Pending] = {}
+        self._unread: list[str] = []
+        self._rounds = Tasks()
+        self._loop = asyncio.get_running_loop()
+        self.waiting_since: float | None = None  # the store has not answered since
+
+    def get(self, topic: str) -> Subscribers | None:
+        """Return the cached list if it may be used now. Nobody waits for it then: it is kept
+        once its waiters are served."""
+        found = self._young.get(topic)
+        if found is None:
+            found = self._old.pop(topic, None)
+            if found is None:
+                return None
+            self._keep(found)
+        if self._loop.time() - found.read_at > MAX_AGE_S:
+            self.drop(topic)
+            return None
+        return found
+
+    def peek(self, topic: str) -> Subscribers | None:
+        """Return the cached list, whatever its age."""
+        return self._young.get(topic) or self._old.get(topic)
+
+    def when_known(self, topic: str, waiter: Waiter) -> None:
+        """Call ``waiter`` with the list once it is read, after those who came before."""
+        pending = self._pending.get(topic)
+        if pending is None:
+            pending = self._pending[topic] = _Pending()
+            self._ask(topic)
+        pending.waiters.append(waiter)
+
+    def drop(self, topic: str) -> None:
+        """Forget a list: the topic changed."""
+        found = self._young.pop(topic, None)
+        if found is not None:
+            self._young_weight -= self._weight(found)
+        self._old.pop(topic, None)
+        pending = self._pending.get(topic)
+        if pending is not None and pending.reading and pending.cut is None:
+            pending.cut = len(pending.waiters)
+
+    def drop_where(self, matches: Callable[[Subscribers], bool]) -> None:
+        """Forget every list that matches, and any that is being read."""
+        lists: Iterable[Subscribers] = [*self._young.values(), *self._old.values()]
+        for topic in [*(one.topic for one in lists if matches(one)), *self._pending]:
+            self.drop(topic)
+
+    async def settled(self, topic: str) -> None:
+        """Return once nobody waits for a read of ``topic`` that began before now."""
+        pending = self._pending.get(topic)
+        if pending is not None:
+            await asyncio.shield(pending.served)
+
+    def _weight(self, subscribers: Subscribers) -> int:
+        return len(subscribers.queues) + TOPIC_WEIGHT
+
+    def _keep(self, subscribers: Subscribers) -> None:
+        self._young[subscribers.topic] = subscribers
+        self._young_weight += self._weight(subscribers)
+        if self._young_weight > self._most // 2:
+            self._old = self._young
+            self._young = {}
+            self._young_weight = 0
+
+    def _ask(self, topic: str) -> None:
+        if not self._unread:
+            self._loop.call_soon(self._begin)  # topics asked for together are read together
+        self._unread.append(topic)
+
+    def _begin(self) -> None:
+        topics, self._unread = self._unread, []
+        self._rounds.spawn(self._round(topics), "directory read")
+
+    async def _round(self, topics: list[str]) -> None:
+        backoff = Backoff(0.05, 1.0)
+        while True:
+            began = self._loop.time()
+            for topic in topics:
+                pending = self._pending[topic]
+                pending.reading, pending.cut = True, None
+            try:
+                lists = await self._read(topics)
+            except StoreRefused as error:
+                self._refused(topics, error)
+                return
+            except StoreError as error:
+                if self.waiting_since is None:
+                    self.waiting_since = began
+                    log.error("store is not there; fan-outs wait for it", error=str(error))
+                await asyncio.sleep(backoff.next_s())
+                continue
+            except Exception:  # a bug: those who wait keep waiting, and it is tried again
+                log.exception("lists cannot be read; trying again")
+                await asyncio.sleep(1.0)
+                continue
+            if self.waiting_since is not None:
+                self.waiting_since = None
+                log.info("store is back; fan-outs go on")
+            break
+        for subscribers in lists:
+            self._serve(subscribers.topic, subscribers)
+
+    def _refused(self, topics: list[str], error: StoreRefused) -> None:
+        """The store answers, but not this: find the topic that is meant and refuse that one."""
+        if len(topics) > 1:
+            for topic in topics:
+                self._rounds.spawn(self._round([topic]), "directory read")
+        else:
+            log.error("list cannot be read", topic=topics[0], error=str(error))
+            self._serve(topics[0], Unavailable(f"the store: {error}"))
+
+    def _serve(self, topic: str, found: Subscribers | Unavailable) -> None:
+        pending = self._pending[topic]
+        cut = len(pending.waiters) if pending.cut is None else pending.cut
+        now, later = pending.waiters[:cut], pending.waiters[cut:]
+        if later:
+            again = self._pending[topic] = _Pending()
+            again.waiters = later
+            self._ask(topic)
+        else:
+            del self._pending[topic]
+            if pending.cut is None and isinstance(found, Subscribers):
+                self._keep(found)
+        for waiter in now:
+            waiter(found)
+        pending.served.set_result(None)

@@ -1,0 +1,93 @@
+"""Fan-outs: takes ``fanout`` jobs and begins what their messages ask for.
+
+Law: runs on the event loop; nothing waits. A job whose list is cached is worked on at once; others
+wait in the directory.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import structlog
+
+from gearhorn.broker.background import Background, Direct
+from gearhorn.broker.copies import Subscribers
+from gearhorn.broker.directory import Directory
+from gearhorn.broker.foreground import Foreground
+from gearhorn.broker.outbox import Outbox
+from gearhorn.config import Config
+from gearhorn.errors import Busy, RequestError, TooLarge
+from gearhorn.gearman.worker import Job
+from gearhorn.messages import Fanout, decode_fanout, encode_receipt
+from gearhorn.names import check_publish
+
+log = structlog.get_logger(__name__)
+
+
+class Fanouts:
+    """Begins the fan-outs of this member."""
+
+    def __init__(self, config: Config, directory: Directory, outbox: Outbox) -> None:
+        self._config = config
+        self._directory = directory
+        self._outbox = outbox
+
+    def handle(self, job: Job) -> None:
+        """Take one ``fanout`` job."""
+        try:
+            if job.oversized:
+                raise TooLarge("the request is longer than any that --max-payload allows")
+            message = decode_fanout(job.arguments, self._config.max_payload)
+            job.arguments = b""  # as large as the payload, which is kept
+            subscribers = self._directory.get(message.topic)
+            if subscribers is not None:
+                self._begin(job, message, subscribers)
+            else:
+                check_publish(message.topic)
+                waiter = partial(self._begin_later, job, message)
+                self._directory.when_known(message.topic, waiter)
+        except RequestError as error:
+            job.fail(str(error))
+
+    def _begin_later(self, job: Job, message: Fanout, found: Subscribers | RequestError) -> None:
+        if job.is_given_back:
+            return
+        try:
+            if isinstance(found, RequestError):
+                raise found
+            self._begin(job, message, found)
+        except RequestError as error:
+            job.fail(str(error))
+        except Exception:  # a bug must not take those with it that wait for the same list
+            log.exception("fan-out failed", topic=message.topic)
+            job.fail("internal error")
+
+    def _begin(self, job: Job, message: Fanout, subscribers: Subscribers) -> None:
+        chosen = subscribers.chosen(message.exclude) if message.exclude else None
+        total = len(subscribers.queues) if chosen is None else len(chosen)
+        config, outbox = self._config, self._outbox
+        if len(message.payload) * total > config.max_fanout_bytes:
+            raise TooLarge(
+                f"{total} copies of {len(message.payload)} bytes are over --max-fanout-bytes "
+                f"{config.max_fanout_bytes}"
+            )
+        if not total:
+            job.complete(encode_receipt(0) if message.receipt else b"0")
+            return
+        if total > 1:
+            job.weigh(total)
+        subscribers.unlooked -= 1
+        if subscribers.unlooked < 0:
+            outbox.backlog.look_soon(subscribers, self._directory)
+        if message.background:
+            if chosen is None and not message.receipt and outbox.cluster.is_up:
+                shares = subscribers.shares(outbox.cluster)
+                if len(shares) == 1 and not shares[0].enveloped:
+                    Direct(outbox, job, message, subscribers, shares[0])
+                    return
+            Background(outbox, job, message, subscribers, total).send(chosen)
+            return
+        waiting = outbox.caller_bytes + len(message.payload)
+        if outbox.callers >= config.max_foreground or waiting > config.max_fanout_bytes:
+            raise Busy(f"{outbox.callers} foreground fan-outs wait for their receivers")
+        Foreground(outbox, job, message, subscribers, total, chosen).send(chosen)

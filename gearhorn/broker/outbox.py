@@ -1,0 +1,183 @@
+"""The outbox: where the fan-outs of a member hand over their copies.
+
+Law: runs on the event loop. It knows which copies no server can take now, the Gearman unique ids
+of the moment, and how many callers wait. A fan-out is carried through to the end even if the
+session of its own job is gone: a copy too many is allowed, a copy too few is not (PROTOCOL §4,
+at-least-once). Copies for a server that goes down before the reply are sent through the others,
+those it had accepted included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from gearhorn.broker.backlog import Backlog
+from gearhorn.broker.copies import Block, Subscribers, unique_id
+from gearhorn.gearman.client import Result, Submission
+from gearhorn.gearman.cluster import Cluster
+from gearhorn.gearman.worker import Job
+from gearhorn.messages import Fanout
+from gearhorn.tasks import Tasks
+
+WITHDRAW_S = 1.0  # how long a reply waits for a job server to withdraw copies
+
+log = structlog.get_logger(__name__)
+
+
+class Outbox:
+    """What the fan-outs of a member share. ``tag`` is 8 bytes of ASCII, the member's own."""
+
+    def __init__(self, cluster: Cluster, backlog: Backlog, tag: bytes) -> None:
+        self.cluster = cluster
+        self.backlog = backlog
+        self.callers = 0  # foreground fan-outs that are not replied to
+        self.caller_bytes = 0  # their payloads
+        self._tag = tag
+        self._generation = 0
+        self._stranded: list[tuple[Copying, Sequence[int] | None]] = []
+        self._tasks = Tasks()
+        cluster.on_change(self._server_changed)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no copy is held back and no caller waits."""
+        return not self._stranded and not self.callers
+
+    def unique_id(self, message: Fanout, foreground: bool) -> bytes:
+        """Return the Gearman unique id of a message's copies.
+
+        A foreground prefix (20 bytes at most) lasts until copies were withdrawn or a server went:
+        gearmand goes on swallowing jobs with the id of an abandoned one (FACTS §0a)."""
+        if message.unique is None:
+            return b""
+        prefix = b"%s%x:" % (self._tag, self._generation % 16**11) if foreground else None
+        return unique_id(message.unique, message.payload, prefix)
+
+    def strand(self, copying: Copying, indexes: Sequence[int] | None) -> None:
+        """Keep copies until a server is up."""
+        self._stranded.append((copying, indexes))
+
+    def _server_changed(self) -> None:
+        self._generation += 1
+        if self._stranded and self.cluster.is_up:
+            stranded, self._stranded = self._stranded, []
+            for copying, indexes in stranded:
+                copying.send(indexes)
+
+    def maybe_withdraw(self, part: Part, handles: list[bytes]) -> asyncio.Task[None] | None:
+        """Begin to take back copies that no receiver has taken, if there are any."""
+        if not handles:
+            return None
+        self._generation += 1
+        return self._tasks.spawn(self._cancel(part, handles), "withdraw")
+
+    def when_done(self, tasks: list[asyncio.Task[None]], call: Callable[[], None]) -> None:
+        """Call ``call`` once the withdrawals have ended, or have had ``WITHDRAW_S``."""
+
+        async def wait() -> None:
+            await asyncio.wait(tasks, timeout=WITHDRAW_S)
+            call()
+
+        self._tasks.spawn(wait(), "withdrawals")
+
+    async def _cancel(self, part: Part, handles: list[bytes]) -> None:
+        try:
+            await self.cluster.admins[part.place].cancel(handles, lambda: part.is_held)
+        except OSError as error:
+            server = str(self.cluster.clients[part.place].server)
+            words = str(error) or type(error).__name__
+            log.debug("copies are not withdrawn", server=server, error=words)
+
+
+class Part(Submission):
+    """The copies of one fan-out that went to one server."""
+
+    __slots__ = ("connection", "indexes", "place")
+
+    def __init__(self, copying: Copying, block: Block, foreground: bool) -> None:
+        keeps_data = foreground and copying.message.receipt
+        super().__init__(copying, block.heads, block.tail, foreground, keeps_data)
+        self.place = block.place
+        self.indexes = block.indexes
+        self.connection = copying.outbox.cluster.clients[block.place].connection
+
+    def index(self, at: int) -> int:
+        """Return which queue of the list copy ``at`` is for."""
+        return at if self.indexes is None else self.indexes[at]
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the server that accepted these copies still is connected."""
+        return self.connection is not None and self.connection.is_open
+
+
+class Copying:
+    """What background and foreground fan-outs share: sending, and sending again."""
+
+    __slots__ = (
+        "dropped",
+        "job",
+        "message",
+        "open",
+        "outbox",
+        "parts",
+        "subscribers",
+        "total",
+    )  # fmt: skip
+    foreground = False
+
+    def __init__(
+        self, outbox: Outbox, job: Job, message: Fanout, subscribers: Subscribers, total: int
+    ) -> None:
+        self.outbox = outbox
+        self.job = job
+        self.message = message
+        self.subscribers = subscribers
+        self.total = total
+        self.open = 0  # parts on their way
+        self.parts: list[Part] = []
+        self.dropped: list[int] = []
+
+    def send(self, indexes: Sequence[int] | None) -> None:
+        """Send the copies for some queues of the list; None is all."""
+        outbox = self.outbox
+        if not outbox.cluster.is_up:
+            outbox.strand(self, indexes)
+            return
+        message = self.message
+        unique = outbox.unique_id(message, self.foreground)
+        blocks = self.subscribers.blocks(
+            outbox.cluster, message, self.foreground, unique, time.time(), indexes
+        )
+        self.open += len(blocks)
+        for block in blocks:
+            part = Part(self, block, self.foreground)
+            self.parts.append(part)
+            outbox.cluster.submit(block.place, part)
+
+    def drop(self, part: Part) -> None:
+        """Count the copies of a part that the server refused."""
+        self.refuse([(part.index(at), code) for at, code in part.refused or ()])
+
+    def refuse(self, refused: Sequence[tuple[int, bytes]]) -> None:
+        """Count copies that a server refused, given by their place in the list."""
+        for index, _ in refused:
+            self.dropped.append(index)
+            self.outbox.backlog.dropped(self.message.topic, self.subscribers.client_id(index))
+
+    def clients(self, indexes: Sequence[int]) -> list[str]:
+        """Return the client_ids of queues."""
+        return [self.subscribers.client_id(index) for index in indexes]
+
+    def accepted(self, submission: Submission) -> None:
+        raise NotImplementedError
+
+    def lost(self, submission: Submission) -> None:
+        raise NotImplementedError
+
+    def finished(self, submission: Submission, index: int, result: Result) -> None:
+        raise NotImplementedError

@@ -1,0 +1,302 @@
+"""The worker: puts the parts together, starts them in order, stops them in reverse.
+
+Law: the only place that knows every part. One event loop runs everything; what each task owns
+is in docs/design.rst.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import ssl
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import structlog
+
+from gearhorn.broker.backlog import Backlog
+from gearhorn.broker.changes import Changes
+from gearhorn.broker.copies import Subscribers
+from gearhorn.broker.directory import Directory
+from gearhorn.broker.fanout import Fanouts
+from gearhorn.broker.foreground import RESULTS_BYTES
+from gearhorn.broker.matchmaking import Matchmaker
+from gearhorn.broker.membership import Membership, new_id
+from gearhorn.broker.outbox import Outbox
+from gearhorn.config import Config
+from gearhorn.errors import StartError, StoreError
+from gearhorn.gearman.client import WINDOW_COPIES
+from gearhorn.gearman.cluster import Cluster
+from gearhorn.gearman.connection import Server
+from gearhorn.gearman.drain import drain
+from gearhorn.gearman.packets import KEPT_BYTES
+from gearhorn.gearman.worker import Job, Worker
+from gearhorn.names import MATCHMAKING, queue_of
+from gearhorn.store.connection import Connection
+from gearhorn.store.members import Members
+from gearhorn.store.subscriptions import Subscriptions
+from gearhorn.tasks import Tasks
+from gearhorn.timing import Backoff
+
+STOP_S = 15.0  # for what is in hand
+STORE_WAIT_S = 30.0  # fan-outs in hand wait this long for the store (PROTOCOL §7)
+COPIES_IN_HAND = 4 * WINDOW_COPIES  # one window on its way, three at hand
+CHANGES_IN_HAND = 1024
+REQUEST_BYTES = 256 * 1024  # of a subscribe or unsubscribe: two names and a few options
+# Served by releases to come (PROTOCOL §4, §6); nobody shall own queues of these names till then.
+LATER_FUNCTIONS = (b"retain_fanout", b"fetch_fanout", b"parked_fanout", b"describe_fanout")
+_POLL_S = 0.02  # while stopping
+_WATCH_S = 0.5
+
+log = structlog.get_logger(__name__)
+
+
+class Broker:
+    """One worker process's worth of gearhorn; ``run`` it on an event loop.
+
+    Raises ``StartError`` for a configuration that waiting cannot mend.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._servers = [Server(*server) for server in config.servers]
+        self._tls = tls_context(config)
+        self._store = Connection(config.redis, config.namespace)
+        self._subscriptions = Subscriptions(self._store)
+        self._membership = Membership(Members(self._store), new_id())
+        client_id = b"gearhorn-" + self._membership.id.encode()
+        self._copies = Cluster(
+            self._servers, self._tls, client_id, RESULTS_BYTES + KEPT_BYTES, is_spokesman=True
+        )
+        self._control = Cluster(self._servers, self._tls, client_id, REQUEST_BYTES)
+        self._directory = Directory(self._read, config.max_cached)
+        self._backlog = Backlog(
+            self._copies, self._subscriptions, config.max_backlog, self._count_members
+        )
+        self._copies.on_change(lambda: self._directory.drop_where(self._backlog.is_eager))
+        tag = secrets.token_hex(4).encode()
+        self._outbox = Outbox(self._copies, self._backlog, tag)
+        fanouts = Fanouts(config, self._directory, self._outbox)
+        matchmaker = Matchmaker(self._membership.id, self._control, self._drop, self._settle)
+        fanout, unsubscribe = config.fanout_function.encode(), config.unsubscribe_function.encode()
+        subscribe = config.subscribe_function.encode(), config.register_function.encode()
+        self._changes = Changes(
+            self._subscriptions,
+            self._drop,
+            matchmaker,
+            self._membership,
+            frozenset({fanout, unsubscribe, *subscribe, *LATER_FUNCTIONS}),
+            self._settle,
+            self._backlog.lift,
+            self._drain,
+        )
+
+        def change(job: Job) -> None:
+            if job.function == unsubscribe:
+                self._changes.unsubscribe(job)
+            else:
+                self._changes.subscribe(job)
+
+        # gearmand starves functions that share a connection with a busy one (FACTS B5), and
+        # members whose changes wait for each other need a connection that nothing can fill.
+        matchmaking = queue_of(MATCHMAKING, self._membership.id)
+        request_bytes = 8 * config.max_payload + REQUEST_BYTES  # \\u0041 is six bytes for one
+        self._matchmaking_workers = self._workers(
+            client_id, REQUEST_BYTES * 64, [matchmaking], matchmaker.handle, 10_000
+        )
+        self._change_workers = self._workers(
+            client_id, REQUEST_BYTES, [*subscribe, unsubscribe], change, CHANGES_IN_HAND
+        )
+        self._fanout_workers = self._workers(
+            client_id, request_bytes, [fanout], fanouts.handle, COPIES_IN_HAND
+        )
+        self._tasks = Tasks()
+
+    def _workers(
+        self,
+        client_id: bytes,
+        limit: int,
+        functions: Sequence[bytes],
+        handler: Callable[[Job], None],
+        most: int,
+    ) -> list[Worker]:
+        return [
+            Worker(server, self._tls, client_id, limit, functions, handler, most)
+            for server in self._servers
+        ]
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until ``stop`` is set, then leave cleanly.
+
+        Raises ``StartError`` when the store belongs to another release.
+        """
+        log.info(
+            "starting",
+            member=self._membership.id,
+            servers=" ".join(str(server) for server in self._servers),
+        )
+        try:
+            if await self._until(stop, self._start()):
+                await stop.wait()
+                log.info("stopping", in_hand_s=STOP_S)
+                await self._finish()
+        finally:
+            await self._membership.leave()
+            await self._close()
+        log.info("stopped")
+
+    async def _start(self) -> None:
+        self._copies.start()  # 1. copies can be sent
+        self._control.start()  # 2. peers can be told
+        for worker in self._matchmaking_workers:
+            worker.start()  # 3. this member answers before anybody can know of it
+        await self._check_store()
+        await self._membership.join()  # 4. from here on it is told; it has read nothing yet
+        self._tasks.spawn(self._changes.run(), "changes")
+        self._tasks.spawn(self._backlog.run(self._directory), "backlog")
+        self._tasks.spawn(self._watch_store(), "store watch")
+        for worker in self._change_workers:
+            worker.start()
+        for worker in self._fanout_workers:
+            worker.start()  # 5. work comes last
+        log.info("ready", member=self._membership.id)
+
+    async def _finish(self) -> None:
+        """Take no more and finish what is in hand, still a member: a list that is in use must
+        go on being told of changes, and a member that answers stalls nobody."""
+        working = [*self._fanout_workers, *self._change_workers]
+        for worker in working:
+            worker.stop_grabbing()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                while not (
+                    self._outbox.is_idle
+                    and self._copies.is_idle
+                    and all(worker.is_idle for worker in working)
+                ):
+                    await asyncio.sleep(_POLL_S)
+                return
+        held = sum(worker.held for worker in working) + self._outbox.callers
+        log.warning("stopped with work in hand; other members will be given it", jobs=held)
+
+    async def _close(self) -> None:
+        await self._tasks.cancel()
+        await self._backlog.flush()
+        links = [*self._fanout_workers, *self._change_workers, *self._matchmaking_workers]
+        await asyncio.gather(*(link.stop() for link in links))
+        await asyncio.gather(self._control.stop(), self._copies.stop())
+        await self._store.close()
+
+    async def _until(self, stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+        """Do ``work`` unless ``stop`` comes first; return whether it was done."""
+        stopped = asyncio.create_task(stop.wait())
+        working = asyncio.create_task(work)
+        await asyncio.wait([stopped, working], return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+            return False
+        stopped.cancel()
+        working.result()
+        return True
+
+    async def _check_store(self) -> None:
+        backoff = Backoff()
+        said = False
+        while True:
+            try:
+                await self._store.check()
+                return
+            except StoreError as error:
+                if not said:
+                    said = True
+                    log.warning("store is not there; trying again for ever", error=str(error))
+                await asyncio.sleep(backoff.next_s())
+
+    async def _read(self, topics: list[str]) -> list[Subscribers]:
+        """Read lists from the store and make their queues ready for copies."""
+        read_at = asyncio.get_running_loop().time()
+        lists = []
+        for topic, (clients, options) in zip(
+            topics, await self._subscriptions.read(topics), strict=True
+        ):
+            enveloped = 0
+            limits = []
+            if options:
+                taking = {client for client, one in options.items() if one.envelope}
+                clients.sort(key=taking.__contains__)
+                enveloped = sum(map(taking.__contains__, clients))
+                for index, client in enumerate(clients):
+                    if client in options and (most := options[client].max_backlog):
+                        limits.append((index, most))
+            prefix = topic.encode() + b"_"
+            queues = [prefix + client for client in clients]
+            plain = len(queues) - enveloped
+            lists.append(Subscribers(topic, queues, plain, tuple(limits), read_at))
+        await self._backlog.prepare(lists)
+        return lists
+
+    async def _drain(self, queue: bytes) -> int:
+        up = [client.server for client in self._copies.clients if client.is_up]
+        return await drain(up, self._tls, queue)
+
+    def _drop(self, topic: str) -> None:
+        """A topic changed."""
+        self._directory.drop(topic)
+        self._backlog.changed(topic)
+
+    async def _settle(self, topics: Sequence[str]) -> None:
+        """Return once no fan-out that holds a former list of these topics is unsent."""
+        if topics:
+            for topic in topics:
+                await self._directory.settled(topic)
+            await self._copies.barrier()
+
+    async def _watch_store(self) -> None:
+        """Give the fan-outs in hand to others when the store stays away, take some again when
+        it is back (PROTOCOL §7)."""
+        loop = asyncio.get_running_loop()
+        given_back = False
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            since = self._directory.waiting_since
+            if since is not None and not given_back and loop.time() - since > STORE_WAIT_S:
+                given_back = True
+                log.error("store is still not there; giving the fan-outs in hand to others")
+                for worker in self._fanout_workers:
+                    await worker.give_back()
+            elif since is None and given_back:
+                given_back = False
+                for worker in self._fanout_workers:
+                    worker.start()
+
+    def _count_members(self) -> int:
+        return len(self._membership.peers) + 1
+
+
+def _no_pass_phrase() -> str:
+    """Refuse what OpenSSL would otherwise ask for on a daemon's terminal."""
+    raise ValueError("the key is encrypted, and nobody can be asked for its pass phrase")
+
+
+def tls_context(config: Config) -> ssl.SSLContext | None:
+    """Return what verifies the job servers, host name included; None without ``--ssl-ca``.
+
+    Raises ``StartError`` naming the file that cannot be used.
+    """
+    if config.ssl_ca is None:
+        if config.ssl_cert or config.ssl_key:
+            raise StartError("--ssl-cert and --ssl-key need --ssl-ca")
+        return None
+    try:
+        context = ssl.create_default_context(cafile=str(config.ssl_ca))
+    except (OSError, ssl.SSLError) as error:
+        raise StartError(f"--ssl-ca {config.ssl_ca}: {error}") from None
+    if config.ssl_cert:
+        try:
+            context.load_cert_chain(config.ssl_cert, config.ssl_key, password=_no_pass_phrase)
+        except (OSError, ssl.SSLError, ValueError) as error:
+            raise StartError(f"--ssl-cert {config.ssl_cert}: {error}") from None
+    elif config.ssl_key:
+        raise StartError("--ssl-key needs --ssl-cert")
+    return context
