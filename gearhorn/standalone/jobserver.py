@@ -1,0 +1,479 @@
+"""gear's embedded job server, mended so that its clients see what gearmand would show them.
+
+gear gives the listening socket, the accept thread, the poll thread (epoll, edge-triggered) and the
+shutdown; what is read, kept and answered is ours. All requests are handled on the poll thread, so
+nothing here locks but the list of connections, which the accept thread appends to. Answers are
+collected and written once per read, so a pipelining client costs two system calls per buffer, not
+per job.
+
+It runs within a process of its own: ``python -m gearhorn.standalone.jobserver --port 0``.
+The protocol is Gearman's PROTOCOL text; where that is silent, gearmand 1.1.20 was asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import secrets
+import select
+import signal
+import socket
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from importlib.metadata import version
+from typing import cast
+
+import gear
+from gear import constants
+
+from gearhorn.standalone.queues import (
+    HIGH,
+    LOW,
+    NORMAL,
+    Function,
+    FunctionBusy,
+    Job,
+    Peer,
+    QueueFull,
+    Queues,
+)
+
+# Connections that may wait to be accepted: as many as a burst of reconnecting clients makes.
+BACKLOG = 512
+# Bytes per read: more gains nothing, less makes 8 MiB payloads slow.
+READ_SIZE = 1 << 18
+# Bytes of a text command, as in gearmand.
+MAX_LINE = 8192
+# Bytes of a unique id: gearmand takes 64 and then spoils the payload.
+MAX_UNIQUE = 63
+# How long the process may outlive its parent.
+PARENT_CHECK_S = 1.0
+# A packet type that gear does not know.
+GRAB_JOB_ALL = 39
+
+_HEADER = struct.Struct(">4sII")
+_UNKNOWN = b"ERR UNKNOWN_COMMAND Unknown+server+command%s\r\n"
+_SUBMITS = {
+    constants.SUBMIT_JOB_HIGH: (HIGH, False),
+    constants.SUBMIT_JOB: (NORMAL, False),
+    constants.SUBMIT_JOB_LOW: (LOW, False),
+    constants.SUBMIT_JOB_HIGH_BG: (HIGH, True),
+    constants.SUBMIT_JOB_BG: (NORMAL, True),
+    constants.SUBMIT_JOB_LOW_BG: (LOW, True),
+}
+
+
+class Link(gear.ServerConnection, Peer):  # type: ignore[misc]  # gear is untyped
+    """One accepted connection: bytes in, requests out, and answers waiting to be written."""
+
+    def __init__(self, address: tuple[str, int], accepted: socket.socket) -> None:
+        gear.ServerConnection.__init__(self, address, accepted, use_ssl=False, client_id=None)
+        Peer.__init__(self)
+        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.received = bytearray()
+        self.unsent = bytearray()
+
+    def requests(self) -> Iterator[tuple[int | None, bytes]]:
+        """Take the whole requests out of ``received``: (packet type, body) or (None, text line).
+
+        Raises gear.InvalidDataError for bytes that begin neither a request packet nor a line.
+        """
+        data, start = self.received, 0
+        try:
+            while start < len(data):
+                if data[start]:
+                    kind, begin, end = None, start, data.find(b"\n", start) + 1
+                    if not end and len(data) - start > MAX_LINE:
+                        raise gear.InvalidDataError("line too long")
+                else:
+                    if len(data) - start < _HEADER.size:
+                        return
+                    magic, kind, size = _HEADER.unpack_from(data, start)
+                    if magic != constants.REQ:
+                        raise gear.InvalidDataError(f"bad magic {magic!r}")
+                    begin = start + _HEADER.size
+                    end = begin + size if begin + size <= len(data) else 0
+                if not end:
+                    return
+                body, start = bytes(data[begin:end]), end
+                yield kind, body
+        finally:
+            del data[:start]
+
+    def flush(self) -> None:
+        """Write what the socket takes; the rest waits until epoll says that there is room."""
+        try:
+            while self.unsent:
+                del self.unsent[: self.conn.send(self.unsent)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.unsent.clear()  # nobody reads it any more; the poll loop sees the hang-up
+
+
+class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
+    """A Gearman job server in two threads of this process, running as soon as it is made.
+
+    Arguments:
+        host: the address to listen on.
+        port: the port; 0: a free one, to be read from ``port``.
+        attempts: a job is dropped (its client gets WORK_FAIL) when this many workers died of it,
+            gearmand's ``--job-retries``; 0: it is handed on for ever.
+
+    Raises OSError if the address cannot be listened on. ``shutdown()`` ends it. Of gear.Server only
+    the life of threads and connections is in use; its packet handlers are never called.
+    """
+
+    def __init__(self, host: str = "127.0.0.1", port: int = 4730, attempts: int = 0) -> None:
+        prefix = f"H:{socket.gethostname()[:32]}-{secrets.token_hex(4)}"
+        self._queues = Queues(prefix.encode(), attempts)
+        self._unsent: set[Link] = set()
+        self._scratch = memoryview(bytearray(READ_SIZE))
+        self._handlers = self._table()
+        try:
+            super().__init__(port=port, host=host)
+        except Exception as error:  # gear raises nothing more precise, and only when it cannot bind
+            raise OSError(f"cannot listen on {host}:{port}") from error
+        self.socket.listen(BACKLOG)  # gear asked for a backlog of one
+
+    def _table(self) -> dict[int, Callable[[Link, bytes], None]]:
+        """Packet type -> handler."""
+        table: dict[int, Callable[[Link, bytes], None]] = {
+            constants.CAN_DO: self._can_do,
+            constants.CAN_DO_TIMEOUT: self._can_do,  # the time limit is not kept
+            constants.CANT_DO: self._cant_do,
+            constants.RESET_ABILITIES: self._reset_abilities,
+            constants.PRE_SLEEP: self._pre_sleep,
+            constants.GRAB_JOB: self._grab,
+            constants.GRAB_JOB_UNIQ: self._grab_unique,
+            GRAB_JOB_ALL: self._grab_unique,  # as gearmand does for jobs without a reducer
+            constants.WORK_DATA: partial(self._forward, constants.WORK_DATA),
+            constants.WORK_WARNING: partial(self._forward, constants.WORK_WARNING),
+            constants.WORK_STATUS: self._work_status,
+            constants.WORK_COMPLETE: partial(self._finish, constants.WORK_COMPLETE),
+            constants.WORK_FAIL: partial(self._finish, constants.WORK_FAIL),
+            constants.WORK_EXCEPTION: partial(self._finish, constants.WORK_EXCEPTION),
+            constants.GET_STATUS: self._get_status,
+            constants.ECHO_REQ: self._echo,
+            constants.OPTION_REQ: self._option,
+            constants.SET_CLIENT_ID: self._set_client_id,
+        }
+        for kind, (priority, background) in _SUBMITS.items():
+            table[kind] = partial(self._submit, priority, background)
+        return table
+
+    # gear's threads
+
+    def connectLoop(self) -> None:
+        """Accept connections as Links until shutdown; runs on gear's accept thread."""
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        poll.register(self.connect_wake_read, select.POLLIN)  # written to by shutdown()
+        while self.running:
+            for fd, _ in poll.poll():
+                if fd == self.socket.fileno():
+                    accepted, address = self.socket.accept()
+                    link = Link(address, accepted)
+                    with self.connections_condition:
+                        self.active_connections.append(link)
+                        self._registerConnection(link)
+
+    def readFromConnection(self, link: Link) -> None:
+        """Read until the socket is empty (the polling is edge-triggered) and handle each request.
+
+        Raises gear.DisconnectError when the peer has closed, OSError when the connection broke.
+        """
+        while True:
+            try:
+                count = link.conn.recv_into(self._scratch)
+            except BlockingIOError:
+                return
+            if not count:
+                raise gear.DisconnectError()
+            link.received += self._scratch[:count]
+            for kind, body in link.requests():
+                if kind is None:
+                    self._text(link, body)
+                elif handler := self._handlers.get(kind):
+                    handler(link, body)
+                else:
+                    self._error(link, b"INVALID_COMMAND", b"Command not expected")
+            self._flush()
+
+    def _processPollEvent(self, link: Link, event: int) -> None:
+        # Unlike gear's: what was sent before a hang-up counts, and a fault ends this link only.
+        try:
+            self._unsent.add(link)
+            self.readFromConnection(link)
+        except (gear.DisconnectError, gear.InvalidDataError, OSError):
+            self._lostConnection(link)
+        except Exception:
+            self.log.exception("A request could not be handled; closing the connection %r", link)
+            self._lostConnection(link)
+        self._flush()
+
+    def _lostConnection(self, link: Link) -> None:
+        with self.connections_condition:
+            self._unregisterConnection(link)
+            if link in self.active_connections:
+                self.active_connections.remove(link)
+        link.conn.close()
+        self._queues.leave(link)
+        self._unserve(link, link.serves)
+
+    def _flush(self) -> None:
+        while self._unsent:
+            self._unsent.pop().flush()
+
+    # Answers
+
+    def _send(self, peer: Peer, kind: int, body: bytes = b"") -> None:
+        link = cast(Link, peer)  # the queues were given no other peers
+        link.unsent += _HEADER.pack(constants.RES, kind, len(body))
+        link.unsent += body
+        self._unsent.add(link)
+
+    def _error(self, link: Link, code: bytes, text: bytes) -> None:
+        self._send(link, constants.ERROR, code + b"\0" + text)
+
+    def _write(self, link: Link, lines: Iterable[bytes]) -> None:
+        link.unsent += b"".join(lines)
+        self._unsent.add(link)
+
+    def _fail(self, job: Job) -> None:
+        for client in job.clients:
+            self._send(client, constants.WORK_FAIL, job.handle)
+
+    def _wake(self, function: Function) -> None:
+        for worker in function.workers:
+            if worker.asleep:
+                worker.asleep = False
+                self._send(worker, constants.NOOP)
+
+    # Requests of clients
+
+    def _submit(self, priority: int, background: bool, link: Link, body: bytes) -> None:
+        parts = body.split(b"\0", 2)
+        if len(parts) < 3:
+            self._error(link, b"INVALID_PACKET", b"A job needs a function, a unique and a payload")
+            return
+        name, unique, payload = parts
+        if len(unique) > MAX_UNIQUE:
+            self._error(link, b"ARGUMENT_TOO_LARGE", b"Unique value too large")
+            return
+        try:
+            job = self._queues.submit(name, unique, payload, priority, None if background else link)
+        except QueueFull:
+            self._error(link, b"QUEUE_ERROR", b"Job queue is full")
+            return
+        self._send(link, constants.JOB_CREATED, job.handle)
+        self._wake(job.function)
+
+    def _get_status(self, link: Link, handle: bytes) -> None:
+        job = self._queues.jobs.get(handle)
+        if job is None:
+            state = (b"0", b"0", b"0", b"0")
+        else:
+            state = (b"1", b"1" if job.worker else b"0", *job.progress)
+        self._send(link, constants.STATUS_RES, b"\0".join((handle, *state)))
+
+    def _echo(self, link: Link, body: bytes) -> None:
+        self._send(link, constants.ECHO_RES, body)
+
+    def _option(self, link: Link, option: bytes) -> None:
+        if option == b"exceptions":
+            link.wants_exceptions = True
+            self._send(link, constants.OPTION_RES, option)
+        else:
+            self._error(link, b"UNKNOWN_OPTION", b"Server does not recognize given option")
+
+    def _set_client_id(self, link: Link, name: bytes) -> None:
+        link.client_id = name
+
+    # Requests of workers
+
+    def _can_do(self, link: Link, body: bytes) -> None:
+        self._queues.serve(link, _split(body, 1)[0])
+
+    def _cant_do(self, link: Link, name: bytes) -> None:
+        self._unserve(link, [name])
+
+    def _reset_abilities(self, link: Link, _: bytes) -> None:
+        self._unserve(link, link.serves)
+
+    def _unserve(self, link: Link, names: Iterable[bytes]) -> None:
+        returned, given_up = self._queues.unserve(link, names)
+        for job in returned:
+            self._wake(job.function)
+        for job in given_up:
+            self._fail(job)
+
+    def _pre_sleep(self, link: Link, _: bytes) -> None:
+        link.asleep = not self._queues.has_work(link)
+        if not link.asleep:
+            self._send(link, constants.NOOP)
+
+    def _grab(self, link: Link, _: bytes) -> None:
+        if job := self._take(link):
+            body = b"\0".join((job.handle, job.function.name, job.payload))
+            self._send(link, constants.JOB_ASSIGN, body)
+
+    def _grab_unique(self, link: Link, _: bytes) -> None:
+        if job := self._take(link):
+            body = b"\0".join((job.handle, job.function.name, job.unique, job.payload))
+            self._send(link, constants.JOB_ASSIGN_UNIQ, body)
+
+    def _take(self, link: Link) -> Job | None:
+        link.asleep = False
+        job = self._queues.take(link)
+        if job is None:
+            self._send(link, constants.NO_JOB)
+        return job
+
+    def _forward(self, kind: int, link: Link, body: bytes) -> None:
+        job = link.assigned.get(_split(body, 1)[0])
+        if job is None:
+            self._error(link, b"JOB_NOT_FOUND", b"Job does not exist on server")
+            return
+        for client in job.clients:
+            self._send(client, kind, body)
+
+    def _work_status(self, link: Link, body: bytes) -> None:
+        handle, numerator, denominator = _split(body, 3)
+        if job := link.assigned.get(handle):
+            job.progress = numerator, denominator.rstrip(b"\0")
+        self._forward(constants.WORK_STATUS, link, body)
+
+    def _finish(self, kind: int, link: Link, body: bytes) -> None:
+        job = self._queues.finish(link, _split(body, 1)[0])
+        if job is None:
+            self._error(link, b"JOB_NOT_FOUND", b"Job given in work result not found")
+        elif kind == constants.WORK_FAIL:
+            self._fail(job)
+        else:
+            for client in job.clients:
+                if kind == constants.WORK_EXCEPTION and not client.wants_exceptions:
+                    self._send(client, constants.WORK_FAIL, job.handle)
+                else:
+                    self._send(client, kind, body)
+
+    # Text commands
+
+    def _text(self, link: Link, line: bytes) -> None:
+        """Answer one line of the text protocol."""
+        queues = self._queues
+        match line.split():
+            case [b"status"]:
+                self._write(link, (*map(_status_line, queues.functions.values()), b".\n"))
+            case [b"prioritystatus"]:
+                self._write(link, (*map(_priority_line, queues.functions.values()), b".\n"))
+            case [b"workers"]:
+                self._write(link, (*map(_worker_line, list(self.active_connections)), b".\n"))
+            case [b"show", b"jobs"]:
+                self._write(link, (*map(_job_line, queues.jobs.values()), b".\n"))
+            case [b"show", b"unique", b"jobs"]:
+                self._write(link, (*(job.unique + b"\n" for job in queues.jobs.values()), b".\n"))
+            case [b"version"]:
+                self._write(link, (b"OK gear-%s\n" % version("gear").encode(),))
+            case [b"getpid"]:
+                self._write(link, (b"OK %d\n" % os.getpid(),))
+            case [b"maxqueue", name, *limits]:
+                self._limit(name, limits)
+                self._write(link, (b"OK\r\n",))
+            case [b"create", b"function", name]:
+                queues.create(name)
+                self._write(link, (b"OK\r\n",))
+            case [b"drop", b"function", name]:
+                self._write(link, (self._drop(name),))
+            case [b"cancel", b"job", handle]:
+                self._write(link, (self._cancel(handle),))
+            case words:
+                self._write(link, (_UNKNOWN % b"".join(words[:1]),))
+
+    def _limit(self, name: bytes, words: list[bytes]) -> None:
+        """Set the limits of a function that exists: one number, or those of high, normal, low."""
+        numbers = [int(word) if word.isdigit() else 0 for word in words] or [0]
+        if function := self._queues.functions.get(name):
+            high, normal, low = numbers if len(numbers) == 3 else numbers[:1] * 3
+            function.limits = high, normal, low
+
+    def _drop(self, name: bytes) -> bytes:
+        try:
+            jobs = self._queues.drop(name)
+        except KeyError:
+            return b"ERR function not found\r\n"
+        except FunctionBusy:
+            return b"ERR there are still connected workers or executing clients\r\n"
+        for job in jobs:
+            self._fail(job)
+        return b"OK\r\n"
+
+    def _cancel(self, handle: bytes) -> bytes:
+        clients = self._queues.cancel(handle)
+        if clients is None:
+            return b"ERR UNKNOWN_JOB\r\n"
+        for client in clients:
+            self._send(client, constants.WORK_FAIL, handle)
+        return b"OK\r\n"
+
+
+def _split(body: bytes, count: int) -> list[bytes]:
+    """The first ``count`` arguments, absent ones empty; of several the last takes the rest."""
+    parts = body.split(b"\0", max(count - 1, 1))[:count]
+    return parts + [b""] * (count - len(parts))
+
+
+def _status_line(function: Function) -> bytes:
+    total, running, workers = function.total, function.running, len(function.workers)
+    return b"%s\t%d\t%d\t%d\n" % (function.name, total, running, workers)
+
+
+def _priority_line(function: Function) -> bytes:
+    waiting = b"\t".join(b"%d" % len(queue) for queue in function.waiting)
+    return b"%s\t%s\t%d\n" % (function.name, waiting, len(function.workers))
+
+
+def _worker_line(link: Link) -> bytes:
+    functions = b"".join(b" " + name for name in link.serves)
+    host, client_id = link.host.encode(), link.client_id or b"-"
+    return b"%d %s %s :%s\n" % (link.conn.fileno(), host, client_id, functions)
+
+
+def _job_line(job: Job) -> bytes:
+    return b"%s\t%d\t%d\t%d\n" % (job.handle, job.deaths, not job.wanted, job.background)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM, SIGINT or the end of the parent process.
+
+    Prints ``listening HOST PORT`` once it is. Returns the exit status: 0, or 1 if the address
+    cannot be listened on.
+    """
+    parser = argparse.ArgumentParser(prog="gearhorn.standalone.jobserver", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=int, default=4730, help="0: a free one (%(default)s)")
+    parser.add_argument(
+        "--job-retries", type=int, default=0, help="workers that may die of one job; 0: any number"
+    )
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING)
+    # Blocked before any thread exists, so that this thread alone takes them, in sigtimedwait.
+    ends = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    parent = os.getppid()
+    try:
+        server = JobServer(options.host, options.port, options.job_retries)
+    except OSError as error:
+        logging.error("%s: address already in use, or not ours", error)
+        return 1
+    print("listening", options.host, server.port, flush=True)
+    while signal.sigtimedwait(ends, PARENT_CHECK_S) is None and os.getppid() == parent:
+        pass
+    server.shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

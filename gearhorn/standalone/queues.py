@@ -1,0 +1,277 @@
+"""The job queues of the embedded job server: which jobs wait, which run, by whom and for whom.
+
+Law: bookkeeping only. No sockets, no threads, no clock and no words to send: ``jobserver.py`` owns
+one ``Queues``, calls it on its poll thread alone, and tells the connections what came of it.
+The rules are gearmand's as seen by any client, without the traps that only lose jobs.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+HIGH, NORMAL, LOW = range(3)
+
+
+class QueueFull(Exception):
+    """The function holds as many jobs as ``maxqueue`` allows."""
+
+
+class FunctionBusy(Exception):
+    """The function has workers or running jobs, so it cannot be dropped."""
+
+
+class Peer:
+    """What the queues know of one connection, as a worker and as a client."""
+
+    def __init__(self) -> None:
+        self.serves: OrderedDict[bytes, Function] = OrderedDict()  # asked for a job in this order
+        self.assigned: dict[bytes, Job] = {}  # by handle, oldest first
+        self.awaits: set[Job] = set()
+        self.asleep = False  # it wants to be told when one of its functions has work
+        self.wants_exceptions = False  # otherwise an exception reaches it as a failure
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One job from its submission until it is finished or dropped."""
+
+    handle: bytes
+    function: Function
+    unique: bytes
+    payload: bytes
+    priority: int
+    key: tuple[bytes, ...] | None  # a later submit with an equal key is the same job
+    background: bool = False  # it is to be run even if no client waits for it
+    clients: list[Peer] = field(default_factory=list)  # one entry per foreground submit
+    worker: Peer | None = None  # it runs there; None: it waits
+    deaths: int = 0  # how often its worker gave it back unfinished
+    progress: tuple[bytes, bytes] = (b"0", b"0")  # numerator, denominator
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody still wants the job to be run."""
+        return self.background or bool(self.clients)
+
+
+class Function:
+    """One function: its waiting jobs by priority, its workers, its limits."""
+
+    __slots__ = ("limits", "name", "running", "waiting", "workers")
+
+    def __init__(self, name: bytes) -> None:
+        self.name = name
+        # By handle: first in first out, and a job in the middle leaves in O(1).
+        self.waiting: tuple[OrderedDict[bytes, Job], ...] = tuple(OrderedDict() for _ in range(3))
+        self.running = 0
+        self.workers: set[Peer] = set()
+        self.limits = (0, 0, 0)  # most jobs, waiting and running, by priority; 0: no limit
+
+    @property
+    def total(self) -> int:
+        """How many jobs wait or run."""
+        return sum(map(len, self.waiting)) + self.running
+
+
+class Queues:
+    """All jobs and functions of one job server.
+
+    Arguments:
+        prefix: what every handle begins with; unique per start, lest a worker finishes with an old
+            handle somebody else's new job.
+        attempts: a job is dropped when this many workers died of it; 0: never.
+    """
+
+    def __init__(self, prefix: bytes, attempts: int = 0) -> None:
+        self.functions: dict[bytes, Function] = {}
+        self.jobs: dict[bytes, Job] = {}  # by handle
+        self._prefix = prefix
+        self._attempts = attempts
+        self._count = 0
+        self._by_key: dict[tuple[bytes, ...], Job] = {}
+
+    # Clients
+
+    def submit(
+        self, name: bytes, unique: bytes, payload: bytes, priority: int, client: Peer | None
+    ) -> Job:
+        """Queue a job, or join the one with the same function and unique that waits or runs.
+
+        Arguments:
+            unique: empty: never joins; ``-``: the payload is the unique, if it is not empty.
+            client: who waits for the result; None for a background job.
+
+        Raises QueueFull for a new job over the function's limit; joining always succeeds.
+        """
+        key = _key(name, unique, payload)
+        job = self._by_key.get(key) if key else None
+        if job is None:
+            job = self._add(name, unique, payload, priority, key)
+        if client is None:
+            job.background = True
+        else:
+            job.clients.append(client)
+            client.awaits.add(job)
+        return job
+
+    def leave(self, client: Peer) -> None:
+        """Forget a client: its waiting jobs go unless others want them; running ones stay."""
+        for job in client.awaits:
+            job.clients = [other for other in job.clients if other is not client]
+            if job.worker is None and not job.wanted:
+                self._remove(job)
+        client.awaits.clear()
+
+    def cancel(self, handle: bytes) -> list[Peer] | None:
+        """Withdraw a job and return the clients to be told, or None if there is no such job.
+
+        A waiting job is gone; a running one runs on, for nobody, and is not run again.
+        """
+        job = self.jobs.get(handle)
+        if job is None:
+            return None
+        clients = job.clients
+        if job.worker is None:
+            self._remove(job)
+        else:
+            self._abandon(job)
+        return clients
+
+    # Workers
+
+    def serve(self, worker: Peer, name: bytes) -> None:
+        """Let the worker take jobs of this function."""
+        function = self.create(name)
+        function.workers.add(worker)
+        worker.serves[name] = function
+
+    def unserve(self, worker: Peer, names: Iterable[bytes]) -> tuple[list[Job], list[Job]]:
+        """Let the worker take no more jobs of these functions; what it holds of them goes back.
+
+        Returns the jobs that wait again and the jobs that are given up, with clients to be told.
+        Jobs go back in reverse order of assignment, to the end of their queues, as in gearmand.
+        """
+        gone = {worker.serves.pop(name) for name in list(names) if name in worker.serves}
+        for function in gone:
+            function.workers.discard(worker)
+        returned, given_up = list[Job](), list[Job]()
+        for job in reversed(list(worker.assigned.values())):
+            if job.function not in gone:
+                continue
+            self._unassign(job)
+            job.deaths += 1
+            if not job.wanted:
+                self._remove(job)
+            elif job.deaths == self._attempts:
+                self._remove(job)
+                given_up.append(job)
+            else:
+                job.function.waiting[job.priority][job.handle] = job
+                returned.append(job)
+        return returned, given_up
+
+    def take(self, worker: Peer) -> Job | None:
+        """Assign the worker its next job; its functions take turns, high goes before normal."""
+        queue = _next(worker)
+        if queue is None:
+            return None
+        handle, job = queue.popitem(last=False)
+        worker.serves.move_to_end(job.function.name)
+        worker.assigned[handle] = job
+        job.worker = worker
+        job.function.running += 1
+        return job
+
+    def has_work(self, worker: Peer) -> bool:
+        """Whether ``take`` would find a job."""
+        return _next(worker) is not None
+
+    def finish(self, worker: Peer, handle: bytes) -> Job | None:
+        """Remove a job that its worker has ended; None if the worker does not hold it."""
+        job = worker.assigned.get(handle)
+        if job is not None:
+            self._unassign(job)
+            self._remove(job)
+        return job
+
+    # Functions
+
+    def create(self, name: bytes) -> Function:
+        """The function of this name, made if it is not there."""
+        function = self.functions.get(name)
+        if function is None:
+            function = self.functions[name] = Function(name)
+        return function
+
+    def drop(self, name: bytes) -> list[Job]:
+        """Remove a function and return its waiting jobs, with clients to be told.
+
+        Raises KeyError if there is none, FunctionBusy while it has workers or running jobs.
+        """
+        function = self.functions[name]
+        if function.workers or function.running:
+            raise FunctionBusy(name)
+        jobs = [job for queue in function.waiting for job in queue.values()]
+        for job in jobs:
+            self._remove(job)
+        del self.functions[name]
+        return jobs
+
+    # Steps of the above
+
+    def _add(
+        self,
+        name: bytes,
+        unique: bytes,
+        payload: bytes,
+        priority: int,
+        key: tuple[bytes, ...] | None,
+    ) -> Job:
+        function = self.create(name)
+        if 0 < function.limits[priority] <= function.total:
+            raise QueueFull(name)
+        self._count += 1
+        handle = b"%s:%d" % (self._prefix, self._count)
+        job = Job(handle, function, unique, payload, priority, key)
+        self.jobs[handle] = function.waiting[priority][handle] = job
+        if key:
+            self._by_key[key] = job
+        return job
+
+    def _unassign(self, job: Job) -> None:
+        assert job.worker is not None
+        del job.worker.assigned[job.handle]
+        job.worker = None
+        job.function.running -= 1
+
+    def _abandon(self, job: Job) -> None:
+        """Nobody waits for the job any more, and a later submit is a new job."""
+        for client in job.clients:
+            client.awaits.discard(job)
+        job.clients, job.background = [], False
+        if job.key:
+            self._by_key.pop(job.key, None)
+            job.key = None
+
+    def _remove(self, job: Job) -> None:
+        """Forget a job that does not run; ``job.clients`` still says who is to be told."""
+        clients = job.clients
+        self._abandon(job)
+        job.clients = clients
+        job.function.waiting[job.priority].pop(job.handle, None)
+        del self.jobs[job.handle]
+
+
+def _key(name: bytes, unique: bytes, payload: bytes) -> tuple[bytes, ...] | None:
+    if unique == b"-":
+        return (name, unique, payload) if payload else None
+    return (name, unique) if unique else None
+
+
+def _next(worker: Peer) -> OrderedDict[bytes, Job] | None:
+    for function in worker.serves.values():
+        for queue in function.waiting:
+            if queue:
+                return queue
+    return None
