@@ -1,0 +1,55 @@
+"""Fixtures that every kind of test shares."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from support.cluster import Cluster
+from support.servers import EmbeddedGearman, Gearmand, Redis, Valkey
+
+# Machines are shared: how long an example takes says nothing about the code.
+settings.register_profile("gearhorn", deadline=None)
+settings.load_profile("gearhorn")
+
+_numbers = itertools.count(1)
+PAIRS = [(Gearmand, Redis), (EmbeddedGearman, Valkey)]
+PAIR_NAMES = ["gearmand-redis", "standalone"]
+
+
+@pytest.fixture
+def topic(request: pytest.FixtureRequest) -> str:
+    """A topic that no other test uses."""
+    name = str(request.node.name).partition("[")[0]
+    return f"{name[-60:].replace('_', '-')}-{next(_numbers)}"
+
+
+@pytest.fixture(scope="session", params=PAIRS, ids=PAIR_NAMES)
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """One worker between a job server and a store that all tests share, once with gearmand and
+    Redis, once with the embedded pair."""
+    job_server, store = request.param
+    shared = Cluster([job_server()], store())
+    yield shared
+    shared.close()
+
+
+@pytest.fixture
+def make_cluster() -> Iterator[Callable[..., Cluster]]:
+    """Builds clusters of gearmand and Redis that one test may break:
+    `make_cluster(workers=1, job_servers=1, options=(), redis=())`."""
+    made: list[Cluster] = []
+
+    def make(
+        workers: int = 1, job_servers: int = 1, options: tuple[str, ...] = (), redis: Any = ()
+    ) -> Cluster:
+        servers = [Gearmand() for _ in range(job_servers)]
+        made.append(Cluster(servers, Redis(*redis), workers, options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()

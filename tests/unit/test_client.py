@@ -1,0 +1,263 @@
+"""The client's windows and books, on a connection that goes nowhere."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Callable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gearhorn.gearman import packets
+from gearhorn.gearman.client import WINDOW_BYTES, WINDOW_COPIES, Client, Result, Submission
+from gearhorn.gearman.connection import Connection, Server
+
+
+class Transport:
+    """Counts the submits that were written."""
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def abort(self) -> None:
+        pass
+
+    def submits(self) -> list[bytes]:
+        """Take the queues of the submits written since the last call."""
+        found, at, data = [], 0, self.written
+        while at < len(data):
+            _, kind, size = struct.unpack_from(">4sII", data, at)
+            if kind in packets.SUBMIT.values():
+                found.append(data[at + 12 : at + 12 + size].split(b"\0")[0])
+            at += 12 + size
+        self.written = b""
+        return found
+
+
+class Outcome:
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, Submission]] = []
+        self.results: list[tuple[int, Result]] = []
+
+    def accepted(self, submission: Submission) -> None:
+        self.events.append(("accepted", submission))
+
+    def lost(self, submission: Submission) -> None:
+        self.events.append(("lost", submission))
+
+    def finished(self, submission: Submission, index: int, result: Result) -> None:
+        self.results.append((index, result))
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.client = Client(Server("nowhere"), None, b"test", 1 << 20)
+        self.transport = Transport()
+        self.connection = Connection(self.client, 1 << 20)
+        self.connection._transport = self.transport  # type: ignore[assignment]
+        self.client.connection = self.connection
+        self.client.went_up(self.connection)
+        self.connection.flush()
+        self.transport.submits()
+        self.outcome = Outcome()
+        self._handle = 0
+
+    def submit(self, count: int, payload: int = 10, foreground: bool = False) -> Submission:
+        tail = packets.tail(b"", b"x" * payload)
+        kind = packets.SUBMIT[foreground, "normal"]
+        heads = packets.heads([b"q%d" % n for n in range(count)], kind, len(tail))
+        submission = Submission(self.outcome, heads, tail, foreground, keeps_data=True)
+        self.client.submit(submission)
+        return submission
+
+    def flush(self) -> list[bytes]:
+        self.connection.flush()
+        return self.transport.submits()
+
+    def answer(self, count: int) -> list[bytes]:
+        """The server accepts this many; return the handles."""
+        handles = []
+        for _ in range(count):
+            self._handle += 1
+            handles.append(b"H:%d" % self._handle)
+        self.receive(*((packets.JOB_CREATED, handle) for handle in handles))
+        return handles
+
+    def receive(self, *answers: tuple[int, bytes]) -> None:
+        data = b"".join(b"\0RES" + struct.pack(">II", k, len(b)) + b for k, b in answers)
+        self.connection.data_received(data)
+
+
+def on_bench(test: Callable[[Bench], None]) -> None:
+    async def main() -> None:
+        test(Bench())
+
+    asyncio.run(main())
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 700), st.sampled_from([1, 5000, WINDOW_BYTES + 1])), max_size=8
+    ),
+    st.lists(st.integers(1, 300), min_size=1, max_size=8),
+)
+def test_no_more_than_a_window_is_out_and_all_is_accepted_in_order(
+    sizes: list[tuple[int, int]], answers: list[int]
+) -> None:
+    def test(bench: Bench) -> None:
+        submissions = [bench.submit(min(c, 3) if p > WINDOW_BYTES else c, p) for c, p in sizes]
+        out, bytes_out, turn = 0, 0, 0
+        expected = [(len(one.heads), one.unit) for one in submissions]
+        owed = [unit for count, unit in expected for _ in range(count)]
+        sent = answered = 0
+        while True:
+            written = len(bench.flush())
+            sent += written
+            out, bytes_out = sent - answered, sum(owed[answered:sent])
+            assert out <= WINDOW_COPIES
+            assert bytes_out <= WINDOW_BYTES or out == 1
+            if answered == len(owed):
+                break
+            assert out, "nothing is out, yet not all is answered"
+            count = min(out, answers[turn % len(answers)])
+            turn += 1
+            answered += count
+            bench.answer(count)
+        accepted = [one for kind, one in bench.outcome.events if kind == "accepted"]
+        assert accepted == submissions
+
+    on_bench(test)
+
+
+def test_a_barrier_waits_for_what_is_before_it_and_for_nothing_else() -> None:
+    def test(bench: Bench) -> None:
+        before, barrier, after = bench.submit(2), bench.submit(0), bench.submit(1)
+        bench.flush()
+        assert bench.outcome.events == []
+        bench.answer(2)
+        assert bench.outcome.events == [("accepted", before), ("accepted", barrier)]
+        bench.answer(1)
+        assert bench.outcome.events[-1] == ("accepted", after)
+
+    on_bench(test)
+
+
+def test_a_barrier_alone_is_accepted_at_once() -> None:
+    def test(bench: Bench) -> None:
+        barrier = bench.submit(0)
+        bench.flush()
+        assert bench.outcome.events == [("accepted", barrier)]
+
+    on_bench(test)
+
+
+def test_a_refused_copy_is_named_by_its_place() -> None:
+    def test(bench: Bench) -> None:
+        submission = bench.submit(3)
+        bench.flush()
+        bench.answer(1)
+        bench.receive((packets.ERROR, b"QUEUE_ERROR\0full"))
+        bench.answer(1)
+        assert bench.outcome.events == [("accepted", submission)]
+        assert submission.refused == [(1, b"QUEUE_ERROR")]
+
+    on_bench(test)
+
+
+def test_a_lost_connection_loses_what_is_unanswered_in_order_and_nothing_else() -> None:
+    def test(bench: Bench) -> None:
+        done, part, untouched = bench.submit(1), bench.submit(300), bench.submit(1)
+        bench.flush()
+        bench.answer(2)
+        bench.client.connection = None
+        bench.client.went_down(bench.connection)
+        events = bench.outcome.events
+        assert events == [("accepted", done), ("lost", part), ("lost", untouched)]
+        assert part.answered == 1
+
+    on_bench(test)
+
+
+def test_results_reach_the_copy_they_belong_to() -> None:
+    def test(bench: Bench) -> None:
+        bench.submit(2, foreground=True)
+        bench.flush()
+        first, second = bench.answer(2)
+        bench.receive(
+            (packets.WORK_DATA, second + b"\0da"),
+            (packets.WORK_WARNING, first + b"\0careful"),
+            (packets.WORK_STATUS, first + b"\x001\x002"),
+            (packets.WORK_COMPLETE, second + b"\0ta"),
+            (packets.WORK_FAIL, first),
+            (packets.WORK_FAIL, first),
+        )
+        [(index, result), (other, failure)] = bench.outcome.results
+        assert (index, result.ok, result.data) == (1, True, b"data")
+        assert (other, failure.ok, failure.text) == (0, False, b"careful")
+        assert bench.client.running == 0
+
+    on_bench(test)
+
+
+def test_handles_go_to_the_foreground_copies_of_a_mixed_run() -> None:
+    def test(bench: Bench) -> None:
+        bench.submit(2)
+        first = bench.submit(1, foreground=True)
+        bench.submit(1)
+        second = bench.submit(2, foreground=True)
+        bench.flush()
+        handles = bench.answer(6)
+        assert first.handles == handles[2:3]
+        assert second.handles == handles[4:]
+
+    on_bench(test)
+
+
+def test_coalesced_copies_take_turns_with_the_packets_of_one_handle() -> None:
+    def test(bench: Bench) -> None:
+        bench.submit(1, foreground=True)
+        bench.submit(1, foreground=True)
+        bench.flush()
+        bench.receive((packets.JOB_CREATED, b"H:same"), (packets.JOB_CREATED, b"H:same"))
+        twice = [(packets.WORK_DATA, b"H:same\0a")] * 2 + [
+            (packets.WORK_COMPLETE, b"H:same\0b")
+        ] * 2
+        bench.receive(*twice)
+        assert [result.data for _, result in bench.outcome.results] == [b"ab", b"ab"]
+
+    on_bench(test)
+
+
+def test_a_forgotten_submission_sends_no_more_and_tells_what_to_withdraw() -> None:
+    def test(bench: Bench) -> None:
+        submission = bench.submit(600, foreground=True)
+        behind = bench.submit(1)
+        assert len(bench.flush()) == WINDOW_COPIES
+        handles = bench.answer(100)
+        assert len(bench.transport.submits()) == 100
+        bench.receive((packets.WORK_COMPLETE, handles[0] + b"\0"))
+        assert bench.client.forget(submission) == handles[1:]
+        assert len(bench.flush()) == 0
+        late = bench.answer(WINDOW_COPIES)
+        assert bench.outcome.events == [("accepted", submission)]
+        assert bench.client.forget(submission) == late
+        bench.flush()
+        bench.answer(1)
+        assert bench.outcome.events[-1] == ("accepted", behind)
+        assert bench.client.running == 0
+
+    on_bench(test)
+
+
+def test_an_acceptance_of_nothing_ends_the_connection() -> None:
+    def test(bench: Bench) -> None:
+        bench.receive((packets.JOB_CREATED, b"H:1"))
+        assert not bench.connection.is_open
+
+    on_bench(test)
