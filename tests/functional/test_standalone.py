@@ -11,8 +11,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -76,6 +77,8 @@ class Standalone:
             if is_alive(process):
                 os.kill(process, signal.SIGKILL)
         self.process.wait()
+        # until they are gone their ports are taken, which is the next test's affair
+        eventually(lambda: not any(map(is_alive, self.children)))
         self._directory.cleanup()
 
     def output(self) -> str:
@@ -117,6 +120,20 @@ def is_alive(process: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
+
+
+@contextmanager
+def taken(port: int) -> Iterator[None]:
+    """Listen on the port; where somebody else has done so for 10 s, he will go on."""
+    deadline = time.monotonic() + 10
+    with ExitStack() as ours:
+        while time.monotonic() < deadline:
+            try:
+                ours.enter_context(socket.create_server((HOST, port)))
+                break
+            except OSError:
+                time.sleep(0.05)
+        yield
 
 
 @pytest.fixture(params=COMMANDS)
@@ -243,13 +260,7 @@ def test_a_directory_is_used_by_one_at_a_time(begin: Begin, tmp_path: Path) -> N
 
 
 def test_where_4730_is_taken_another_port_is_used(begin: Begin, kind: str) -> None:
-    with socket.socket() as taken:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            taken.bind((HOST, 4730))
-            taken.listen()
-        except OSError:
-            pass  # somebody else takes it already
+    with taken(4730):
         first, second = begin(kind), begin(kind)
         assert len({f"{HOST}:4730", first.address, second.address}) == 3
         assert first.address in first.output().partition("Try")[2].replace(" -p ", ":")
