@@ -3,14 +3,18 @@
 Law: runs on the event loop. Submissions go out in the order they were handed over, window by
 window: gearmand serves one connection until its input is empty, so an unbounded pipeline would
 starve everybody else (FACTS §0a). JOB_CREATED and ERROR answer submits in order (FACTS B1).
+
+gearmand answers when it has worked off a whole window, and is idle until the next one is there. So
+the next one is made ready meanwhile, and when answers come it leaves before anybody is told.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import structlog
 
@@ -21,7 +25,7 @@ from gearhorn.gearman.packets import Packet
 
 WINDOW_COPIES = 256  # DESIGN §3: 95 % of the speed, others' p99 under 10 ms
 WINDOW_BYTES = 1024 * 1024
-CHUNK_COPIES = WINDOW_COPIES // 4  # a window is topped up in pieces of this, not in slivers
+CHUNK_COPIES = WINDOW_COPIES // 4  # of a piece: a window is topped up in these, not in slivers
 CHUNK_BYTES = WINDOW_BYTES // 4
 _PACKET_OVERHEAD = 64  # bytes of header and a typical queue name
 
@@ -62,7 +66,7 @@ class Submission:
     """
 
     __slots__ = (
-        "answered", "foreground", "forgotten", "handles", "heads", "keeps_data", "outcome",
+        "answered", "cut", "foreground", "forgotten", "handles", "heads", "keeps_data", "outcome",
         "refused", "sent", "tail", "unit",
     )  # fmt: skip
 
@@ -80,12 +84,22 @@ class Submission:
         self.tail = tail
         self.unit = len(tail) + _PACKET_OVERHEAD  # bytes of the window that a copy takes
         self.foreground = foreground
+        self.cut = 0  # copies in pieces
         self.sent = 0  # copies written
         self.answered = 0  # copies that the server answered
         self.refused: list[tuple[int, bytes]] | None = None  # (index, gearmand's error code)
         # handles of foreground copies, in order; b"" where refused
         self.handles: list[bytes] | None = [] if foreground else None
         self.forgotten: int | None = None  # handles there were when nobody cared any more
+
+
+class _Piece(NamedTuple):
+    """Copies that are written in one go: ``parts`` are submissions, each with how many of its."""
+
+    data: bytes
+    parts: list[tuple[Submission, int]]
+    copies: int
+    size: int  # bytes of the window
 
 
 class _Waiting:
@@ -124,8 +138,12 @@ class Client(Link):
         self, server: Server, tls: ssl.SSLContext | None, client_id: bytes, limit: int
     ) -> None:
         super().__init__(server, tls, client_id, limit)
-        self._queued: deque[Submission] = deque()  # not written whole
+        self._queued: deque[Submission] = deque()  # not cut whole
+        self._queued_copies = 0  # of those, that are not cut
+        self._pieces: deque[_Piece] = deque()  # cut and not written
+        self._is_cutting = False  # the next pieces are to be cut soon
         self._written: deque[Submission] = deque()  # written, at least in part; unanswered
+        self._done: deque[Submission] = deque()  # answered, and not told yet
         self._out_copies = 0
         self._out_bytes = 0
         self._settling = False
@@ -140,7 +158,7 @@ class Client(Link):
     @property
     def is_idle(self) -> bool:
         """Whether every copy that was handed over is answered."""
-        return not self._queued and not self._written
+        return not (self._queued or self._pieces or self._written or self._done)
 
     def submit(self, submission: Submission) -> None:
         """Queue a submission; its outcome is told when it is answered or lost.
@@ -151,6 +169,7 @@ class Client(Link):
             submission.outcome.lost(submission)
             return
         self._queued.append(submission)
+        self._queued_copies += len(submission.heads)
         self.connection.wake()
 
     def forget(self, submission: Submission) -> list[bytes]:
@@ -176,6 +195,8 @@ class Client(Link):
             if all(one.submission is None for one in chain):
                 del self._waiting[handle]
                 alone.append(handle)
+        self._take_back()
+        self._queued_copies -= len(submission.heads) - submission.sent
         submission.heads = submission.heads[: submission.sent]
         self._settle()
         if self.connection is not None:
@@ -186,12 +207,13 @@ class Client(Link):
         connection.write(packets.pack(packets.OPTION_REQ, b"exceptions"))
 
     def went_down(self, connection: Connection) -> None:
+        self._take_back()
         lost = [*self._written, *(one for one in self._queued if not one.sent)]
         waiting = [one for chain in self._waiting.values() for one in chain]
         self._written.clear()
         self._queued.clear()
         self._waiting.clear()
-        self._out_copies = self._out_bytes = 0
+        self._queued_copies = self._out_copies = self._out_bytes = 0
         for one in waiting:
             one.finish(False, lost=True)
         for submission in lost:
@@ -199,44 +221,96 @@ class Client(Link):
 
     def fill(self, connection: Connection) -> None:
         """Write as much as the window has room for."""
-        queued, written = self._queued, self._written
-        while queued:
-            submission = queued[0]
-            heads, tail, at = submission.heads, submission.tail, submission.sent
-            room = WINDOW_COPIES - self._out_copies
-            room_bytes = WINDOW_BYTES - self._out_bytes
-            take = left = len(heads) - at
-            if left > room or left * submission.unit > room_bytes:
-                take = min(left, room, room_bytes // submission.unit)
-                is_sliver = room < CHUNK_COPIES or room_bytes < CHUNK_BYTES
-                if self._out_copies and (take <= 0 or is_sliver):
-                    return
-                take = max(take, 1)  # one copy may always be out, whatever its size
-                heads = heads[at : at + take]
-            elif at:
-                heads = heads[at:]
-            if not at:
-                written.append(submission)
-            if take:
-                connection.write(tail.join((*heads, b"")))
-                submission.sent = at + take
-                self._out_copies += take
-                self._out_bytes += take * submission.unit
-            if take < left:
-                return
-            queued.popleft()
+        pieces = self._pieces
+        while pieces or self._queued:
+            if self._out_copies >= WINDOW_COPIES or self._out_bytes >= WINDOW_BYTES:
+                break
+            if not pieces:
+                self._cut()
+            copies, size = self._out_copies + pieces[0].copies, self._out_bytes + pieces[0].size
+            # one copy may always be out, whatever its size
+            if self._out_copies and (copies > WINDOW_COPIES or size > WINDOW_BYTES):
+                break
+            piece = pieces.popleft()
+            for submission, count in piece.parts:
+                if not submission.sent:
+                    self._written.append(submission)
+                submission.sent += count
+            self._out_copies, self._out_bytes = copies, size
+            if copies:
+                connection.write(piece.data)
+        if self._queued and not self._is_cutting:
+            self._is_cutting = True
+            asyncio.get_running_loop().call_soon(self._cut_ahead)  # when this has left
         if not self._out_copies:
             self._settle()
 
+    def _cut_ahead(self) -> None:
+        """Make whole pieces of what is queued, up to a window of them."""
+        self._is_cutting = False
+        queued = self._queued
+        while queued and sum(piece.copies for piece in self._pieces) < WINDOW_COPIES:
+            first = queued[0]
+            is_large = (len(first.heads) - first.cut) * first.unit >= CHUNK_BYTES
+            if self._queued_copies < CHUNK_COPIES and not is_large:
+                return
+            if sum(piece.size for piece in self._pieces) >= WINDOW_BYTES:
+                return
+            self._cut()
+
+    def _cut(self) -> None:
+        """Make one piece of what is queued; something must be."""
+        queued = self._queued
+        data: list[bytes] = []
+        parts: list[tuple[Submission, int]] = []
+        copies = size = 0
+        while queued:
+            submission = queued[0]
+            heads, at = submission.heads, submission.cut
+            take = left = len(heads) - at
+            if copies + left > CHUNK_COPIES or size + left * submission.unit > CHUNK_BYTES:
+                take = min(left, CHUNK_COPIES - copies, (CHUNK_BYTES - size) // submission.unit)
+                if take <= 0:
+                    if copies:
+                        break
+                    take = 1
+            if take == 1:
+                data += heads[at], submission.tail
+            else:
+                data.append(submission.tail.join((*heads[at : at + take], b"")))
+            parts.append((submission, take))
+            copies += take
+            size += take * submission.unit
+            submission.cut += take
+            if take < left:
+                break
+            queued.popleft()
+        self._queued_copies -= copies
+        self._pieces.append(_Piece(b"".join(data), parts, copies, size))
+
+    def _take_back(self) -> None:
+        """Queue again what was cut and not written."""
+        while self._pieces:
+            piece = self._pieces.pop()
+            self._queued_copies += piece.copies
+            for submission, count in reversed(piece.parts):
+                submission.cut -= count
+                if not self._queued or self._queued[0] is not submission:
+                    self._queued.appendleft(submission)
+
     def _settle(self) -> None:
-        """Tell the outcome of what stands answered at the front."""
+        """Tell the outcomes of what is answered."""
         if self._settling:
             return  # called by an outcome: the loop below goes on
         self._settling = True
-        written = self._written
+        written, done = self._written, self._done
         try:
-            while written and written[0].answered == len(written[0].heads):
-                submission = written.popleft()
+            while True:
+                while written and written[0].answered == len(written[0].heads):
+                    done.append(written.popleft())
+                if not done:
+                    break
+                submission = done.popleft()
                 submission.outcome.accepted(submission)
         finally:
             self._settling = False
@@ -245,29 +319,38 @@ class Client(Link):
         for kind, body in batch:
             if kind == packets.JOB_CREATED:
                 self._created(body)
-            elif kind == packets.ERROR:
+                continue
+            self._settle()
+            if kind == packets.ERROR:
                 self._refused(body)
             else:
                 self._work(abs(kind), body, oversized=kind < 0)
-        if self._queued:
+        if self._pieces or self._queued:
             connection.wake()
+            connection.flush()
+        self._settle()
 
     def _created(self, run: bytes) -> None:
         """Take a run of acceptances, which answer what was written in order."""
         step = packets.stride(run)
-        at = 0
-        written = self._written
-        while at < len(run):
+        left = len(run) // step
+        written, done = self._written, self._done
+        while left:
             if not written:
                 raise ProtocolError("JOB_CREATED for nothing that was submitted")
             submission = written[0]
-            take = min((len(run) - at) // step, submission.sent - submission.answered)
+            take = min(left, submission.sent - submission.answered)
             if not take and submission.heads:
                 raise ProtocolError("JOB_CREATED for nothing that was submitted")
             if submission.foreground:
-                self._wait(submission, packets.handles(run[at : at + take * step]))
-            at += take * step
-            self._answered(submission, take)
+                end = len(run) - (left - take) * step
+                self._wait(submission, packets.handles(run[end - take * step : end]))
+            left -= take
+            submission.answered += take
+            self._out_copies -= take
+            self._out_bytes -= take * submission.unit
+            if submission.answered == len(submission.heads):
+                done.append(written.popleft())
 
     def _wait(self, submission: Submission, handles: list[bytes]) -> None:
         """Wait for the receivers of foreground copies that were just accepted."""
@@ -290,14 +373,9 @@ class Client(Link):
         submission.refused.append((submission.answered, code))
         if submission.handles is not None:
             submission.handles.append(b"")
-        self._answered(submission, 1)
-
-    def _answered(self, submission: Submission, count: int) -> None:
-        submission.answered += count
-        self._out_copies -= count
-        self._out_bytes -= count * submission.unit
-        if submission.answered == len(submission.heads):
-            self._settle()
+        submission.answered += 1
+        self._out_copies -= 1
+        self._out_bytes -= submission.unit
 
     def _work(self, kind: int, body: bytes, oversized: bool) -> None:
         """Take what a receiver says of a foreground copy."""

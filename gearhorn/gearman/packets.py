@@ -7,8 +7,10 @@ hold a NUL itself.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 from gear import constants
@@ -87,6 +89,13 @@ def handles(run: bytes) -> list[bytes]:
     return [run[at + 12 : at + step] for at in range(0, len(run), step)]
 
 
+@lru_cache(64)  # handles of one server have few lengths
+def _run_of(header: bytes) -> re.Pattern[bytes]:
+    """Return what matches whole packets with this header, one after the other."""
+    size = int.from_bytes(header[8:])
+    return re.compile(b"(?:%b.{%d})+" % (re.escape(header), size), re.DOTALL)
+
+
 class Splitter:
     """Cuts a stream of bytes into response packets, without copying a large one twice.
 
@@ -136,11 +145,10 @@ class Splitter:
                 break
             if kind == JOB_CREATED:
                 # by far the most frequent; those that came together differ in the handle only
-                header, begin, step = data[at : at + 12], at, stop - at
-                at = stop
-                while data.startswith(header, at) and at + step <= end:
-                    at += step
-                packets.append((kind, data[begin:at]))
+                run = _run_of(data[at : at + 12]).match(data, at)
+                assert run is not None
+                packets.append((kind, run[0]))
+                at = run.end()
                 continue
             packets.append((kind, data[at + 12 : stop]))
             at = stop
