@@ -24,6 +24,8 @@ Pair = tuple[str, str]  # (client_id, reason)
 _PERCENT = re.compile(r"(\d{1,9})%\Z", re.ASCII)
 _WHERE = re.compile(r"(.*) - at `\$\.?(.*)`\Z", re.DOTALL)
 _FIELD = re.compile(r"Object missing required field `(.*)`\Z")
+_INFINITY = float("inf")
+_NOBODY: frozenset[str] = frozenset()
 _MAX_WORDS = 500  # of a refusal, which may quote the request
 _WORDS = {  # what msgspec does not say of a key that takes certain words only
     "priority": '"low", "normal" or "high"',
@@ -188,13 +190,8 @@ def decode_fanout(body: bytes, max_payload: int) -> Fanout:
     Raises ``BadRequest`` naming the key, or ``TooLarge``.
     """
     raw = _decode(_fanout_body, body)
-    if not raw.timeout > 0 or raw.timeout == float("inf"):
+    if not 0 < raw.timeout < _INFINITY:
         raise BadRequest(f"timeout: expected seconds > 0, got {raw.timeout:g}")
-    quorum = None if raw.quorum is UNSET else raw.quorum
-    if quorum is not None and not (
-        quorum >= 1 if isinstance(quorum, int) else _PERCENT.match(quorum)
-    ):
-        raise BadRequest(f'quorum: expected an integer >= 1 or "N%", got {quorum!r}')
     payload = _payload_bytes(bytes(raw.payload), raw.encoding)
     if len(payload) > max_payload:
         raise TooLarge(f"payload of {len(payload)} bytes is over --max-payload {max_payload}")
@@ -204,11 +201,17 @@ def decode_fanout(body: bytes, max_payload: int) -> Fanout:
         raw.unique or None,
         bool(raw.background),
         raw.timeout,
-        quorum,
+        None if raw.quorum is UNSET else _quorum(raw.quorum),
         raw.receipt,
-        frozenset(raw.exclude) if raw.exclude else frozenset(),
+        frozenset(raw.exclude) if raw.exclude else _NOBODY,
         raw.priority,
     )
+
+
+def _quorum(quorum: int | str) -> int | str:
+    if quorum >= 1 if isinstance(quorum, int) else _PERCENT.match(quorum):
+        return quorum
+    raise BadRequest(f'quorum: expected an integer >= 1 or "N%", got {quorum!r}')
 
 
 def _payload_bytes(raw: bytes, encoding: str | UnsetType) -> bytes:

@@ -57,7 +57,8 @@ class Subscribers:
     """
 
     __slots__ = (
-        "_session", "_shares", "enveloped", "limits", "queues", "read_at", "topic", "unlooked",
+        "_only", "_session", "_shares", "enveloped", "limits", "queues", "read_at", "topic",
+        "unlooked",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +77,7 @@ class Subscribers:
         self.unlooked = 0  # fan-outs left before somebody looks at the backlog
         self._session = -1
         self._shares: list[Share] = []
+        self._only: Share | None = None
 
     def client_id(self, index: int) -> str:
         """Return the client_id behind a queue."""
@@ -91,7 +93,18 @@ class Subscribers:
         if self._session != cluster.sessions:
             self._session = cluster.sessions
             self._shares = self._spread(cluster, range(len(self.queues)))
+            is_one = len(self._shares) == 1 and not self._shares[0].enveloped
+            self._only = self._shares[0] if is_one else None
         return self._shares
+
+    def only_share(self, cluster: Cluster) -> Share | None:
+        """Return the share that is all of the list, if a server that is up carries all of it and
+        nobody takes envelopes."""
+        if self._session != cluster.sessions:
+            if not cluster.is_up:
+                return None
+            self.shares(cluster)
+        return self._only
 
     def _spread(self, cluster: Cluster, indexes: Sequence[int]) -> list[Share]:
         """Spread some of the queues, in order."""

@@ -64,26 +64,26 @@ class Fanouts:
 
     def _begin(self, job: Job, message: Fanout, subscribers: Subscribers) -> None:
         chosen = subscribers.chosen(message.exclude) if message.exclude else None
-        total = len(subscribers.queues) if chosen is None else len(chosen)
+        total = len(subscribers.queues if chosen is None else chosen)
         config, outbox = self._config, self._outbox
         if len(message.payload) * total > config.max_fanout_bytes:
             raise TooLarge(
                 f"{total} copies of {len(message.payload)} bytes are over --max-fanout-bytes "
                 f"{config.max_fanout_bytes}"
             )
-        if not total:
-            job.complete(encode_receipt(0) if message.receipt else b"0")
-            return
         if total > 1:
             job.weigh(total)
+        elif not total:
+            job.complete(encode_receipt(0) if message.receipt else b"0")
+            return
         subscribers.unlooked -= 1
         if subscribers.unlooked < 0:
             outbox.backlog.look_soon(subscribers, self._directory)
         if message.background:
-            if chosen is None and not message.receipt and outbox.cluster.is_up:
-                shares = subscribers.shares(outbox.cluster)
-                if len(shares) == 1 and not shares[0].enveloped:
-                    Direct(outbox, job, message, subscribers, shares[0])
+            if chosen is None and not message.receipt:
+                share = subscribers.only_share(outbox.cluster)
+                if share is not None:
+                    Direct(outbox, job, message, subscribers, share)
                     return
             Background(outbox, job, message, subscribers, total).send(chosen)
             return

@@ -207,6 +207,7 @@ class Client(Link):
         connection.write(packets.pack(packets.OPTION_REQ, b"exceptions"))
 
     def went_down(self, connection: Connection) -> None:
+        self._settle()
         self._take_back()
         lost = [*self._written, *(one for one in self._queued if not one.sent)]
         waiting = [one for chain in self._waiting.values() for one in chain]
@@ -320,7 +321,7 @@ class Client(Link):
             if kind == packets.JOB_CREATED:
                 self._created(body)
                 continue
-            self._settle()
+            self._settle()  # what it is about comes first, without those that have no copies
             if kind == packets.ERROR:
                 self._refused(body)
             else:
@@ -334,7 +335,7 @@ class Client(Link):
         """Take a run of acceptances, which answer what was written in order."""
         step = packets.stride(run)
         left = len(run) // step
-        written, done = self._written, self._done
+        written = self._written
         while left:
             if not written:
                 raise ProtocolError("JOB_CREATED for nothing that was submitted")
@@ -346,11 +347,7 @@ class Client(Link):
                 end = len(run) - (left - take) * step
                 self._wait(submission, packets.handles(run[end - take * step : end]))
             left -= take
-            submission.answered += take
-            self._out_copies -= take
-            self._out_bytes -= take * submission.unit
-            if submission.answered == len(submission.heads):
-                done.append(written.popleft())
+            self._answered(submission, take)
 
     def _wait(self, submission: Submission, handles: list[bytes]) -> None:
         """Wait for the receivers of foreground copies that were just accepted."""
@@ -363,7 +360,6 @@ class Client(Link):
     def _refused(self, body: bytes) -> None:
         """Take an ERROR, which answers the first copy that is not answered."""
         code = body.partition(b"\0")[0]
-        self._settle()  # what has no copies is not meant
         if not self._written:
             log.warning("job server reports an error", server=str(self.server), code=code)
             return
@@ -373,9 +369,15 @@ class Client(Link):
         submission.refused.append((submission.answered, code))
         if submission.handles is not None:
             submission.handles.append(b"")
-        submission.answered += 1
-        self._out_copies -= 1
-        self._out_bytes -= submission.unit
+        self._answered(submission, 1)
+
+    def _answered(self, submission: Submission, count: int) -> None:
+        """Count answers to the first submission that is not answered whole."""
+        submission.answered += count
+        self._out_copies -= count
+        self._out_bytes -= count * submission.unit
+        if submission.answered == len(submission.heads):
+            self._done.append(self._written.popleft())
 
     def _work(self, kind: int, body: bytes, oversized: bool) -> None:
         """Take what a receiver says of a foreground copy."""

@@ -29,8 +29,7 @@ class Job:
     """One assigned job. Finish it once, with ``complete`` or ``fail``."""
 
     __slots__ = (
-        "_connection", "_held", "_size", "_worker", "arguments", "function", "handle", "oversized",
-        "weight",
+        "_connection", "_size", "_worker", "arguments", "function", "handle", "oversized", "weight",
     )  # fmt: skip
 
     def __init__(self, worker: Worker, connection: Connection, body: bytes, cut: bool) -> None:
@@ -39,8 +38,7 @@ class Job:
         self._worker = worker
         self._connection = connection
         self._size = len(body)
-        self._held = True
-        self.weight = 1
+        self.weight = 1  # in the worker's hand; 0: released
 
     @property
     def is_given_back(self) -> bool:
@@ -50,8 +48,10 @@ class Job:
     def complete(self, data: bytes = b"") -> None:
         """Finish the job with a result; without effect once its session is gone."""
         self._connection.write(pack(packets.WORK_COMPLETE, self.handle, data))
-        if self._held:
-            self.release()
+        weight = self.weight
+        if weight:
+            self.weight = 0
+            self._worker._released(self._connection, self._size, weight)
 
     def fail(self, text: str | bytes = b"") -> None:
         """Finish the job as failed. ``text`` goes ahead as a warning, never as an exception:
@@ -68,15 +68,17 @@ class Job:
 
     def weigh(self, weight: int) -> None:
         """Say what the job weighs, where it is not 1."""
-        if self._held:
+        if self.weight:
             self._worker._weighed(self._connection, weight - self.weight)
             self.weight = weight
 
     def release(self) -> None:
         """Let the worker grab another job while this one goes on waiting."""
-        if self._held:
-            self._held = False
-            self._worker._released(self._connection, self._size, self.weight)
+        weight = self.weight
+        if weight:
+            self.weight = 0
+            self._worker._released(self._connection, self._size, weight)
+            self._connection.wake()
 
 
 Handler = Callable[[Job], None]
@@ -142,30 +144,33 @@ class Worker(Link):
         self._reset()
 
     def handle(self, connection: Connection, batch: list[Packet]) -> None:
+        jobs = []
+        ramp, dry, size, nothing = self._ramp, self._dry, 0, 0
         for kind, body in batch:
             if kind == packets.JOB_ASSIGN_UNIQ or kind == -packets.JOB_ASSIGN_UNIQ:
-                self._grabs -= 1
-                self._ramp += 2
-                self._dry = False
-                self.held += 1
-                self._weight += 1
-                job = Job(self, connection, body, kind < 0)
-                self._held_bytes += len(body)
-                try:
-                    self._handler(job)
-                except Exception:  # a bug must not take the other jobs of this batch with it
-                    log.exception("job failed", function=job.function)
-                    job.fail("internal error")
+                jobs.append(Job(self, connection, body, kind < 0))
+                size += len(body)
+                ramp += 2
+                dry = False
             elif kind == packets.NO_JOB:
-                self._grabs -= 1
-                self._ramp = 1
-                self._dry = True
+                nothing += 1
+                ramp, dry = 1, True
             elif kind == packets.NOOP:
-                self.is_asleep = False
-                self._dry = False
+                self.is_asleep = dry = False
             elif kind == packets.ERROR:
                 # JOB_NOT_FOUND for a job that was taken back: nobody waits for that answer
                 log.debug("job server reports an error", server=str(self.server), body=body)
+        self._ramp, self._dry = ramp, dry
+        self._grabs -= len(jobs) + nothing
+        self.held += len(jobs)
+        self._weight += len(jobs)
+        self._held_bytes += size
+        for job in jobs:
+            try:
+                self._handler(job)
+            except Exception:  # a bug must not take the other jobs of this batch with it
+                log.exception("job failed", function=job.function)
+                job.fail("internal error")
         connection.wake()
 
     def _weighed(self, connection: Connection, more: int) -> None:
@@ -176,9 +181,9 @@ class Worker(Link):
         if connection is self.connection:
             self.held -= 1
             self._weight -= weight
-            self._mean += (weight - self._mean) / 16
+            if weight != self._mean:
+                self._mean += (weight - self._mean) / 16
             self._held_bytes -= size
-            connection.wake()
 
     def fill(self, connection: Connection) -> None:
         """Grab as many jobs as may be in hand, or sleep when there are none."""

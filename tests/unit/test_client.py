@@ -177,6 +177,23 @@ def test_a_refused_copy_is_named_by_its_place() -> None:
     on_bench(test)
 
 
+def test_a_refusal_and_acceptances_of_what_is_behind_come_in_one_read() -> None:
+    def test(bench: Bench) -> None:
+        refused, barrier, behind = bench.submit(2), bench.submit(0), bench.submit(1)
+        bench.flush()
+        bench.receive(
+            (packets.JOB_CREATED, b"H:1"),
+            (packets.ERROR, b"QUEUE_ERROR\0full"),
+            (packets.JOB_CREATED, b"H:2"),
+        )
+        told = [("accepted", one) for one in (refused, barrier, behind)]
+        assert bench.outcome.events == told
+        assert (refused.refused, behind.refused) == ([(1, b"QUEUE_ERROR")], None)
+        assert bench.client.is_idle
+
+    on_bench(test)
+
+
 def test_a_lost_connection_loses_what_is_unanswered_in_order_and_nothing_else() -> None:
     def test(bench: Bench) -> None:
         done, part, untouched = bench.submit(1), bench.submit(300), bench.submit(1)
@@ -258,6 +275,19 @@ def test_a_forgotten_submission_sends_no_more_and_tells_what_to_withdraw() -> No
         bench.answer(1)
         assert bench.outcome.events[-1] == ("accepted", behind)
         assert bench.client.running == 0
+
+    on_bench(test)
+
+
+def test_what_was_accepted_before_a_broken_answer_counts() -> None:
+    def test(bench: Bench) -> None:
+        submission = bench.submit(1)
+        bench.flush()
+        bench.receive((packets.JOB_CREATED, b"H:1"), (packets.JOB_CREATED, b"H:2"))
+        assert not bench.connection.is_open
+        bench.client.connection = None
+        bench.client.went_down(bench.connection)
+        assert bench.outcome.events == [("accepted", submission)]
 
     on_bench(test)
 
