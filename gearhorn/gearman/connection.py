@@ -3,15 +3,16 @@
 Law: everything runs on the event loop; nothing blocks. A link is *up* once the server answered
 an ECHO on the new connection, and down as soon as the connection ends or an ECHO stays
 unanswered for ``ECHO_TIMEOUT_S`` (PROTOCOL §8: a frozen gearmand still accepts connections).
-What is written in one turn of the loop leaves in one send: gear's own write-write-read pattern
-does 23 jobs/s (FACTS A1).
+What is written in one turn of the loop leaves in one send for each connection, before the turn is
+over: gear's own write-write-read pattern does 23 jobs/s (FACTS A1).
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
+from weakref import WeakKeyDictionary
 
 import structlog
 
@@ -40,6 +41,38 @@ class Server(NamedTuple):
         return f"{host}:{self.port}"
 
 
+class _Turn:
+    """The connections of one loop that have something to send before its turn is over."""
+
+    _turns: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, _Turn]] = WeakKeyDictionary()
+
+    def __init__(self) -> None:
+        self._awake: list[Connection] = []
+        self._is_reading = False  # the turn ends with what was read
+
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop) -> _Turn:
+        """Return the loop's own."""
+        return cls._turns.setdefault(loop, cls())
+
+    def add(self, connection: Connection) -> None:
+        """Have the connection flushed."""
+        if not self._awake and not self._is_reading:
+            asyncio.get_running_loop().call_soon(self.end)
+        self._awake.append(connection)
+
+    def begin(self) -> None:
+        """Something is read now."""
+        self._is_reading = True
+
+    def end(self) -> None:
+        """Flush all, in the order they were woken."""
+        self._is_reading = False
+        awake, self._awake = self._awake, []
+        for connection in awake:
+            connection.flush()
+
+
 class Connection(asyncio.Protocol):
     """One TCP session. A job belongs to the session that assigned it, never to the next one:
     handles start again at 1 when gearmand restarts (FACTS A5)."""
@@ -51,6 +84,7 @@ class Connection(asyncio.Protocol):
         self._awake = False  # a flush is due
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
+        self._turn = _Turn.of(self._loop)
         self.heard_at = self._loop.time()
         self.given_back = False  # closed on purpose: its jobs are for others
         self.closed: asyncio.Future[str] = self._loop.create_future()
@@ -61,11 +95,13 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = self._loop.time()
+        self._turn.begin()
         try:
             self._link.received(self, self._splitter.feed(data))
         except ProtocolError as error:
             self.abort(str(error))
-        self.flush()  # an answer to the same server need not wait for the next turn
+        finally:
+            self._turn.end()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.abort(str(exc) if exc else "closed by the server")
@@ -77,16 +113,16 @@ class Connection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Send ``data`` with whatever else this turn of the loop writes."""
+        self._out.append(data)
         if not self._awake:
             self._awake = True
-            self._loop.call_soon(self.flush)
-        self._out.append(data)
+            self._turn.add(self)
 
     def wake(self) -> None:
         """Have the link asked, before this turn's output leaves, what else it would write."""
         if not self._awake:
             self._awake = True
-            self._loop.call_soon(self.flush)
+            self._turn.add(self)
 
     def flush(self) -> None:
         """Hand what was written to the kernel now."""

@@ -165,6 +165,8 @@ class Worker(Link):
         self.held += len(jobs)
         self._weight += len(jobs)
         self._held_bytes += size
+        if len(jobs) > 1:
+            connection.wake()  # first: more jobs are handed out while these are worked on
         for job in jobs:
             try:
                 self._handler(job)
