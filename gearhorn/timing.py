@@ -1,12 +1,21 @@
-"""Back-off: how long to wait before the next try.
+"""Time: the clock that leases are measured by, and how long to wait before the next try.
 
-Law: time and randomness are passed in; nothing here sleeps.
+Law: nothing here sleeps, and no wall clock decides anything (PROTOCOL §7).
 """
 
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
+
+# Linux: goes on while the machine sleeps, as everybody else's clock does meanwhile
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def now_s() -> float:
+    """Return seconds on a clock that nobody can set."""
+    return time.clock_gettime(_CLOCK)
 
 
 class Backoff:

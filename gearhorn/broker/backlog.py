@@ -79,6 +79,10 @@ class Backlog:
         """A topic changed: its limits are set anew when its list is read."""
         self._limited.pop(topic, None)
 
+    def forget(self) -> None:
+        """Any topic may have changed."""
+        self._limited.clear()
+
     async def lift(self, queues: Sequence[bytes]) -> None:
         """Take limits away: the subscriptions that asked for them ended, or ask for others."""
         if self._cluster.is_up:

@@ -1,15 +1,15 @@
-"""Changes: subscribe and unsubscribe jobs, written in rounds and told to the members.
+"""Changes: subscriptions made and ended, written in rounds and told to the members.
 
 Law: runs on the event loop. A round takes every request that has come, writes all in one round
 trip, tells each peer once, and then answers. The next round's writing does not wait for this
-round's telling.
+round's telling. A subscription whose queue is being drained is tried again until that is done.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import structlog
 
@@ -26,20 +26,26 @@ from gearhorn.messages import (
     encode_given_options,
     encode_unsubscribed,
 )
-from gearhorn.names import check_subscription
+from gearhorn.names import check_subscription, queue_of
+from gearhorn.store.members import Member
 from gearhorn.store.subscriptions import Applied, Change, Subscriptions
 from gearhorn.tasks import Tasks
+from gearhorn.timing import Backoff, now_s
 
 ROUND = 500  # changes written together
 DRAINS = 16  # at once
+HELD_OFF_S = 0.05  # until a subscription whose queue is being drained is tried again
 
 log = structlog.get_logger(__name__)
 
 
 class _Request(NamedTuple):
-    job: Job
+    job: Job | None  # None: this member's own
     change: Change
-    drain: bool
+
+    def fail(self, error: RequestError) -> None:
+        if self.job is not None:
+            self.job.fail(str(error))
 
 
 class Changes:
@@ -71,7 +77,6 @@ class Changes:
         self._drains = asyncio.Semaphore(DRAINS)  # bounds the connections that drains open
         self._drain = drain
         self._waiting: list[_Request] = []
-        self._draining: dict[bytes, list[_Request]] = {}  # requests that wait for a drain
         self._came = asyncio.Event()
         self._tasks = Tasks()
 
@@ -84,7 +89,7 @@ class Changes:
             queue = check_subscription(request.topic, request.client_id, self._served)
             options = encode_given_options(request)
             change = Change("subscribe", request.topic, request.client_id, queue, options)
-            self._take(_Request(job, change, False))
+            self._take(_Request(job, change))
         except RequestError as error:
             job.fail(str(error))
 
@@ -95,18 +100,19 @@ class Changes:
                 raise TooLarge("the request is too long")
             request = decode_unsubscribe(job.arguments)
             queue = check_subscription(request.topic, request.client_id, self._served)
-            change = Change("unsubscribe", request.topic, request.client_id, queue)
-            self._take(_Request(job, change, request.drain))
+            drainer = self._membership.id if request.drain else ""
+            change = Change("unsubscribe", request.topic, request.client_id, queue, drainer=drainer)
+            self._take(_Request(job, change))
         except RequestError as error:
             job.fail(str(error))
 
+    def end(self, pairs: Sequence[tuple[str, str]], kind: Literal["unsubscribe", "expire"]) -> None:
+        """End subscriptions, of (topic, client_id), that nobody asked to end."""
+        for topic, client_id in pairs:
+            queue = queue_of(topic, client_id)
+            self._take(_Request(None, Change(kind, topic, client_id, queue)))
+
     def _take(self, request: _Request) -> None:
-        queue = request.change.queue
-        if queue in self._draining:
-            self._draining[queue].append(request)
-            return
-        if request.drain:
-            self._draining[queue] = []
         self._waiting.append(request)
         self._came.set()
 
@@ -118,11 +124,15 @@ class Changes:
             if not self._waiting:
                 self._came.clear()
             try:
-                applied, members = await self._subscriptions.apply([one.change for one in batch])
+                asked_s = now_s()
+                applied, members = await self._subscriptions.apply(
+                    [one.change for one in batch], self._membership.clock_ms
+                )
             except StoreError as error:
                 self._refuse(batch, error)
                 continue
-            self._tasks.spawn(self._finish(batch, applied, members), "changes")
+            peers = self._membership.saw(members, asked_s)
+            self._tasks.spawn(self._finish(batch, applied, peers, now_s()), "changes")
 
     def _refuse(self, batch: list[_Request], error: StoreError) -> None:
         """Answer at once, those too that came while the store was being asked: they would wait
@@ -132,20 +142,24 @@ class Changes:
         self._waiting = []
         self._came.clear()
         for request in batch:
-            request.job.fail(str(Unavailable(f"the store: {error}")))
-            self._release(request)
+            request.fail(Unavailable(f"the store: {error}"))
 
     async def _finish(
-        self, batch: list[_Request], applied: list[Applied], members: frozenset[str]
+        self,
+        batch: list[_Request],
+        applied: list[Applied],
+        peers: Sequence[Member],
+        since_s: float,
     ) -> None:
         done = []
         for request, outcome in zip(batch, applied, strict=True):
-            refusal = self._refusal(request.change, outcome)
-            if refusal is None:
+            if refusal := self._refusal(request.change, outcome):
+                request.fail(refusal)
+            elif outcome.version:
                 done.append((request, outcome))
-            else:
-                request.job.fail(str(refusal))
-                self._release(request)
+            elif request.change.kind == "subscribe":
+                loop = asyncio.get_running_loop()
+                loop.call_later(HELD_OFF_S, self._take, request)
         if not done:
             return
         lifted = [one.change.queue for one, outcome in done if outcome.was_limited]
@@ -154,17 +168,17 @@ class Changes:
         changed = []
         for request, outcome in done:
             self._drop(request.change.topic)
-            is_removal = request.change.kind == "unsubscribe"
+            is_removal = request.change.kind != "subscribe"
             changed.append(Changed(request.change.topic, outcome.version, is_removal))
         removed = [change.topic for change in changed if change.removed]
-        peers = self._membership.saw(members)
-        await asyncio.gather(self._matchmaker.tell(changed, peers), self._settle(removed))
+        await asyncio.gather(self._matchmaker.tell(changed, peers, since_s), self._settle(removed))
+        self._membership.heard([change.version for change in changed])
+        await self._membership.settled()
         for request, outcome in done:
-            if request.drain and outcome.existed:
+            if request.change.drainer and outcome.existed:
                 self._tasks.spawn(self._drain_and_answer(request, outcome), "drain")
             else:
                 self._answer(request, outcome, None)
-                self._release(request)
 
     def _refusal(self, change: Change, outcome: Applied) -> RequestError | None:
         if outcome.error is not None:
@@ -176,22 +190,27 @@ class Changes:
         return None
 
     async def _drain_and_answer(self, request: _Request, outcome: Applied) -> None:
+        queue = request.change.queue
         async with self._drains:
-            count = await self._drain(request.change.queue)
+            count = await self._drain(queue)
+        log.info("drained", queue=queue.decode(), copies=count)
+        backoff = Backoff()
+        while True:
+            try:
+                await self._subscriptions.drained([queue])
+                break
+            except StoreError:
+                await asyncio.sleep(backoff.next_s())
         self._answer(request, outcome, count)
-        self._release(request)
 
     def _answer(self, request: _Request, outcome: Applied, drained: int | None) -> None:
-        change = request.change
-        if change.kind == "subscribe":
+        change, job = request.change, request.job
+        if job is None:
+            if outcome.existed:
+                log.info("subscription ended", topic=change.topic, client=change.client_id)
+        elif change.kind == "subscribe":
             log.debug("subscribed", topic=change.topic, client=change.client_id)
-            request.job.complete(encode(Subscribed(change.queue.decode(), outcome.version)))
+            job.complete(encode(Subscribed(change.queue.decode(), outcome.version)))
         else:
             log.debug("unsubscribed", topic=change.topic, client=change.client_id, drained=drained)
-            request.job.complete(encode_unsubscribed(outcome.version, drained))
-
-    def _release(self, request: _Request) -> None:
-        """Let those go on that waited for this request's drain."""
-        if request.drain:
-            for held in self._draining.pop(request.change.queue, []):
-                self._take(held)
+            job.complete(encode_unsubscribed(outcome.version, drained))

@@ -50,15 +50,14 @@ class Share:
 
 
 class Subscribers:
-    """One topic's list as it was read at ``read_at`` (the loop's clock, seconds).
+    """One topic's list as it was read.
 
     Queues from index ``enveloped`` on take envelopes. ``limits`` holds (index, max_backlog) of
     those with a limit of their own.
     """
 
     __slots__ = (
-        "_only", "_session", "_shares", "enveloped", "limits", "queues", "read_at", "topic",
-        "unlooked",
+        "_only", "_session", "_shares", "enveloped", "limits", "queues", "topic", "unlooked",
     )  # fmt: skip
 
     def __init__(
@@ -67,13 +66,11 @@ class Subscribers:
         queues: list[bytes],
         enveloped: int,
         limits: tuple[tuple[int, int], ...],
-        read_at: float,
     ) -> None:
         self.topic = topic
         self.queues = queues
         self.enveloped = enveloped
         self.limits = limits
-        self.read_at = read_at
         self.unlooked = 0  # fan-outs left before somebody looks at the backlog
         self._session = -1
         self._shares: list[Share] = []

@@ -1,24 +1,24 @@
 """The directory: cached subscriber lists, and jobs that wait for one to be read.
 
-Law: runs on the event loop, which is its only writer. A list is used for at most ``MAX_AGE_S``;
-a read that was under way when its topic was dropped serves only those who asked before, and is
-not kept. Waiters of one topic are served in the order they came, so that the order per queue
-holds across lists that had to be read first (PROTOCOL §4).
+Law: runs on the event loop, which is its only writer. A cached list is used only under a lease
+that is valid after the job arrived; a read that was under way when its topic was dropped serves
+only those who asked before, and is not kept (PROTOCOL §7). Waiters of one topic are served in the
+order they came, so that the order per queue holds across lists that had to be read first (§4).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import structlog
 
 from gearhorn.broker.copies import Subscribers
+from gearhorn.broker.lease import Lease
 from gearhorn.errors import StoreError, StoreRefused, Unavailable
 from gearhorn.tasks import Tasks
-from gearhorn.timing import Backoff
+from gearhorn.timing import Backoff, now_s
 
-MAX_AGE_S = 10.0  # a lost matchmaking message heals within this
 TOPIC_WEIGHT = 4  # what a cached topic weighs besides its subscriptions, in subscriptions
 
 Waiter = Callable[[Subscribers | Unavailable], None]
@@ -38,14 +38,20 @@ class _Pending:
         self.cut: int | None = None  # waiters that came before the topic changed
         self.served = asyncio.get_running_loop().create_future()
 
+    def end(self) -> None:
+        """The read serves nobody who comes from now on."""
+        if self.reading and self.cut is None:
+            self.cut = len(self.waiters)
+
 
 class Directory:
-    """Lists by topic. ``most`` bounds what is cached, in subscriptions; the least recently used
-    go first. ``read`` fetches lists; on ``StoreError`` it is tried again until it succeeds, on
-    ``StoreRefused`` the waiters are told."""
+    """Lists by topic, good under ``lease``. ``most`` bounds what is cached, in subscriptions; the
+    least recently used go first. ``read`` fetches lists; on ``StoreError`` it is tried again until
+    it succeeds, on ``StoreRefused`` the waiters are told."""
 
-    def __init__(self, read: Read, most: int) -> None:
+    def __init__(self, read: Read, most: int, lease: Lease) -> None:
         self._read = read
+        self._lease = lease
         self._most = most
         # Two generations: a hit moves a list to the young one; when that has half the bound,
         # the old one is forgotten whole. Least recently used, at the cost of a plain dict.
@@ -59,17 +65,15 @@ class Directory:
         self.waiting_since: float | None = None  # the store has not answered since
 
     def get(self, topic: str) -> Subscribers | None:
-        """Return the cached list if it may be used now. Nobody waits for it then: it is kept
-        once its waiters are served."""
+        """Return the cached list if it may be used now, for a job that is here. Nobody waits for
+        it then: it is kept once its waiters are served."""
+        if now_s() > self._lease.usable_until_s:
+            return None
         found = self._young.get(topic)
         if found is None:
             found = self._old.pop(topic, None)
-            if found is None:
-                return None
-            self._keep(found)
-        if self._loop.time() - found.read_at > MAX_AGE_S:
-            self.drop(topic)
-            return None
+            if found is not None:
+                self._keep(found)
         return found
 
     def peek(self, topic: str) -> Subscribers | None:
@@ -82,6 +86,8 @@ class Directory:
         if pending is None:
             pending = self._pending[topic] = _Pending()
             self._ask(topic)
+        elif now_s() > self._lease.usable_until_s:
+            pending.end()  # nobody may have told us of a change since that read began
         pending.waiters.append(waiter)
 
     def drop(self, topic: str) -> None:
@@ -91,8 +97,14 @@ class Directory:
             self._young_weight -= self._weight(found)
         self._old.pop(topic, None)
         pending = self._pending.get(topic)
-        if pending is not None and pending.reading and pending.cut is None:
-            pending.cut = len(pending.waiters)
+        if pending is not None:
+            pending.end()
+
+    def forget(self) -> None:
+        """Forget every list, and let no read that is under way serve those who ask from now on."""
+        self._young, self._old, self._young_weight = {}, {}, 0
+        for pending in self._pending.values():
+            pending.end()
 
     def drop_where(self, matches: Callable[[Subscribers], bool]) -> None:
         """Forget every list that matches, and any that is being read."""
@@ -100,11 +112,13 @@ class Directory:
         for topic in [*(one.topic for one in lists if matches(one)), *self._pending]:
             self.drop(topic)
 
-    async def settled(self, topic: str) -> None:
-        """Return once nobody waits for a read of ``topic`` that began before now."""
-        pending = self._pending.get(topic)
-        if pending is not None:
-            await asyncio.shield(pending.served)
+    async def settled(self, topics: Sequence[str] | None) -> None:
+        """Return once nobody waits for a read of these topics (None: of any) that began before
+        now."""
+        for topic in list(self._pending) if topics is None else topics:
+            pending = self._pending.get(topic)
+            if pending is not None:
+                await asyncio.shield(pending.served)
 
     def _weight(self, subscribers: Subscribers) -> int:
         return len(subscribers.queues) + TOPIC_WEIGHT

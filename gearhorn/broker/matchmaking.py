@@ -1,18 +1,19 @@
 """Matchmaking: members tell each other which topics changed, and answer once they know.
 
-Law: runs on the event loop. Telling only makes it fast; what makes it true is that a cached list
-lives at most ``directory.MAX_AGE_S``. So a peer that does not answer delays a change by
-``ANSWER_S`` at most, and not again until it has answered.
+Law: runs on the event loop. Telling makes it fast; what makes it true is the lease. A peer that
+does not answer is asked no more until it has, and counts as told once it has renewed its lease with
+the change, has gone, or its lease has lapsed (PROTOCOL §7).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from typing import Any
 
 import structlog
 
+from gearhorn.broker.membership import Membership
 from gearhorn.errors import BadRequest
 from gearhorn.gearman import packets
 from gearhorn.gearman.client import Result, Submission
@@ -27,46 +28,50 @@ from gearhorn.messages import (
     encode,
 )
 from gearhorn.names import MATCHMAKING, queue_of
+from gearhorn.store.members import Member
 from gearhorn.tasks import Tasks
 
-ANSWER_S = 1.0
+PATIENCE_S = 0.25  # then a peer counts as silent
 _KIND = packets.SUBMIT[True, "high"]
 
 log = structlog.get_logger(__name__)
 
 
 class _Question:
-    """One message to one peer; ``ask`` sends it, and again if its job server goes down."""
+    """One message to one peer; ``ask`` sends it, and again if its job server goes down.
 
-    def __init__(self, peer: str, ask: Callable[[_Question], bool]) -> None:
+    ``answered`` tells whether the peer has dropped the lists, or False: nobody knows."""
+
+    def __init__(self, peer: str, version: int, ask: Callable[[_Question], bool]) -> None:
         self.peer = peer
+        self.version = version
         self._ask = ask
-        self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
-    def _settle(self) -> None:
+    def _settle(self, is_told: bool) -> None:
         if not self.answered.done():
-            self.answered.set_result(None)
+            self.answered.set_result(is_told)
 
     def accepted(self, submission: Submission) -> None:
         if submission.refused:
-            self._settle()
+            self._settle(False)
 
     def lost(self, submission: Submission) -> None:
         if not self._ask(self):
-            self._settle()
+            self._settle(False)
 
     def finished(self, submission: Submission, index: int, result: Result) -> None:
         if result.lost and self._ask(self):
             return
-        if not (result.ok and self._is_answer(result.data)):
-            log.warning("peer was not told; its lists live on for 10 s", peer=self.peer)
-        self._settle()
+        self._settle(result.ok and self._is_answer(result.data))
 
     def _is_answer(self, data: bytes) -> bool:
+        """Whether the peer itself says so: who drains its queue does not (PROTOCOL §7.1)."""
         try:
-            return decode_answer(data).member == self.peer
+            answer = decode_answer(data)
         except BadRequest:
             return False
+        return answer.member == self.peer and answer.version >= self.version
 
 
 class Matchmaker:
@@ -76,12 +81,12 @@ class Matchmaker:
 
     def __init__(
         self,
-        member: str,
+        membership: Membership,
         cluster: Cluster,
         drop: Callable[[str], None],
         settle: Callable[[Sequence[str]], Awaitable[None]],
     ) -> None:
-        self._member = member
+        self._membership = membership
         self._cluster = cluster
         self._drop = drop
         self._settle = settle
@@ -90,28 +95,44 @@ class Matchmaker:
         self._silent: set[str] = set()
         self._tasks = Tasks()
 
-    async def tell(self, changes: list[Changed], peers: frozenset[str]) -> None:
-        """Tell every peer; return when all have answered, or the silent ones have had their
-        time."""
-        self._silent &= peers
-        if not self._cluster.is_up:
-            return
-        body = encode(Matchmaking(self._member, changes))
-        asked = {self._ask(peer, body).answered: peer for peer in peers - self._silent}
-        if not asked:
-            return
-        _, late = await asyncio.wait(asked, timeout=ANSWER_S)
-        for answered in late:
-            peer = asked[answered]
-            self._silent.add(peer)
-            answered.add_done_callback(partial(self._heard, peer))
-            log.warning("peer does not answer; its lists live on for 10 s", peer=peer)
+    async def tell(self, changes: list[Changed], peers: Sequence[Member], since_s: float) -> None:
+        """Tell every peer; return when none can use a list of before these changes any more.
 
-    def _heard(self, peer: str, answered: asyncio.Future[None]) -> None:
-        """A silent peer answered after all, or its question is lost: it can be told again."""
-        self._silent.discard(peer)
+        ``since_s``: when it was known that they were written, in ``timing.now_s``."""
+        body = encode(Matchmaking(self._membership.id, changes))
+        version = max(change.version for change in changes)
+        open_ = {
+            peer: None if peer.id in self._silent else self._ask(peer.id, version, body)
+            for peer in peers
+        }
+        asked = [one.answered for one in open_.values() if one is not None]
+        if asked:
+            await asyncio.wait(asked, timeout=PATIENCE_S)
+        late = {peer: one for peer, one in open_.items() if not _is_told(one)}
+        if late:
+            await asyncio.gather(
+                *(self._wait(peer, one, version, since_s) for peer, one in late.items())
+            )
 
-    def _ask(self, peer: str, body: bytes) -> _Question:
+    async def _wait(
+        self, peer: Member, question: _Question | None, version: int, since_s: float
+    ) -> None:
+        """Wait for a peer's answer, or until it needs none."""
+        known = self._membership.when_known(peer, version, since_s)
+        if question is None or question.answered.done():
+            await known
+            return
+        either: list[asyncio.Future[Any]] = [known, question.answered]
+        if peer.id not in self._silent:
+            self._silent.add(peer.id)
+            log.warning("peer does not answer; changes wait for its lease", peer=peer.id)
+            question.answered.add_done_callback(lambda _: self._silent.discard(peer.id))
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not _is_told(question):
+            await known
+        known.cancel()
+
+    def _ask(self, peer: str, version: int, body: bytes) -> _Question:
         queue = queue_of(MATCHMAKING, peer)
         tail = packets.tail(b"", body)
         heads = packets.heads([queue], _KIND, len(tail))
@@ -122,12 +143,13 @@ class Matchmaker:
                 self._cluster.submit(self._cluster.route(queue), submission)
             return self._cluster.is_up
 
-        question = _Question(peer, ask)
-        ask(question)
+        question = _Question(peer, version, ask)
+        if not ask(question):
+            question.answered.set_result(False)
         return question
 
-    def handle(self, job: Job) -> None:
-        """Take what a peer tells: drop the lists, then answer."""
+    def handle(self, member: str, job: Job) -> None:
+        """Take what a peer tells ``member``, which is us: drop the lists, then answer."""
         try:
             told = decode_matchmaking(job.arguments)
         except BadRequest as error:
@@ -136,13 +158,22 @@ class Matchmaker:
         for change in told.changes:
             self._drop(change.topic)
         version = max((change.version for change in told.changes), default=0)
-        answer = encode(MatchmakingAnswer(self._member, version))
+        answer = encode(MatchmakingAnswer(member, version))
         removed = [change.topic for change in told.changes if change.removed]
+        versions = [change.version for change in told.changes]
         if not removed:
+            self._membership.heard(versions)
             job.complete(answer)
             return
-        self._tasks.spawn(self._answer(job, answer, removed), "matchmaking answer")
+        self._tasks.spawn(self._answer(job, answer, removed, versions), "matchmaking answer")
 
-    async def _answer(self, job: Job, answer: bytes, topics: list[str]) -> None:
+    async def _answer(
+        self, job: Job, answer: bytes, topics: list[str], versions: list[int]
+    ) -> None:
         await self._settle(topics)
+        self._membership.heard(versions)
         job.complete(answer)
+
+
+def _is_told(question: _Question | None) -> bool:
+    return question is not None and question.answered.done() and question.answered.result()

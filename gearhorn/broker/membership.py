@@ -1,18 +1,34 @@
-"""Membership: this worker's name among its peers, from its start to a clean stop."""
+"""Membership: this worker's place among its peers, held by a lease.
+
+Law: runs on the event loop. Every renewal hands back which topics changed since the last one; their
+lists are dropped before the renewal counts. Whoever loses its lease forgets every list and joins
+anew under another id. A peer whose record in the store stood still for its lease is removed by
+whoever sees it first (PROTOCOL §7).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import random
 import re
 import secrets
 import socket
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import structlog
 
+from gearhorn.broker.lease import Lease
 from gearhorn.errors import StoreError
-from gearhorn.store.members import Members
-from gearhorn.timing import Backoff
+from gearhorn.store.members import Member, Members, Renewal
+from gearhorn.tasks import Tasks
+from gearhorn.timing import Backoff, now_s
+
+RENEWALS = 3  # in the time of one lease
+POLL_S = 0.1  # between two looks at peers that do not answer
+RETRY_S = 0.5  # fan-outs go on within 2 s of the store's return
+HEARD = 10_000  # versions remembered out of order
 
 log = structlog.get_logger(__name__)
 
@@ -23,34 +39,75 @@ def new_id() -> str:
     return f"{host[:150]}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
+class Duties(Protocol):
+    """What a member has to do besides holding its lease."""
+
+    async def appear(self, member: str) -> None:
+        """Serve the member's own queues; return once the job servers know."""
+
+    async def disappear(self, member: str) -> None:
+        """Serve them no more, and fail what waits there."""
+
+    def drop(self, topic: str) -> None:
+        """Forget a topic's list."""
+
+    def forget(self) -> None:
+        """Forget every list, those too that are being read."""
+
+    async def settle(self, topics: Sequence[str] | None) -> None:
+        """Return once no fan-out that holds a former list of these topics is unsent."""
+
+    def expire(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """End subscriptions whose time is over."""
+
+    async def bury(self, member: str) -> None:
+        """Fail what waits for a member that was removed."""
+
+
+class _Waiting(NamedTuple):
+    """A change that a peer has not answered."""
+
+    peer: Member
+    version: int
+    since_s: float
+    over: asyncio.Future[None]
+
+
 class Membership:
-    """One member. ``peers`` are the others, as of the last change that this member made."""
+    """One member. ``id`` changes when a lease is lost; ``peers`` are the others."""
 
-    def __init__(self, members: Members, member_id: str) -> None:
-        self.id = member_id
-        self.peers: frozenset[str] = frozenset()
+    def __init__(self, members: Members, lease: Lease) -> None:
+        self.id = new_id()
+        self.lease = lease
+        self.peers: dict[str, Member] = {}
+        self.reaped = 0  # members that this one removed
+        self.joined = asyncio.Event()
         self._members = members
+        self._duties: Duties | None = None
         self._asked = False  # to join: from then on the store may know this member
+        self._known = -1  # every list that changed up to this version is dropped
+        self._heard: set[int] = set()  # versions above it that are dropped too
+        self._kick = asyncio.Event()  # renew now
+        self._clock = (0, now_s())  # the members' clock in ms, and when it was read
+        self._run_id: str | None = None
+        self._unsettled_until_s = float("-inf")  # leases of a former run may hold until then
+        self._is_same_run = True
+        self._observed: dict[str, tuple[bytes, float]] = {}  # records, and since when they stand
+        self._waiting: list[_Waiting] = []
+        self._polling: asyncio.Task[None] | None = None
+        self._tasks = Tasks()
+        self._holding: asyncio.Task[None] | None = None
+        self._is_lost = False  # the store
 
-    async def join(self) -> None:
-        """Join; wait for the store as long as it takes."""
-        backoff = Backoff()
-        said = False
-        while True:
-            self._asked = True
-            try:
-                await self._members.join(self.id)
-            except StoreError as error:
-                if not said:
-                    said = True
-                    log.warning("store is not there; trying again for ever", error=str(error))
-                await asyncio.sleep(backoff.next_s())
-            else:
-                log.info("joined", member=self.id)
-                return
+    def start(self, duties: Duties) -> None:
+        """Begin to join; ``joined`` tells when that is done."""
+        self._duties = duties
+        self._holding = self._tasks.spawn(self._hold(duties), "membership")
 
     async def leave(self) -> None:
-        """Leave, if the store can be told."""
+        """Give the lease back, if the store can be told. No list may be used afterwards."""
+        await self._tasks.cancel()
+        self.lease.end()
         if not self._asked:
             return
         try:
@@ -60,7 +117,216 @@ class Membership:
         else:
             log.info("left", member=self.id)
 
-    def saw(self, members: frozenset[str]) -> frozenset[str]:
-        """Note who is a member now; return the peers among them."""
-        self.peers = members - {self.id}
-        return self.peers
+    @property
+    def clock_ms(self) -> int:
+        """The members' clock."""
+        read, at_s = self._clock
+        return read + int((now_s() - at_s) * 1000)
+
+    def heard(self, versions: Sequence[int]) -> None:
+        """The lists of these changes are dropped, and what held them is sent."""
+        if len(self._heard) < HEARD:
+            self._heard.update(versions)
+        while self._known + 1 in self._heard:
+            self._known += 1
+            self._heard.remove(self._known)
+
+    def saw(self, members: Sequence[Member], asked_s: float) -> list[Member]:
+        """Note who the members are, as the store said to a question of ``asked_s``; return the
+        peers among them. Those that stood still too long are removed."""
+        peers = [member for member in members if member.id != self.id]
+        self.peers = {peer.id: peer for peer in peers}
+        observed, self._observed = self._observed, {}
+        heard_s = now_s()
+        for peer in peers:
+            record, since_s = observed.get(peer.id, (b"", 0.0))
+            if record != peer.record:
+                since_s = heard_s
+            self._observed[peer.id] = (peer.record, since_s)
+            if asked_s - since_s > peer.lease_s:
+                self._observed[peer.id] = (peer.record, heard_s)  # try again a lease later
+                self._tasks.spawn(self._reap(peer), "reaping")
+        return peers
+
+    def when_known(self, peer: Member, version: int, since_s: float) -> asyncio.Future[None]:
+        """Return what is done once a peer cannot use a list of before ``version`` any more: it
+        has renewed its lease with it, has gone, or its lease has lapsed.
+
+        ``since_s``: when it was known that the change was written."""
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(peer, version, since_s, over))
+        if self._polling is None or self._polling.done():
+            self._polling = self._tasks.spawn(self._poll(), "peers")
+        return over
+
+    async def settled(self) -> None:
+        """Return once no lease of a former run of the store can hold: what such a member knows,
+        and that it is there, may be lost."""
+        self._notice_run()
+        await asyncio.sleep(self._unsettled_until_s - now_s())
+
+    async def _poll(self) -> None:
+        while self._waiting:
+            await asyncio.sleep(POLL_S)
+            asked_s = now_s()
+            known: dict[str, int] = {}
+            try:
+                members = await self._members.all()
+            except StoreError:
+                asked_s = float("-inf")  # nothing was heard; leases go on lapsing
+            else:
+                self.saw(members, asked_s)
+                known = {member.id: member.known for member in members}
+            at_s = now_s()
+            still = []
+            for one in self._waiting:
+                has_gone_on = known.get(one.peer.id, one.version) >= one.version
+                has_lapsed = at_s - one.since_s > one.peer.lease_s
+                if one.over.done():
+                    continue
+                if has_lapsed or (has_gone_on and asked_s >= one.since_s):
+                    one.over.set_result(None)
+                else:
+                    still.append(one)
+            self._waiting = still
+
+    async def _hold(self, duties: Duties) -> None:
+        while True:
+            try:
+                await duties.appear(self.id)
+                await self._join(duties)
+                self.joined.set()
+                why = await self._renew(duties)
+            except (
+                Exception
+            ):  # a bug: without a lease every list is read anew, and it is tried again
+                self.lease.end()
+                log.exception("membership failed")
+                await asyncio.sleep(RETRY_S)
+                why = "a bug"
+            log.warning("lease lost; every list is forgotten, joining anew", why=why)
+            former, self.id = self.id, new_id()
+            self._tasks.spawn(duties.disappear(former), "former self")
+
+    async def _join(self, duties: Duties) -> None:
+        backoff = Backoff(0.05, RETRY_S)
+        while True:
+            self._asked = True
+            asked_s = now_s()
+            try:
+                renewal = await self._members.join(
+                    self.id, int(self.lease.length_s * 1000), self.clock_ms
+                )
+            except StoreError as error:
+                self._store_is_lost(error)
+                await asyncio.sleep(backoff.next_s())
+                continue
+            self._notice_run()
+            duties.forget()  # nothing that was read before may be kept
+            self._known = renewal.version
+            self._heard.clear()
+            self._take(renewal, asked_s)
+            if not renewal.is_same_run:
+                self._unsettle()
+            log.info("joined", member=self.id, peers=len(self.peers))
+            return
+
+    async def _renew(self, duties: Duties) -> str:
+        """Keep the lease; return why it is lost."""
+        while True:
+            each_s = self.lease.length_s / RENEWALS
+            delay_s = RETRY_S if self._is_lost else each_s * random.uniform(0.9, 1.0)
+            try:
+                async with asyncio.timeout(min(delay_s, each_s)):
+                    await self._kick.wait()
+            except TimeoutError:
+                pass
+            self._kick.clear()
+            self._notice_run()
+            asked_s = now_s()
+            try:
+                renewal = await self._members.renew(
+                    self.id,
+                    self._known,
+                    int(self.lease.length_s * 1000),
+                    self.clock_ms,
+                    not self._is_same_run and asked_s > self._unsettled_until_s,
+                )
+            except StoreError as error:
+                self._store_is_lost(error)
+                if now_s() > self.lease.until_s:
+                    return "the store cannot be reached"
+                continue
+            if renewal is None:
+                self.lease.end()
+                return "the store does not know this member"
+            if now_s() > self.lease.until_s:
+                self.lease.end()
+                return "it was not renewed in time"
+            if self._notice_run():  # what changed in another past is of no use
+                renewal = renewal._replace(topics=None)
+            if renewal.topics is None:
+                duties.forget()
+            else:
+                for topic in renewal.topics:
+                    duties.drop(topic)
+            self._take(renewal, asked_s)
+            if renewal.topics is None or renewal.topics:
+                self._tasks.spawn(self._acknowledge(duties, renewal), "acknowledgement")
+
+    async def _acknowledge(self, duties: Duties, renewal: Renewal) -> None:
+        """Say at once that this member knows what changed: somebody may wait for that."""
+        run_id = self._run_id
+        await duties.settle(renewal.topics)
+        if run_id == self._run_id and renewal.version > self._known:
+            self._known = renewal.version
+            self._heard = {version for version in self._heard if version > self._known}
+            self._kick.set()
+
+    def _take(self, renewal: Renewal, asked_s: float) -> None:
+        """Count the lease as renewed; the lists that changed are dropped."""
+        if self._is_lost:
+            self._is_lost = False
+            log.info("store is back")
+        self.lease.grant(asked_s)
+        self._clock = (renewal.clock_ms, now_s())
+        self._is_same_run = renewal.is_same_run
+        self.saw(renewal.members, asked_s)
+        if renewal.expired and self._duties is not None:
+            self._duties.expire(renewal.expired)
+
+    def _store_is_lost(self, error: StoreError) -> None:
+        self.lease.store_is_lost()
+        if not self._is_lost:
+            self._is_lost = True
+            log.error("store is not there; the lease runs out", error=str(error))
+
+    def _notice_run(self) -> bool:
+        """Note under which run the store answers; return whether it is another one."""
+        run_id = self._members.run_id
+        if run_id == self._run_id:
+            return False
+        is_first, self._run_id = self._run_id is None, run_id
+        if is_first:
+            return False
+        log.warning("the store was restarted or replaced; changes wait one lease")
+        self._unsettle()
+        self._known = -1
+        self._heard.clear()
+        if self._duties is not None:
+            self._duties.forget()
+        return True
+
+    def _unsettle(self) -> None:
+        longest_s = max([self.lease.length_s, *(peer.lease_s for peer in self.peers.values())])
+        self._unsettled_until_s = now_s() + longest_s
+
+    async def _reap(self, peer: Member) -> None:
+        try:
+            won = await self._members.reap(peer)
+        except StoreError:
+            return  # seen again at the next renewal
+        if won and self._duties is not None:
+            self.reaped += 1
+            log.warning("member removed: its lease lapsed", member=peer.id, removed=self.reaped)
+            await self._duties.bury(peer.id)

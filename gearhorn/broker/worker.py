@@ -11,6 +11,7 @@ import contextlib
 import secrets
 import ssl
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
@@ -21,9 +22,11 @@ from gearhorn.broker.copies import Subscribers
 from gearhorn.broker.directory import Directory
 from gearhorn.broker.fanout import Fanouts
 from gearhorn.broker.foreground import RESULTS_BYTES
+from gearhorn.broker.lease import Lease
 from gearhorn.broker.matchmaking import Matchmaker
-from gearhorn.broker.membership import Membership, new_id
+from gearhorn.broker.membership import Membership
 from gearhorn.broker.outbox import Outbox
+from gearhorn.broker.presence import Presence
 from gearhorn.config import Config
 from gearhorn.errors import StartError, StoreError
 from gearhorn.gearman.client import WINDOW_COPIES
@@ -40,6 +43,7 @@ from gearhorn.tasks import Tasks
 from gearhorn.timing import Backoff
 
 STOP_S = 15.0  # for what is in hand
+LINGER_S = 0.2  # matchmaking is answered so long after this member has left
 STORE_WAIT_S = 30.0  # fan-outs in hand wait this long for the store (PROTOCOL §7)
 COPIES_IN_HAND = 4 * WINDOW_COPIES  # one window on its way, three at hand
 CHANGES_IN_HAND = 1024
@@ -63,13 +67,14 @@ class Broker:
         self._tls = tls_context(config)
         self._store = Connection(config.redis, config.namespace)
         self._subscriptions = Subscriptions(self._store)
-        self._membership = Membership(Members(self._store), new_id())
+        lease = Lease(config.lease, config.serve_stale)
+        self._membership = Membership(Members(self._store), lease)
         client_id = b"gearhorn-" + self._membership.id.encode()
         self._copies = Cluster(
             self._servers, self._tls, client_id, RESULTS_BYTES + KEPT_BYTES, is_spokesman=True
         )
         self._control = Cluster(self._servers, self._tls, client_id, REQUEST_BYTES)
-        self._directory = Directory(self._read, config.max_cached)
+        self._directory = Directory(self._read, config.max_cached, lease)
         self._backlog = Backlog(
             self._copies, self._subscriptions, config.max_backlog, self._count_members
         )
@@ -77,16 +82,16 @@ class Broker:
         tag = secrets.token_hex(4).encode()
         self._outbox = Outbox(self._copies, self._backlog, tag)
         fanouts = Fanouts(config, self._directory, self._outbox)
-        matchmaker = Matchmaker(self._membership.id, self._control, self._drop, self._settle)
+        self._matchmaker = Matchmaker(self._membership, self._control, self.drop, self.settle)
         fanout, unsubscribe = config.fanout_function.encode(), config.unsubscribe_function.encode()
         subscribe = config.subscribe_function.encode(), config.register_function.encode()
         self._changes = Changes(
             self._subscriptions,
-            self._drop,
-            matchmaker,
+            self.drop,
+            self._matchmaker,
             self._membership,
             frozenset({fanout, unsubscribe, *subscribe, *LATER_FUNCTIONS}),
-            self._settle,
+            self.settle,
             self._backlog.lift,
             self._drain,
         )
@@ -99,11 +104,8 @@ class Broker:
 
         # gearmand starves functions that share a connection with a busy one (FACTS B5), and
         # members whose changes wait for each other need a connection that nothing can fill.
-        matchmaking = queue_of(MATCHMAKING, self._membership.id)
+        self._presences: dict[str, Presence] = {}
         request_bytes = 8 * config.max_payload + REQUEST_BYTES  # \\u0041 is six bytes for one
-        self._matchmaking_workers = self._workers(
-            client_id, REQUEST_BYTES * 64, [matchmaking], matchmaker.handle, 10_000
-        )
         self._change_workers = self._workers(
             client_id, REQUEST_BYTES, [*subscribe, unsubscribe], change, CHANGES_IN_HAND
         )
@@ -142,23 +144,25 @@ class Broker:
                 await self._finish()
         finally:
             await self._membership.leave()
+            if self._presences:  # who read the members just before may still ask
+                await asyncio.sleep(LINGER_S)
             await self._close()
         log.info("stopped")
 
     async def _start(self) -> None:
         self._copies.start()  # 1. copies can be sent
         self._control.start()  # 2. peers can be told
-        for worker in self._matchmaking_workers:
-            worker.start()  # 3. this member answers before anybody can know of it
         await self._check_store()
-        await self._membership.join()  # 4. from here on it is told; it has read nothing yet
+        # 3. this member answers before anybody can know of it, and joins before it reads a list
+        self._membership.start(self)
+        await self._membership.joined.wait()
         self._tasks.spawn(self._changes.run(), "changes")
         self._tasks.spawn(self._backlog.run(self._directory), "backlog")
         self._tasks.spawn(self._watch_store(), "store watch")
         for worker in self._change_workers:
             worker.start()
         for worker in self._fanout_workers:
-            worker.start()  # 5. work comes last
+            worker.start()  # 4. work comes last
         log.info("ready", member=self._membership.id)
 
     async def _finish(self) -> None:
@@ -182,8 +186,9 @@ class Broker:
     async def _close(self) -> None:
         await self._tasks.cancel()
         await self._backlog.flush()
-        links = [*self._fanout_workers, *self._change_workers, *self._matchmaking_workers]
-        await asyncio.gather(*(link.stop() for link in links))
+        await asyncio.gather(*(presence.stop() for presence in self._presences.values()))
+        working = [*self._fanout_workers, *self._change_workers]
+        await asyncio.gather(*(worker.stop() for worker in working))
         await asyncio.gather(self._control.stop(), self._copies.stop())
         await self._store.close()
 
@@ -215,7 +220,6 @@ class Broker:
 
     async def _read(self, topics: list[str]) -> list[Subscribers]:
         """Read lists from the store and make their queues ready for copies."""
-        read_at = asyncio.get_running_loop().time()
         lists = []
         for topic, (clients, options) in zip(
             topics, await self._subscriptions.read(topics), strict=True
@@ -232,7 +236,7 @@ class Broker:
             prefix = topic.encode() + b"_"
             queues = [prefix + client for client in clients]
             plain = len(queues) - enveloped
-            lists.append(Subscribers(topic, queues, plain, tuple(limits), read_at))
+            lists.append(Subscribers(topic, queues, plain, tuple(limits)))
         await self._backlog.prepare(lists)
         return lists
 
@@ -240,17 +244,42 @@ class Broker:
         up = [client.server for client in self._copies.clients if client.is_up]
         return await drain(up, self._tls, queue)
 
-    def _drop(self, topic: str) -> None:
+    async def appear(self, member: str) -> None:
+        """Serve a member's own queues; return once the job servers know."""
+        handlers = {queue_of(MATCHMAKING, member): partial(self._matchmaker.handle, member)}
+        client_id = b"gearhorn-" + member.encode()
+        presence = Presence(self._servers, self._tls, client_id, handlers)
+        self._presences[member] = presence
+        await presence.appear()
+
+    async def disappear(self, member: str) -> None:
+        """Serve them no more, and fail what waits there."""
+        await self._presences.pop(member).stop()
+        await self.bury(member)
+
+    async def bury(self, member: str) -> None:
+        """Fail what waits for a member that was removed."""
+        await self._drain(queue_of(MATCHMAKING, member))
+
+    def drop(self, topic: str) -> None:
         """A topic changed."""
         self._directory.drop(topic)
         self._backlog.changed(topic)
 
-    async def _settle(self, topics: Sequence[str]) -> None:
+    def forget(self) -> None:
+        """Any topic may have changed."""
+        self._directory.forget()
+        self._backlog.forget()
+
+    async def settle(self, topics: Sequence[str] | None) -> None:
         """Return once no fan-out that holds a former list of these topics is unsent."""
-        if topics:
-            for topic in topics:
-                await self._directory.settled(topic)
+        if topics is None or topics:
+            await self._directory.settled(topics)
             await self._copies.barrier()
+
+    def expire(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """End subscriptions whose time is over."""
+        self._changes.end(pairs, "expire")
 
     async def _watch_store(self) -> None:
         """Give the fan-outs in hand to others when the store stays away, take some again when

@@ -111,6 +111,10 @@ def _as_text(param: click.Parameter, value: Any) -> str | list[str]:
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         raise ValueError(f"expected an integer, got {value!r}")
+    if isinstance(param.type, click.FloatRange):
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return str(value)
+        raise ValueError(f"expected a number, got {value!r}")
     raise ValueError(f"expected a string, got {value!r}")
 
 
@@ -181,6 +185,20 @@ def _as_text(param: click.Parameter, value: Any) -> str | list[str]:
     type=_COUNT,
     default=_DEFAULTS.max_cached,
     help="Subscriptions kept in memory.",
+)
+@click.option(
+    "--lease",
+    type=click.FloatRange(min=0.5, max=3600),
+    default=_DEFAULTS.lease,
+    metavar="SECONDS",
+    help="How long a dead worker can hold up a change of a subscription.",
+)
+@click.option(
+    "--serve-stale",
+    type=click.FloatRange(min=0),
+    default=_DEFAULTS.serve_stale,
+    metavar="SECONDS",
+    help="Go on with lists that may be old so long after the store is lost.",
 )
 @click.option("--log-format", type=click.Choice(["logfmt", "json"]), default="logfmt")
 @click.option("--log-level", type=click.Choice(list(LEVELS)), default="info")

@@ -7,11 +7,21 @@ key (all under ``{NAMESPACE}``)  type       what
 ==============================  =========  ====================================================
 ``schema``                      string     layout of these keys; another number is refused
 ``version``                     string     counts every change of a subscription
-``members``                     set        ids of the live workers
+``changes``                     zset       topic -> version of its last change, the newest 10,000
+``floor``                       string     version up to which ``changes`` has forgotten
+``run``                         string     run id of the server that last served this data
+``clock``                       string     ms that the members have counted together, see below
+``members``                     hash       id -> renewals, version it knows, lease in ms
+``topics``                      zset       topics that have subscriptions, all with score 0
+``expiries``                    zset       topic NUL client_id -> reading of ``clock`` at its end
+``draining``                    hash       queue -> id of the member that empties it
 ``clients:TOPIC``               set        client_ids subscribed to TOPIC
 ``options:TOPIC``               hash       client_id -> its options as JSON, where it has any
 ``drops:TOPIC``                 hash       client_id -> copies dropped by its backlog limit
 ==============================  =========  ====================================================
+
+``clock`` goes on as long as one member lives: each adds to what it last read what has passed on its
+own monotonic clock, and the highest counts. No wall clock decides anything (PROTOCOL §7).
 
 The braces put every key into one slot of a Redis Cluster, as the scripts need.
 """
@@ -44,13 +54,19 @@ from gearhorn.errors import StartError, StoreError, StoreRefused
 
 WRITE_TIMEOUT_S = 1.5  # a change answers `unavailable:` within 2 s rather than hang
 READ_TIMEOUT_S = 10.0  # a list of a million takes one second
-SCHEMA = b"1"
+SCHEMA = b"2"
 
 Command = tuple[Any, ...]
 
 
-SCRIPTS = [resources.files(__package__).joinpath("change.lua").read_text("utf-8")]
-[CHANGE] = [sha1(text.encode()).hexdigest() for text in SCRIPTS]  # as EVALSHA names them
+def _script(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text("utf-8")
+
+
+SCRIPTS = [_script(name) for name in ("change.lua", "member.lua", "reap.lua")]
+# as EVALSHA names them
+CHANGE, MEMBER, REAP = (sha1(text.encode()).hexdigest() for text in SCRIPTS)
+_RUN_ID = re.compile(rb"^run_id:(\w+)", re.M)
 
 
 class Connection:
@@ -60,6 +76,9 @@ class Connection:
     """
 
     def __init__(self, url: str, namespace: str) -> None:
+        # Of the server that was last connected to. A connection to another one, or to one that
+        # was restarted, changes it before the first command goes there.
+        self.run_id = ""
         self._prefix = f"{{{namespace}}}:"
         options: dict[str, Any] = {} if url.startswith("unix:") else {"socket_keepalive": True}
         try:
@@ -68,6 +87,7 @@ class Connection:
                 socket_timeout=READ_TIMEOUT_S,
                 socket_connect_timeout=WRITE_TIMEOUT_S,
                 retry=Retry(NoBackoff(), 1),  # once, on a connection that had died meanwhile
+                redis_connect_func=self._connected,
                 **options,
             )
             self._check_options()
@@ -86,6 +106,12 @@ class Connection:
         for key, value in pool.connection_kwargs.items():
             if key in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile") and value:
                 os.stat(value)
+
+    async def _connected(self, connection: Any) -> None:
+        await connection.on_connect()
+        await connection.send_command("INFO", "server")
+        match = _RUN_ID.search(await connection.read_response(disable_decoding=True))
+        self.run_id = match[1].decode() if match else ""
 
     def key(self, *parts: str) -> str:
         """Return the name of a key of this namespace."""
@@ -140,16 +166,26 @@ class Connection:
     async def check(self) -> None:
         """Make the store ours, or refuse it.
 
-        Raises ``StartError`` if another release's layout is in it, ``StoreError`` if it does
-        not answer.
+        Raises ``StartError`` if another release's layout is in it or it evicts keys,
+        ``StoreError`` if it does not answer.
         """
-        _, schema = await self.pipeline(
-            [("SET", self.key("schema"), SCHEMA, "NX"), ("GET", self.key("schema"))]
+        _, schema, memory = await self.pipeline(
+            [
+                ("SET", self.key("schema"), SCHEMA, "NX"),
+                ("GET", self.key("schema")),
+                ("INFO", "memory"),
+            ]
         )
         if schema != SCHEMA:
             raise StartError(
                 f"the store holds layout {schema!r} and this release knows {SCHEMA!r} only; "
                 "use another --namespace, or the release that wrote it"
+            )
+        policy = memory.get("maxmemory_policy", "noeviction")
+        if memory.get("maxmemory") and policy != "noeviction":
+            raise StartError(
+                f"the store forgets keys when its memory is full (maxmemory-policy {policy}), and "
+                "subscriptions with them; set maxmemory-policy noeviction"
             )
 
     async def close(self) -> None:

@@ -1,8 +1,43 @@
-"""Members in the store: the ids of the live workers."""
+"""Members in the store: who holds a lease, and what each knows.
+
+Law: one round trip for each call; every method raises ``StoreError``.
+"""
 
 from __future__ import annotations
 
-from gearhorn.store.connection import Connection
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from gearhorn.store.connection import MEMBER, REAP, SCHEMA, Connection
+
+
+class Member(NamedTuple):
+    """A member as the store knows it: ``record`` is its renewals, the version up to which it has
+    dropped every list that changed, and its lease in ms."""
+
+    id: str
+    record: bytes
+
+    @property
+    def known(self) -> int:
+        """The version up to which it knows every change."""
+        return int(self.record.split()[1])
+
+    @property
+    def lease_s(self) -> float:
+        """How long its lease holds after a renewal."""
+        return int(self.record.split()[2]) / 1000
+
+
+class Renewal(NamedTuple):
+    """What a join or a renewal hands back."""
+
+    version: int
+    topics: list[str] | None  # that changed since the version the member knew; None: everything
+    members: list[Member]
+    clock_ms: int
+    expired: list[tuple[str, str]]  # pairs of topic and client_id whose time is over
+    is_same_run: bool  # the data was served under this server's run id all the time
 
 
 class Members:
@@ -11,10 +46,80 @@ class Members:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def join(self, member: str) -> None:
-        """Add a member; raises ``StoreError``."""
-        await self._connection.pipeline([("SADD", self._connection.key("members"), member)])
+    @property
+    def run_id(self) -> str:
+        """The run id of the server that was last connected to."""
+        return self._connection.run_id
+
+    async def join(self, member: str, lease_ms: int, clock_ms: int) -> Renewal:
+        """Become a member that knows every change so far."""
+        renewal = await self._call("join", member, -1, lease_ms, clock_ms, False)
+        assert renewal is not None
+        return renewal
+
+    async def renew(
+        self, member: str, known: int, lease_ms: int, clock_ms: int, is_settled: bool
+    ) -> Renewal | None:
+        """Renew a lease; None: the store does not know the member.
+
+        ``known`` is the version up to which it has dropped what changed, -1 is nothing.
+        ``is_settled``: every lease that was given before the server's run began has lapsed.
+        """
+        return await self._call("renew", member, known, lease_ms, clock_ms, is_settled)
+
+    async def _call(
+        self, how: str, member: str, known: int, lease_ms: int, clock_ms: int, is_settled: bool
+    ) -> Renewal | None:
+        key = self._connection.key
+        names = ("members", "version", "changes", "floor", "clock", "expiries", "run")
+        keys = [key(name) for name in names]
+        settled = "settled" if is_settled else ""
+        while True:
+            run_id = self.run_id
+            arguments = [how, member, known, lease_ms, clock_ms, run_id, settled]
+            _, reply = await self._connection.pipeline(
+                [
+                    ("SET", key("schema"), SCHEMA, "NX"),  # an emptied store is ours again
+                    ("EVALSHA", MEMBER, len(keys), *keys, *arguments),
+                ]
+            )
+            if run_id == self.run_id:
+                return _renewal(reply)
+            # a new connection was made for this: say it again, with its server's name
 
     async def leave(self, member: str) -> None:
-        """Remove a member; raises ``StoreError``."""
-        await self._connection.pipeline([("SREM", self._connection.key("members"), member)])
+        """Remove a member."""
+        await self._connection.pipeline([("HDEL", self._connection.key("members"), member)])
+
+    async def all(self) -> list[Member]:
+        """Return the members."""
+        [found] = await self._connection.pipeline([("HGETALL", self._connection.key("members"))])
+        return members_of(found)
+
+    async def reap(self, member: Member) -> bool:
+        """Remove a member unless it renewed its lease after all; return whether this call did."""
+        key = self._connection.key("members")
+        [removed] = await self._connection.pipeline(
+            [("EVALSHA", REAP, 1, key, member.id, member.record)]
+        )
+        return bool(removed)
+
+
+def members_of(found: dict[bytes, bytes]) -> list[Member]:
+    """Return the members in the hash that holds them."""
+    return [Member(name.decode(), record) for name, record in found.items()]
+
+
+def _renewal(reply: Sequence[Any]) -> Renewal | None:
+    if not reply[0]:
+        return None
+    _, version, topics, members, clock, expired, same = reply
+    pairs = [tuple(pair.decode().split("\0")) for pair in expired]
+    return Renewal(
+        version,
+        None if topics is None else [topic.decode() for topic in topics],
+        members_of(dict(zip(members[::2], members[1::2], strict=True))),
+        int(clock),
+        [(topic, client_id) for topic, client_id in pairs],
+        bool(same),
+    )

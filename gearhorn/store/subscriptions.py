@@ -12,20 +12,26 @@ from gearhorn.errors import StoreError
 from gearhorn.messages import SubscriptionOptions, decode_options
 from gearhorn.names import splits_of
 from gearhorn.store.connection import CHANGE, READ_TIMEOUT_S, Command, Connection
+from gearhorn.store.members import Member, members_of
 
 
 class Change(NamedTuple):
-    """A subscribe or unsubscribe of one pair; ``options`` is JSON, of those that were given."""
+    """A change of one pair: subscribed, unsubscribed, or ended because its time is over.
 
-    kind: Literal["subscribe", "unsubscribe"]
+    ``options`` is JSON, of those that were given. ``drainer`` is the member that will empty the
+    queue if the pair existed; subscriptions of that queue name are held off until ``drained``."""
+
+    kind: Literal["subscribe", "unsubscribe", "expire"]
     topic: str
     client_id: str
     queue: bytes
     options: bytes = b"{}"
+    drainer: str = ""
 
 
 class Applied(NamedTuple):
-    """What became of a change: a new ``version``, or the ``owner`` of the queue's name."""
+    """What became of a change: a new ``version``, or the ``owner`` of the queue's name; neither
+    where the queue is being drained, or the pair's time is not over."""
 
     version: int
     existed: bool  # whether the pair was subscribed before
@@ -40,9 +46,12 @@ class Subscriptions:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def apply(self, changes: Sequence[Change]) -> tuple[list[Applied], frozenset[str]]:
+    async def apply(
+        self, changes: Sequence[Change], clock_ms: int
+    ) -> tuple[list[Applied], list[Member]]:
         """Write changes; return what became of each, and the members as of just after.
 
+        ``clock_ms`` is the caller's reading of the members' clock.
         Raises ``StoreError``; then any of the changes may or may not have been written.
         """
         rivals = [
@@ -51,26 +60,35 @@ class Subscriptions:
             else []
             for one in changes
         ]
-        commands = [self._command(*pair) for pair in zip(changes, rivals, strict=True)]
-        *replies, members = await self._connection.each(
-            [*commands, ("SMEMBERS", self._connection.key("members"))]
-        )
+        commands = [
+            self._command(change, others, clock_ms)
+            for change, others in zip(changes, rivals, strict=True)
+        ]
+        read_members = ("HGETALL", self._connection.key("members"))
+        *replies, members = await self._connection.each([*commands, read_members])
         if isinstance(members, StoreError):
             raise members
         applied = [_applied(*pair) for pair in zip(replies, rivals, strict=True)]
-        return applied, frozenset(member.decode() for member in members)
+        return applied, members_of(members)
 
-    def _command(self, change: Change, rivals: list[tuple[str, str]]) -> Command:
+    def _command(self, change: Change, rivals: list[tuple[str, str]], clock_ms: int) -> Command:
         key = self._connection.key
+        shared = ("version", "changes", "floor", "topics", "clock", "expiries", "draining")
         keys = [
-            key("clients", change.topic),
-            key("options", change.topic),
-            key("drops", change.topic),
-            key("version"),
+            *(key(name, change.topic) for name in ("clients", "options", "drops")),
+            *(key(name) for name in (*shared, "members")),
             *(key("clients", topic) for topic, _ in rivals),
         ]
-        arguments = [change.kind, change.client_id, change.options, *(c for _, c in rivals)]
+        given = change.options if change.kind == "subscribe" else change.drainer
+        arguments = [
+            *(change.kind, change.topic, change.client_id, change.queue, given, clock_ms),
+            *(client_id for _, client_id in rivals),
+        ]
         return ("EVALSHA", CHANGE, len(keys), *keys, *arguments)
+
+    async def drained(self, queues: Sequence[bytes]) -> None:
+        """Let queues be subscribed again; raises ``StoreError``."""
+        await self._connection.pipeline([("HDEL", self._connection.key("draining"), *queues)])
 
     async def read(
         self, topics: Sequence[str]
@@ -106,5 +124,5 @@ def _applied(reply: Any, rivals: list[tuple[str, str]]) -> Applied:
         return Applied(0, False, error=reply)
     version, found, former = reply
     if not version:
-        return Applied(0, False, owner=rivals[found - 1])
+        return Applied(0, False, owner=rivals[found - 1] if found else None)
     return Applied(version, bool(found), bool(former and decode_options(former).max_backlog))

@@ -52,7 +52,7 @@ def jobs_left(address: str) -> list[str]:
 
 def members(store: Redis) -> set[bytes]:
     with redis.Redis.from_url(store.url) as connection:
-        return set(connection.smembers("{gearhorn}:members"))
+        return set(connection.hkeys("{gearhorn}:members"))
 
 
 def lines(worker: Worker, words: str) -> list[str]:

@@ -1,0 +1,38 @@
+-- Join or renew a lease, atomically (PROTOCOL §7).
+-- KEYS: 1 the members  2 the version  3 the change log  4 its floor  5 the clock  6 what expires
+--       7 the run id that the data was last served under
+-- ARGV: 1 "join" or "renew"  2 the member  3 the version up to which it knows every change, or -1
+--       4 its lease, ms  5 its reading of the clock, ms  6 the server's run id
+--       7 "settled" where everybody's lease under the former run has lapsed
+-- Returns {0} where the store does not know the member; else {1, version, the topics that changed
+-- since or false for everything, the members as a flat list, the clock, pairs that expired, whether
+-- the data was last served under this run}.
+
+local DUE = 100 -- expired pairs handed to one member at a time
+
+local former = redis.call('HGET', KEYS[1], ARGV[2])
+if ARGV[1] == 'renew' and not former then
+    return {0}
+end
+local version = tonumber(redis.call('GET', KEYS[2]) or 0)
+local known = tonumber(ARGV[3])
+if ARGV[1] == 'join' then
+    known = version
+end
+local floor = tonumber(redis.call('GET', KEYS[4]) or 0)
+local topics = false
+if known >= floor and known <= version then
+    topics = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. known, '+inf')
+end
+local count = former and tonumber(string.match(former, '^%d+')) + 1 or 1
+redis.call('HSET', KEYS[1], ARGV[2], count .. ' ' .. known .. ' ' .. ARGV[4])
+
+local clock = math.max(tonumber(redis.call('GET', KEYS[5]) or 0), tonumber(ARGV[5]))
+redis.call('SET', KEYS[5], string.format('%.0f', clock))
+local due = redis.call('ZRANGEBYSCORE', KEYS[6], '-inf', clock, 'LIMIT', 0, DUE)
+
+if ARGV[7] == 'settled' or not redis.call('GET', KEYS[7]) then
+    redis.call('SET', KEYS[7], ARGV[6])
+end
+local same = redis.call('GET', KEYS[7]) == ARGV[6] and 1 or 0
+return {1, version, topics, redis.call('HGETALL', KEYS[1]), clock, due, same}
