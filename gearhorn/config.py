@@ -30,11 +30,13 @@ class Config:
     subscribe_function: str = "subscribe_fanout"
     register_function: str = "register_fanout_subscriber"
     unsubscribe_function: str = "unsubscribe_fanout"
+    describe_function: str = "describe_fanout"
     ssl_ca: Path | None = None
     ssl_cert: Path | None = None
     ssl_key: Path | None = None
     lease: float = 10.0  # PROTOCOL §7
     serve_stale: float = 0.0
+    gossip_interval: float = 1.0
     max_payload: int = 8 * 1024 * 1024  # PROTOCOL §3
     max_fanout_bytes: int = 1024 * 1024 * 1024
     max_foreground: int = 10_000

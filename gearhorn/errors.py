@@ -58,6 +58,12 @@ class Unavailable(RequestError):
     code = "unavailable"
 
 
+class Unknown(RequestError):
+    """A topic, subscription or log that there is not."""
+
+    code = "unknown"
+
+
 class ProtocolError(GearhornError):
     """A peer sent bytes that are not the Gearman protocol."""
 

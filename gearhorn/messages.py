@@ -19,18 +19,21 @@ from msgspec import UNSET, UnsetType
 from gearhorn.errors import BadRequest, TooLarge
 
 Priority = Literal["low", "normal", "high"]
+Overflow = Literal["drop_new", "unsubscribe"]
 Pair = tuple[str, str]  # (client_id, reason)
 
 _PERCENT = re.compile(r"(\d{1,9})%\Z", re.ASCII)
 _WHERE = re.compile(r"(.*) - at `\$\.?(.*)`\Z", re.DOTALL)
 _FIELD = re.compile(r"Object missing required field `(.*)`\Z")
+MAX_LIMIT = 10_000  # subscriptions in one description
+MAX_TTL_S = 10**9  # thirty years
 _INFINITY = float("inf")
 _NOBODY: frozenset[str] = frozenset()
 _MAX_WORDS = 500  # of a refusal, which may quote the request
 _WORDS = {  # what msgspec does not say of a key that takes certain words only
     "priority": '"low", "normal" or "high"',
     "encoding": '"base64"',
-    "overflow": '"drop_new"',
+    "overflow": '"drop_new" or "unsubscribe"',
 }
 _text = msgspec.json.Decoder(str)
 
@@ -70,9 +73,9 @@ class Subscribe(msgspec.Struct, frozen=True):
     topic: str
     client_id: str
     max_backlog: int | UnsetType = UNSET
-    overflow: Literal["drop_new"] | UnsetType = UNSET
+    overflow: Overflow | UnsetType = UNSET
     envelope: bool | UnsetType = UNSET
-    ttl: msgspec.Raw | UnsetType = UNSET
+    ttl: float | UnsetType = UNSET
     durable: msgspec.Raw | UnsetType = UNSET
 
 
@@ -88,12 +91,16 @@ class SubscriptionOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a subscription keeps in the store; None is the worker's own default."""
 
     max_backlog: int | None = None
+    overflow: Overflow = "drop_new"
     envelope: bool = False
+    ttl: float | None = None
 
 
 class _GivenOptions(msgspec.Struct, frozen=True):
     max_backlog: int | UnsetType = UNSET
+    overflow: Overflow | UnsetType = UNSET
     envelope: bool | UnsetType = UNSET
+    ttl: float | UnsetType = UNSET
 
 
 class Subscribed(msgspec.Struct, frozen=True):
@@ -106,6 +113,41 @@ class Subscribed(msgspec.Struct, frozen=True):
 class _Unsubscribed(msgspec.Struct, frozen=True):
     version: int
     drained: int | UnsetType = UNSET
+
+
+class Describe(msgspec.Struct, frozen=True):
+    """A ``describe_fanout`` request."""
+
+    topic: str | UnsetType = UNSET
+    limit: int = 100  # PROTOCOL §7
+    cursor: str | UnsetType = UNSET
+
+
+class DescribedSubscription(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One subscription; ``backlog`` as of ``backlog_at`` (Unix time), None where not known."""
+
+    queue: str
+    max_backlog: int
+    overflow: str
+    envelope: bool
+    drops: int
+    ttl: float | None = None
+    backlog: int | None = None
+    backlog_at: float | None = None
+
+
+class DescribedTopic(msgspec.Struct, frozen=True):
+    """The subscriptions of one topic by client_id."""
+
+    subscriptions: dict[str, DescribedSubscription]
+
+
+class Described(msgspec.Struct, frozen=True):
+    """Reply to a ``describe_fanout``; ``cursor`` is for the next page, None is the last one."""
+
+    members: list[Gossip]
+    topics: dict[str, DescribedTopic]
+    cursor: str | None
 
 
 class Changed(msgspec.Struct, frozen=True):
@@ -131,6 +173,29 @@ class MatchmakingAnswer(msgspec.Struct, frozen=True):
     version: int
 
 
+class Gossip(msgspec.Struct, frozen=True):
+    """How a member is (PROTOCOL §7). ``at`` is Unix time and ``uptime`` seconds; both inform and
+    decide nothing. Of a member that has not been heard of, only ``member`` is known."""
+
+    member: str
+    host: str = ""
+    pid: int = 0
+    state: str = "unknown"
+    version: int = 0
+    release: str = ""
+    uptime: float = 0.0
+    at: float = 0.0
+    servers: list[str] = msgspec.field(default_factory=list)
+    topics: int = 0
+    subscriptions: int = 0
+    in_flight: int = 0
+    lanes: int = 0
+    fanouts: int = 0
+    copies: int = 0
+    errors: int = 0
+    reaped: int = 0
+
+
 class _Receipt(msgspec.Struct, frozen=True):
     copies: int
     delivered: Sequence[str]
@@ -154,9 +219,11 @@ _Body = TypeVar("_Body")
 _fanout_body = msgspec.json.Decoder(_FanoutBody)
 _subscribe = msgspec.json.Decoder(Subscribe)
 _unsubscribe = msgspec.json.Decoder(Unsubscribe)
+_describe = msgspec.json.Decoder(Describe)
 _matchmaking = msgspec.json.Decoder(Matchmaking)
 _answer = msgspec.json.Decoder(MatchmakingAnswer)
 _options = msgspec.json.Decoder(SubscriptionOptions)
+_gossip = msgspec.json.Decoder(Gossip)
 
 
 def _decode(decoder: msgspec.json.Decoder[_Body], body: bytes) -> _Body:
@@ -245,8 +312,8 @@ def copies_needed(quorum: int | str | None, copies: int) -> int:
 def decode_subscribe(body: bytes) -> Subscribe:
     """Decode a ``subscribe_fanout`` request; raises ``BadRequest``."""
     request = _decode(_subscribe, body)
-    if request.ttl is not UNSET:
-        raise BadRequest("ttl: this release has no subscriptions that end by themselves")
+    if request.ttl is not UNSET and not 0 < request.ttl <= MAX_TTL_S:
+        raise BadRequest(f"ttl: expected seconds > 0 and <= {MAX_TTL_S}, got {request.ttl:g}")
     if request.durable is not UNSET and bytes(request.durable) != b"false":
         raise BadRequest("durable: this release has no durable subscriptions")
     if request.max_backlog is not UNSET and not 1 <= request.max_backlog < 2**31:
@@ -258,7 +325,9 @@ def decode_subscribe(body: bytes) -> Subscribe:
 
 def encode_given_options(request: Subscribe) -> bytes:
     """Return, as JSON, the options that a subscribe gives and the store shall keep."""
-    return encode(_GivenOptions(request.max_backlog, request.envelope))
+    return encode(
+        _GivenOptions(request.max_backlog, request.overflow, request.envelope, request.ttl)
+    )
 
 
 def encode_unsubscribed(version: int, drained: int | None) -> bytes:
@@ -271,6 +340,16 @@ def decode_unsubscribe(body: bytes) -> Unsubscribe:
     return _decode(_unsubscribe, body)
 
 
+def decode_describe(body: bytes) -> Describe:
+    """Decode a ``describe_fanout`` request; raises ``BadRequest``."""
+    request = _decode(_describe, body or b"{}")
+    if not 1 <= request.limit <= MAX_LIMIT:
+        raise BadRequest(f"limit: expected an integer from 1 to {MAX_LIMIT}, got {request.limit}")
+    if request.cursor is not UNSET and request.cursor.count(" ") != 1:
+        raise BadRequest("cursor: expected that of a former reply")
+    return request
+
+
 def decode_matchmaking(body: bytes) -> Matchmaking:
     """Decode what a peer tells; raises ``BadRequest``."""
     return _decode(_matchmaking, body)
@@ -279,6 +358,11 @@ def decode_matchmaking(body: bytes) -> Matchmaking:
 def decode_answer(body: bytes) -> MatchmakingAnswer:
     """Decode a peer's answer; raises ``BadRequest``."""
     return _decode(_answer, body)
+
+
+def decode_gossip(body: bytes) -> Gossip:
+    """Decode what a member says of itself; raises ``BadRequest``."""
+    return _decode(_gossip, body)
 
 
 def decode_options(body: bytes) -> SubscriptionOptions:

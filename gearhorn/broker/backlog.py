@@ -9,6 +9,7 @@ on queues that a look at ``status`` finds a quarter full.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -21,9 +22,11 @@ from gearhorn.gearman.cluster import Cluster
 from gearhorn.names import splits_of
 from gearhorn.store.subscriptions import Subscriptions
 from gearhorn.tasks import Tasks
+from gearhorn.timing import now_s
 
 EAGER_LIMIT = 10_000
 LOOK_INTERVAL_S = 10.0  # times the number of members; a look stalls 100,000 functions for 40 ms
+RECENT_S = 10.0  # PROTOCOL §7, describe_fanout
 FLUSH_INTERVAL_S = 1.0  # of drop counters to the store
 
 log = structlog.get_logger(__name__)
@@ -31,7 +34,7 @@ log = structlog.get_logger(__name__)
 
 class Backlog:
     """Keeps queues below their limits; ``default`` is the limit of subscriptions without one,
-    ``members`` tells how many workers share the looking."""
+    ``members`` tells how many workers share the looking, ``end`` ends subscriptions."""
 
     def __init__(
         self,
@@ -39,16 +42,21 @@ class Backlog:
         subscriptions: Subscriptions,
         default: int,
         members: Callable[[], int],
+        end: Callable[[Sequence[tuple[str, str]]], None],
     ) -> None:
         self._cluster = cluster
         self._subscriptions = subscriptions
         self._default = default
         self._members = members
+        self._end = end
         # topic -> queue -> what this member has set in this session, since the topic changed
         self._limited: dict[str, dict[bytes, int]] = {}
         self._session = -1
         self._drops: Counter[tuple[str, str]] = Counter()
         self._tasks = Tasks()
+        self._recent: tuple[dict[bytes, int], float | None] | None = None
+        self._recent_s = 0.0
+        self._asking = asyncio.Lock()  # one reads for all who describe at once
         self._looking: asyncio.Task[None] | None = None
 
     async def prepare(self, lists: Sequence[Subscribers]) -> None:
@@ -101,16 +109,42 @@ class Backlog:
         later = [most for most in limits if most > EAGER_LIMIT]
         return min(later, default=2**31) // (4 * self._members()) + 1
 
+    async def recent(self) -> tuple[dict[bytes, int], float | None]:
+        """Return the jobs that wait or run per queue, at most ``RECENT_S`` old, and when that was
+        (Unix time); None where no server could be asked."""
+        if self._recent is None or now_s() - self._recent_s > RECENT_S:
+            async with self._asking:
+                if self._recent is None or now_s() - self._recent_s > RECENT_S:
+                    await self._read_all()
+        return self._recent or ({}, None)
+
+    async def _read_all(self) -> None:
+        """Read every server's backlog, for ``recent``."""
+        total: Counter[bytes] = Counter()
+        at: float | None = None
+        for place in range(len(self._cluster.admins)):
+            backlog = await self._read(place)
+            if backlog is not None:
+                at = time.time()
+                total.update(backlog)
+        self._recent, self._recent_s = (total, at), now_s()
+
+    async def _read(self, place: int) -> dict[bytes, int] | None:
+        """Read one server's backlog; None where it cannot be asked."""
+        client = self._cluster.clients[place]
+        if not client.is_up:
+            return None
+        try:
+            return await self._cluster.admins[place].backlog()
+        except OSError as error:
+            log.warning("backlog is unknown", server=str(client.server), error=_words(error))
+            return None
+
     async def look(self, directory: Directory) -> None:
         """Read every server's backlog and limit the queues that are a quarter full."""
-        for place, admin in enumerate(self._cluster.admins):
-            if not self._cluster.clients[place].is_up:
-                continue
-            try:
-                backlog = await admin.backlog()
-            except OSError as error:
-                server = str(self._cluster.clients[place].server)
-                log.warning("backlog is unknown", server=server, error=_words(error))
+        for place in range(len(self._cluster.admins)):
+            backlog = await self._read(place)
+            if backlog is None:
                 continue
             due: dict[str, dict[bytes, int]] = {}
             known: dict[str, dict[bytes, int]] = {}  # the limits of the lists met so far
@@ -164,9 +198,12 @@ class Backlog:
             return False
         return True
 
-    def dropped(self, topic: str, client_id: str) -> None:
+    def dropped(self, subscribers: Subscribers, index: int) -> None:
         """Count a copy that its queue had no room for."""
-        self._drops[topic, client_id] += 1
+        pair = subscribers.topic, subscribers.client_id(index)
+        self._drops[pair] += 1
+        if index in subscribers.ending:
+            self._end([pair])
 
     async def run(self, directory: Directory) -> None:
         """Write drop counters and look at backlogs, for ever."""

@@ -53,11 +53,12 @@ class Subscribers:
     """One topic's list as it was read.
 
     Queues from index ``enveloped`` on take envelopes. ``limits`` holds (index, max_backlog) of
-    those with a limit of their own.
+    those with a limit of their own; ``ending`` are indexes whose subscription ends at its limit.
     """
 
     __slots__ = (
-        "_only", "_session", "_shares", "enveloped", "limits", "queues", "topic", "unlooked",
+        "_only", "_session", "_shares", "ending", "enveloped", "limits", "queues", "topic",
+        "unlooked",
     )  # fmt: skip
 
     def __init__(
@@ -66,11 +67,13 @@ class Subscribers:
         queues: list[bytes],
         enveloped: int,
         limits: tuple[tuple[int, int], ...],
+        ending: frozenset[int] = frozenset(),
     ) -> None:
         self.topic = topic
         self.queues = queues
         self.enveloped = enveloped
         self.limits = limits
+        self.ending = ending
         self.unlooked = 0  # fan-outs left before somebody looks at the backlog
         self._session = -1
         self._shares: list[Share] = []

@@ -57,7 +57,7 @@ class Directory:
         # the old one is forgotten whole. Least recently used, at the cost of a plain dict.
         self._young: dict[str, Subscribers] = {}
         self._old: dict[str, Subscribers] = {}
-        self._young_weight = 0
+        self._young_weight = self._old_weight = 0
         self._pending: dict[str, _Pending] = {}
         self._unread: list[str] = []
         self._rounds = Tasks()
@@ -73,8 +73,15 @@ class Directory:
         if found is None:
             found = self._old.pop(topic, None)
             if found is not None:
+                self._old_weight -= self._weight(found)
                 self._keep(found)
         return found
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """How many lists are cached, and how many subscriptions they have."""
+        count = len(self._young) + len(self._old)
+        return count, self._young_weight + self._old_weight - TOPIC_WEIGHT * count
 
     def peek(self, topic: str) -> Subscribers | None:
         """Return the cached list, whatever its age."""
@@ -95,14 +102,17 @@ class Directory:
         found = self._young.pop(topic, None)
         if found is not None:
             self._young_weight -= self._weight(found)
-        self._old.pop(topic, None)
+        found = self._old.pop(topic, None)
+        if found is not None:
+            self._old_weight -= self._weight(found)
         pending = self._pending.get(topic)
         if pending is not None:
             pending.end()
 
     def forget(self) -> None:
         """Forget every list, and let no read that is under way serve those who ask from now on."""
-        self._young, self._old, self._young_weight = {}, {}, 0
+        self._young, self._old = {}, {}
+        self._young_weight = self._old_weight = 0
         for pending in self._pending.values():
             pending.end()
 
@@ -127,9 +137,8 @@ class Directory:
         self._young[subscribers.topic] = subscribers
         self._young_weight += self._weight(subscribers)
         if self._young_weight > self._most // 2:
-            self._old = self._young
-            self._young = {}
-            self._young_weight = 0
+            self._old, self._old_weight = self._young, self._young_weight
+            self._young, self._young_weight = {}, 0
 
     def _ask(self, topic: str) -> None:
         if not self._unread:

@@ -118,6 +118,11 @@ class Membership:
             log.info("left", member=self.id)
 
     @property
+    def known(self) -> int:
+        """The version up to which this member knows every change."""
+        return self._known
+
+    @property
     def clock_ms(self) -> int:
         """The members' clock."""
         read, at_s = self._clock

@@ -167,7 +167,7 @@ class Copying:
         """Count copies that a server refused, given by their place in the list."""
         for index, _ in refused:
             self.dropped.append(index)
-            self.outbox.backlog.dropped(self.message.topic, self.subscribers.client_id(index))
+            self.outbox.backlog.dropped(self.subscribers, index)
 
     def clients(self, indexes: Sequence[int]) -> list[str]:
         """Return the client_ids of queues."""

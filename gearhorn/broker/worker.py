@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
+import socket
 import ssl
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
 import structlog
 
+from gearhorn import __version__
 from gearhorn.broker.backlog import Backlog
 from gearhorn.broker.changes import Changes
 from gearhorn.broker.copies import Subscribers
+from gearhorn.broker.describe import Descriptions
 from gearhorn.broker.directory import Directory
 from gearhorn.broker.fanout import Fanouts
 from gearhorn.broker.foreground import RESULTS_BYTES
+from gearhorn.broker.gossip import Talk
 from gearhorn.broker.lease import Lease
 from gearhorn.broker.matchmaking import Matchmaker
 from gearhorn.broker.membership import Membership
@@ -35,12 +41,13 @@ from gearhorn.gearman.connection import Server
 from gearhorn.gearman.drain import drain
 from gearhorn.gearman.packets import KEPT_BYTES
 from gearhorn.gearman.worker import Job, Worker
-from gearhorn.names import MATCHMAKING, queue_of
+from gearhorn.messages import Gossip
+from gearhorn.names import GOSSIP, MATCHMAKING, queue_of
 from gearhorn.store.connection import Connection
 from gearhorn.store.members import Members
 from gearhorn.store.subscriptions import Subscriptions
 from gearhorn.tasks import Tasks
-from gearhorn.timing import Backoff
+from gearhorn.timing import Backoff, now_s
 
 STOP_S = 15.0  # for what is in hand
 LINGER_S = 0.2  # matchmaking is answered so long after this member has left
@@ -49,7 +56,7 @@ COPIES_IN_HAND = 4 * WINDOW_COPIES  # one window on its way, three at hand
 CHANGES_IN_HAND = 1024
 REQUEST_BYTES = 256 * 1024  # of a subscribe or unsubscribe: two names and a few options
 # Served by releases to come (PROTOCOL §4, §6); nobody shall own queues of these names till then.
-LATER_FUNCTIONS = (b"retain_fanout", b"fetch_fanout", b"parked_fanout", b"describe_fanout")
+LATER_FUNCTIONS = (b"retain_fanout", b"fetch_fanout", b"parked_fanout")
 _POLL_S = 0.02  # while stopping
 _WATCH_S = 0.5
 
@@ -76,13 +83,18 @@ class Broker:
         self._control = Cluster(self._servers, self._tls, client_id, REQUEST_BYTES)
         self._directory = Directory(self._read, config.max_cached, lease)
         self._backlog = Backlog(
-            self._copies, self._subscriptions, config.max_backlog, self._count_members
+            self._copies,
+            self._subscriptions,
+            config.max_backlog,
+            self._count_members,
+            self.unsubscribe,
         )
         self._copies.on_change(lambda: self._directory.drop_where(self._backlog.is_eager))
         tag = secrets.token_hex(4).encode()
         self._outbox = Outbox(self._copies, self._backlog, tag)
         fanouts = Fanouts(config, self._directory, self._outbox)
         self._matchmaker = Matchmaker(self._membership, self._control, self.drop, self.settle)
+        describe = config.describe_function.encode()
         fanout, unsubscribe = config.fanout_function.encode(), config.unsubscribe_function.encode()
         subscribe = config.subscribe_function.encode(), config.register_function.encode()
         self._changes = Changes(
@@ -90,14 +102,25 @@ class Broker:
             self.drop,
             self._matchmaker,
             self._membership,
-            frozenset({fanout, unsubscribe, *subscribe, *LATER_FUNCTIONS}),
+            frozenset({fanout, unsubscribe, *subscribe, describe, *LATER_FUNCTIONS}),
             self.settle,
             self._backlog.lift,
             self._drain,
         )
 
+        self._config = config
+        self._started_s = now_s()
+        self._talk = Talk(
+            self._membership, self._control, self._directory, self._state, config.gossip_interval
+        )
+        descriptions = Descriptions(
+            self._talk, self._subscriptions, self._backlog, config.max_backlog
+        )
+
         def change(job: Job) -> None:
-            if job.function == unsubscribe:
+            if job.function == describe:
+                descriptions.handle(job)
+            elif job.function == unsubscribe:
                 self._changes.unsubscribe(job)
             else:
                 self._changes.subscribe(job)
@@ -107,7 +130,7 @@ class Broker:
         self._presences: dict[str, Presence] = {}
         request_bytes = 8 * config.max_payload + REQUEST_BYTES  # \\u0041 is six bytes for one
         self._change_workers = self._workers(
-            client_id, REQUEST_BYTES, [*subscribe, unsubscribe], change, CHANGES_IN_HAND
+            client_id, REQUEST_BYTES, [describe, *subscribe, unsubscribe], change, CHANGES_IN_HAND
         )
         self._fanout_workers = self._workers(
             client_id, request_bytes, [fanout], fanouts.handle, COPIES_IN_HAND
@@ -159,6 +182,7 @@ class Broker:
         self._tasks.spawn(self._changes.run(), "changes")
         self._tasks.spawn(self._backlog.run(self._directory), "backlog")
         self._tasks.spawn(self._watch_store(), "store watch")
+        self._tasks.spawn(self._talk.run(), "gossip")
         for worker in self._change_workers:
             worker.start()
         for worker in self._fanout_workers:
@@ -226,17 +250,22 @@ class Broker:
         ):
             enveloped = 0
             limits = []
+            ending = set()
             if options:
                 taking = {client for client, one in options.items() if one.envelope}
                 clients.sort(key=taking.__contains__)
                 enveloped = sum(map(taking.__contains__, clients))
                 for index, client in enumerate(clients):
-                    if client in options and (most := options[client].max_backlog):
+                    if client not in options:
+                        continue
+                    if most := options[client].max_backlog:
                         limits.append((index, most))
+                    if options[client].overflow == "unsubscribe":
+                        ending.add(index)
             prefix = topic.encode() + b"_"
             queues = [prefix + client for client in clients]
             plain = len(queues) - enveloped
-            lists.append(Subscribers(topic, queues, plain, tuple(limits)))
+            lists.append(Subscribers(topic, queues, plain, tuple(limits), frozenset(ending)))
         await self._backlog.prepare(lists)
         return lists
 
@@ -246,7 +275,10 @@ class Broker:
 
     async def appear(self, member: str) -> None:
         """Serve a member's own queues; return once the job servers know."""
-        handlers = {queue_of(MATCHMAKING, member): partial(self._matchmaker.handle, member)}
+        handlers: dict[bytes, Callable[[Job], None]] = {
+            queue_of(MATCHMAKING, member): partial(self._matchmaker.handle, member),
+            queue_of(GOSSIP, member): self._talk.hear,
+        }
         client_id = b"gearhorn-" + member.encode()
         presence = Presence(self._servers, self._tls, client_id, handlers)
         self._presences[member] = presence
@@ -259,7 +291,8 @@ class Broker:
 
     async def bury(self, member: str) -> None:
         """Fail what waits for a member that was removed."""
-        await self._drain(queue_of(MATCHMAKING, member))
+        for topic in (MATCHMAKING, GOSSIP):
+            await self._drain(queue_of(topic, member))
 
     def drop(self, topic: str) -> None:
         """A topic changed."""
@@ -276,6 +309,10 @@ class Broker:
         if topics is None or topics:
             await self._directory.settled(topics)
             await self._copies.barrier()
+
+    def unsubscribe(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """End subscriptions whose queue is full."""
+        self._changes.end(pairs, "unsubscribe")
 
     def expire(self, pairs: Sequence[tuple[str, str]]) -> None:
         """End subscriptions whose time is over."""
@@ -298,6 +335,28 @@ class Broker:
                 given_back = False
                 for worker in self._fanout_workers:
                     worker.start()
+
+    def _state(self, state: str) -> Gossip:
+        """Return how this member is."""
+        copies = self._copies.clients
+        return Gossip(
+            self._membership.id,
+            socket.gethostname(),
+            os.getpid(),
+            state,
+            self._membership.known,
+            __version__,
+            round(now_s() - self._started_s, 3),
+            time.time(),
+            [str(server) for server in self._servers],
+            *self._directory.size,
+            sum(worker.held for worker in self._fanout_workers) + self._outbox.callers,
+            0,
+            sum(worker.taken for worker in self._fanout_workers),
+            sum(client.accepted for client in copies),
+            sum(worker.failed for worker in [*self._fanout_workers, *self._change_workers]),
+            self._membership.reaped,
+        )
 
     def _count_members(self) -> int:
         return len(self._membership.peers) + 1

@@ -159,6 +159,7 @@ def _as_text(param: click.Parameter, value: Any) -> str | list[str]:
 @click.option("--subscribe-function", type=_FUNCTION, default=_DEFAULTS.subscribe_function)
 @click.option("--register-function", type=_FUNCTION, default=_DEFAULTS.register_function)
 @click.option("--unsubscribe-function", type=_FUNCTION, default=_DEFAULTS.unsubscribe_function)
+@click.option("--describe-function", type=_FUNCTION, default=_DEFAULTS.describe_function)
 @click.option(
     "--max-payload", type=_SIZE, default=_DEFAULTS.max_payload, help="Bytes in one payload."
 )
@@ -200,6 +201,13 @@ def _as_text(param: click.Parameter, value: Any) -> str | list[str]:
     metavar="SECONDS",
     help="Go on with lists that may be old so long after the store is lost.",
 )
+@click.option(
+    "--gossip-interval",
+    type=click.FloatRange(min=0.1),
+    default=_DEFAULTS.gossip_interval,
+    metavar="SECONDS",
+    help="Between two messages of one worker on its state; longer with many workers.",
+)
 @click.option("--log-format", type=click.Choice(["logfmt", "json"]), default="logfmt")
 @click.option("--log-level", type=click.Choice(list(LEVELS)), default="info")
 @click.version_option(
@@ -221,7 +229,7 @@ def main(
     set_up_logs(log_format, log_level)
     names = [value for key, value in options.items() if key.endswith("_function")]
     if len(set(names)) < len(names):
-        raise click.UsageError(f"expected four different function names, got {', '.join(names)}")
+        raise click.UsageError(f"expected different function names, got {', '.join(names)}")
     if standalone and (servers or options["redis"] != DEFAULT_REDIS):
         raise click.UsageError("--standalone brings its own job server and store")
     if data is not None and not standalone:

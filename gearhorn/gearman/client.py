@@ -144,6 +144,7 @@ class Client(Link):
         self._is_cutting = False  # the next pieces are to be cut soon
         self._written: deque[Submission] = deque()  # written, at least in part; unanswered
         self._done: deque[Submission] = deque()  # answered, and not told yet
+        self.accepted = 0  # copies since the beginning
         self._out_copies = 0
         self._out_bytes = 0
         self._settling = False
@@ -335,6 +336,7 @@ class Client(Link):
         """Take a run of acceptances, which answer what was written in order."""
         step = packets.stride(run)
         left = len(run) // step
+        self.accepted += left
         written = self._written
         while left:
             if not written:

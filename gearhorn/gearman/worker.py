@@ -60,6 +60,7 @@ class Job:
             data = text.encode() if isinstance(text, str) else text
             self._connection.write(pack(packets.WORK_WARNING, self.handle, data))
         self._connection.write(pack(packets.WORK_FAIL, self.handle))
+        self._worker.failed += 1
         self.release()
 
     def status(self, done: int, total: int) -> None:
@@ -103,6 +104,8 @@ class Worker(Link):
         self._most = most
         self._stopping = False
         self._mean = 1.0  # weight of the last jobs
+        self.taken = 0  # jobs since the beginning
+        self.failed = 0  # of those, that were refused or failed
         self._reset()
 
     def _reset(self) -> None:
@@ -163,6 +166,7 @@ class Worker(Link):
         self._ramp, self._dry = ramp, dry
         self._grabs -= len(jobs) + nothing
         self.held += len(jobs)
+        self.taken += len(jobs)
         self._weight += len(jobs)
         self._held_bytes += size
         if len(jobs) > 1:

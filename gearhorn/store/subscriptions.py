@@ -40,6 +40,14 @@ class Applied(NamedTuple):
     error: StoreError | None = None  # the store refused this one
 
 
+class Stored(NamedTuple):
+    """A subscription as the store holds it."""
+
+    client_id: str
+    options: SubscriptionOptions
+    drops: int
+
+
 class Subscriptions:
     """The subscriptions of one namespace."""
 
@@ -107,6 +115,55 @@ class Subscriptions:
             (list(clients), {c: decode_options(body) for c, body in next(replies).items()})
             for clients in replies
         ]
+
+    async def page(
+        self, topic: str | None, after: tuple[str, str] | None, limit: int
+    ) -> list[tuple[str, list[Stored]]]:
+        """Return up to ``limit`` subscriptions in the order of topics and client_ids, of one
+        topic or of all, from behind the pair ``after``.
+
+        Raises ``StoreError``.
+        """
+        key = self._connection.key
+        if topic is None:
+            first = f"[{after[0]}" if after else "-"
+            [found] = await self._connection.pipeline(
+                [("ZRANGEBYLEX", key("topics"), first, "+", "LIMIT", 0, limit + 1)]
+            )
+            topics = [name.decode() for name in found]
+        else:
+            topics = [topic]
+        counts = await self._connection.pipeline(
+            [("SCARD", key("clients", name)) for name in topics]
+        )
+        pages = []
+        for name, count in zip(topics, counts, strict=True):
+            if limit <= 0:
+                break
+            if not count:
+                continue
+            clients, options, drops = await self._connection.pipeline(
+                [
+                    ("SMEMBERS", key("clients", name)),
+                    ("HGETALL", key("options", name)),
+                    ("HGETALL", key("drops", name)),
+                ],
+                READ_TIMEOUT_S,
+            )
+            behind = after[1].encode() if after and after[0] == name else b""
+            chosen = sorted(client for client in clients if client > behind)[:limit]
+            limit -= len(chosen)
+            stored = [
+                Stored(
+                    client.decode(),
+                    decode_options(options.get(client, b"{}")),
+                    int(drops.get(client, 0)),
+                )
+                for client in chosen
+            ]
+            if stored:
+                pages.append((name, stored))
+        return pages
 
     async def count_drops(self, drops: Mapping[tuple[str, str], int]) -> None:
         """Add to the drop counters of (topic, client_id) pairs; raises ``StoreError``."""

@@ -96,7 +96,7 @@ def test_blocks_cover_every_queue_once_and_keep_the_lists_order() -> None:
     def check() -> None:
         cluster = cluster_of(True, True)
         queues = [b"t_%d" % number for number in range(50)]
-        subscribers = Subscribers("t", queues, 40, (), 0.0)
+        subscribers = Subscribers("t", queues, 40, ())
         blocks = subscribers.blocks(cluster, message_for("t"), False, b"", 1.0)
         seen: list[int] = []
         for block in blocks:
@@ -115,7 +115,7 @@ def test_blocks_cover_every_queue_once_and_keep_the_lists_order() -> None:
 def test_heads_are_kept_for_one_payload_length() -> None:
     def check() -> None:
         cluster = cluster_of(True)
-        subscribers = Subscribers("t", [b"t_a", b"t_b"], 2, (), 0.0)
+        subscribers = Subscribers("t", [b"t_a", b"t_b"], 2, ())
         [first] = subscribers.blocks(cluster, message_for("t"), False, b"", 1.0)
         [again] = subscribers.blocks(cluster, message_for("t"), False, b"", 1.0)
         assert first.indexes is None
@@ -127,6 +127,6 @@ def test_heads_are_kept_for_one_payload_length() -> None:
 
 
 def test_exclude_leaves_the_others() -> None:
-    subscribers = Subscribers("a_b", [b"a_b_x", b"a_b_y"], 2, (), 0.0)
+    subscribers = Subscribers("a_b", [b"a_b_x", b"a_b_y"], 2, ())
     assert subscribers.chosen(frozenset()) == [0, 1]
     assert subscribers.chosen(frozenset({"x", "unknown"})) == [1]

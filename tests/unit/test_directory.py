@@ -5,32 +5,64 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 
-from gearhorn.broker import directory as directory_module
+import pytest
+
 from gearhorn.broker.copies import Subscribers
 from gearhorn.broker.directory import Directory
-from gearhorn.errors import StoreError
+from gearhorn.broker.lease import Lease
+from gearhorn.errors import StoreError, StoreRefused, Unavailable
+
+LEASE_S = 10.0
 
 
 class Store:
-    """Reads that the test lets finish when it wants."""
+    """Reads that the test lets finish when it wants, by a clock and under a lease that it sets."""
 
     def __init__(self) -> None:
         self.reads: list[tuple[list[str], asyncio.Future[list[bytes]]]] = []
+        self.now_s = 1000.0
+        self.lease = Lease(LEASE_S)
+        self.lease.grant(self.now_s)
 
     async def read(self, topics: list[str]) -> list[Subscribers]:
-        began = asyncio.get_running_loop().time()
         future: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
         self.reads.append((topics, future))
         queues = await future
-        return [Subscribers(topic, queues, len(queues), (), began) for topic in topics]
+        return [Subscribers(topic, queues, len(queues), ()) for topic in topics]
+
+    def finish(self, number: int, *queues: bytes) -> None:
+        """Let a read find these queues."""
+        self.reads[number][1].set_result(list(queues))
+
+
+class Served:
+    """A waiter that writes down, with its name, what it was served."""
+
+    def __init__(self) -> None:
+        self.lists: list[tuple[str, list[bytes]]] = []
+
+    def __call__(self, name: str) -> Callable[[Subscribers | Unavailable], None]:
+        def waiter(found: Subscribers | Unavailable) -> None:
+            assert isinstance(found, Subscribers)
+            self.lists.append((name, found.queues))
+
+        return waiter
 
 
 def run(test: Callable[[Store, Directory], Coroutine[None, None, None]], most: int = 100) -> None:
     async def main() -> None:
         store = Store()
-        await test(store, Directory(store.read, most))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("gearhorn.broker.directory.now_s", lambda: store.now_s)
+            await test(store, Directory(store.read, most, store.lease))
 
     asyncio.run(main())
+
+
+def kept(lists: Directory, topic: str) -> list[bytes] | None:
+    """The queues of a cached list, if it may be used."""
+    found = lists.get(topic)
+    return None if found is None else found.queues
 
 
 async def turn() -> None:
@@ -103,15 +135,187 @@ def test_a_read_dropped_with_nobody_after_is_not_kept() -> None:
 
 def test_settled_waits_for_the_read_under_way_only() -> None:
     async def test(store: Store, lists: Directory) -> None:
-        await lists.settled("t")
+        await lists.settled(["t"])
         lists.when_known("t", lambda _: None)
         await turn()
-        settled = asyncio.create_task(lists.settled("t"))
+        settled = asyncio.create_task(lists.settled(["t"]))
         await turn()
         assert not settled.done()
         store.reads[0][1].set_result([])
         await turn()
         assert settled.done()
+
+    run(test)
+
+
+def test_settled_does_not_wait_for_other_topics() -> None:
+    async def test(store: Store, lists: Directory) -> None:
+        lists.when_known("other", lambda _: None)
+        await turn()
+        settled = asyncio.create_task(lists.settled(["t"]))
+        await turn()
+        assert settled.done()
+
+    run(test)
+
+
+def test_settled_of_none_waits_for_every_read_under_way() -> None:
+    async def test(store: Store, lists: Directory) -> None:
+        await lists.settled(None)
+        for topic in "ab":
+            lists.when_known(topic, lambda _: None)
+            await turn()
+        settled = asyncio.create_task(lists.settled(None))
+        for number in (1, 0):
+            await turn()
+            assert not settled.done()
+            store.finish(number)
+        await turn()
+        assert settled.done()
+
+    run(test)
+
+
+def test_settled_does_not_wait_for_the_read_that_serves_those_after_a_change() -> None:
+    async def test(store: Store, lists: Directory) -> None:
+        lists.when_known("t", lambda _: None)
+        await turn()
+        lists.drop("t")
+        lists.when_known("t", lambda _: None)
+        settled = asyncio.create_task(lists.settled(["t"]))
+        await turn()
+        store.finish(0)
+        await turn()
+        assert len(store.reads) == 2
+        assert settled.done()
+
+    run(test)
+
+
+def test_who_comes_under_a_lapsed_lease_is_served_by_a_later_read_than_the_one_under_way() -> None:
+    async def test(store: Store, lists: Directory) -> None:
+        served = Served()
+        lists.when_known("t", served("in time"))
+        await turn()
+        store.now_s = store.lease.until_s + 0.001
+        lists.when_known("t", served("late"))
+        lists.when_known("t", served("later"))
+        store.finish(0, b"t_old")
+        await turn()
+        assert served.lists == [("in time", [b"t_old"])]
+        store.lease.grant(store.now_s)
+        assert kept(lists, "t") is None, "nobody may have told of a change since the read began"
+        store.finish(1, b"t_new")
+        await turn()
+        assert served.lists[1:] == [("late", [b"t_new"]), ("later", [b"t_new"])]
+        assert kept(lists, "t") == [b"t_new"]
+
+    run(test)
+
+
+def test_under_a_lapsed_lease_a_read_that_has_not_begun_serves_all_who_wait() -> None:
+    async def test(store: Store, lists: Directory) -> None:
+        served = Served()
+        store.now_s = store.lease.until_s + 0.001
+        lists.when_known("t", served("first"))
+        lists.when_known("t", served("second"))
+        await turn()
+        store.finish(0, b"t_a")
+        await turn()
+        assert len(store.reads) == 1
+        assert served.lists == [("first", [b"t_a"]), ("second", [b"t_a"])]
+
+    run(test)
+
+
+def test_forget_cuts_every_read_under_way_and_keeps_nothing() -> None:
+    async def test(store: Store, lists: Directory) -> None:
+        served = Served()
+        lists._keep(Subscribers("cached", [b"cached_a"], 1, ()))
+        for topic in "abc":
+            lists.when_known(topic, served(f"before {topic}"))
+            await turn()  # a read each
+        lists.forget()
+        lists.when_known("b", served("after b"))
+        for number, topic in enumerate("abc"):
+            store.finish(number, f"{topic}_old".encode())
+        await turn()
+        assert served.lists == [(f"before {topic}", [f"{topic}_old".encode()]) for topic in "abc"]
+        assert [kept(lists, topic) for topic in ("cached", *"abc")] == [None] * 4
+        assert [topics for topics, _ in store.reads[3:]] == [["b"]]
+        store.finish(3, b"b_new")
+        await turn()
+        assert served.lists[3:] == [("after b", [b"b_new"])]
+        assert kept(lists, "b") == [b"b_new"]
+
+    run(test)
+
+
+def test_forget_does_not_cut_a_read_that_has_not_begun() -> None:
+    async def test(store: Store, lists: Directory) -> None:
+        lists.when_known("t", lambda _: None)
+        lists.forget()
+        await turn()
+        store.finish(0, b"t_a")
+        await turn()
+        assert kept(lists, "t") == [b"t_a"]
+
+    run(test)
+
+
+def test_a_second_drop_during_one_read_cuts_nobody_else_off() -> None:
+    async def test(store: Store, lists: Directory) -> None:
+        served = Served()
+        lists.when_known("t", served("before"))
+        await turn()
+        lists.drop("t")
+        lists.when_known("t", served("between"))
+        lists.drop("t")
+        lists.when_known("t", served("after"))
+        store.finish(0, b"t_0")
+        await turn()
+        store.finish(1, b"t_2")  # it began after both changes
+        await turn()
+        assert served.lists == [("before", [b"t_0"]), ("between", [b"t_2"]), ("after", [b"t_2"])]
+        assert kept(lists, "t") == [b"t_2"]
+
+    run(test)
+
+
+def test_a_read_tried_again_after_the_change_serves_everybody_and_is_kept() -> None:
+    async def test(store: Store, lists: Directory) -> None:
+        served = Served()
+        lists.when_known("t", served("before"))
+        await turn()
+        lists.drop("t")
+        lists.when_known("t", served("after"))
+        store.reads[0][1].set_exception(StoreError("away"))
+        while len(store.reads) < 2:
+            await asyncio.sleep(0.01)
+        store.finish(1, b"t_new")
+        await turn()
+        assert served.lists == [("before", [b"t_new"]), ("after", [b"t_new"])]
+        assert kept(lists, "t") == [b"t_new"]
+
+    run(test)
+
+
+def test_a_topic_that_the_store_refuses_is_told_and_the_others_are_served() -> None:
+    async def test(store: Store, lists: Directory) -> None:
+        found: dict[str, Subscribers | Unavailable] = {}
+        for topic in ("good", "bad"):
+            lists.when_known(topic, lambda one, topic=topic: found.__setitem__(topic, one))
+        await turn()
+        store.reads[0][1].set_exception(StoreRefused("wrong type"))
+        await turn()
+        assert [topics for topics, _ in store.reads[1:]] == [["good"], ["bad"]]
+        store.finish(1, b"good_a")
+        store.reads[2][1].set_exception(StoreRefused("wrong type"))
+        await turn()
+        assert isinstance(found["good"], Subscribers)
+        assert isinstance(found["bad"], Unavailable)
+        assert kept(lists, "bad") is None
+        await lists.settled(None)
 
     run(test)
 
@@ -135,22 +339,39 @@ def test_a_store_that_fails_is_asked_again_and_the_order_holds() -> None:
     run(test)
 
 
-def test_a_list_is_not_used_beyond_its_age() -> None:
+def test_a_list_is_used_while_the_lease_holds_and_not_once_it_lapsed() -> None:
     async def test(store: Store, lists: Directory) -> None:
-        now = asyncio.get_running_loop().time()
-        lists._keep(Subscribers("old", [], 0, (), now - directory_module.MAX_AGE_S - 0.1))
-        lists._keep(Subscribers("new", [], 0, (), now))
-        assert lists.get("old") is None
-        assert lists.get("new") is not None
+        lists.when_known("t", lambda _: None)
+        await turn()
+        store.finish(0, b"t_a")
+        await turn()
+        store.now_s = store.lease.until_s
+        assert kept(lists, "t") == [b"t_a"]
+        store.now_s += 0.001
+        assert kept(lists, "t") is None
+        # it is the lease that counts, not the list's age: a renewal has told what changed
+        store.lease.grant(store.now_s)
+        assert kept(lists, "t") == [b"t_a"]
+
+    run(test)
+
+
+def test_without_a_lease_no_list_is_used() -> None:
+    async def test(store: Store, lists: Directory) -> None:
+        lists._keep(Subscribers("t", [b"t_a"], 1, ()))
+        store.lease.end()
+        assert kept(lists, "t") is None
+        store.lease.store_is_lost()
+        assert kept(lists, "t") is None
+        assert lists.peek("t") is not None
 
     run(test)
 
 
 def test_what_is_cached_is_bounded_and_the_used_stays() -> None:
     async def test(store: Store, lists: Directory) -> None:
-        now = asyncio.get_running_loop().time()
         for number in range(1000):
-            lists._keep(Subscribers(f"t{number}", [b"q"], 1, (), now))
+            lists._keep(Subscribers(f"t{number}", [b"q"], 1, ()))
             assert lists.get("t0") is not None, f"the used list went at {number}"
         assert len(lists._young) + len(lists._old) <= 100
 
@@ -170,9 +391,8 @@ def test_empty_lists_are_cached_too() -> None:
 
 def test_drop_where_forgets_what_matches_and_what_is_being_read() -> None:
     async def test(store: Store, lists: Directory) -> None:
-        now = asyncio.get_running_loop().time()
-        lists._keep(Subscribers("limited", [b"q"], 1, ((0, 5),), now))
-        lists._keep(Subscribers("plain", [b"q"], 1, (), now))
+        lists._keep(Subscribers("limited", [b"q"], 1, ((0, 5),)))
+        lists._keep(Subscribers("plain", [b"q"], 1, ()))
         lists.when_known("reading", lambda _: None)
         await turn()
         lists.drop_where(lambda one: bool(one.limits))

@@ -1,0 +1,169 @@
+"""Gossip: every member tells every other, now and then, how it is.
+
+Law: runs on the event loop. It is for seeing; who lives is decided by leases. What a server has not
+answered is not followed by more, and nobody is waited for. The member's id is the unique id, so at
+most one message of each member waits for a listener (PROTOCOL §7; after Oban's gossip plugin).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Set
+
+import structlog
+
+from gearhorn.broker.copies import Subscribers, unique_id
+from gearhorn.broker.directory import Directory
+from gearhorn.broker.membership import Membership
+from gearhorn.errors import BadRequest, RequestError
+from gearhorn.gearman.client import Result, Submission
+from gearhorn.gearman.cluster import Cluster
+from gearhorn.gearman.worker import Job
+from gearhorn.messages import Fanout, Gossip, decode_gossip, encode
+from gearhorn.names import GOSSIP, queue_of
+from gearhorn.timing import now_s
+
+JOBS_PER_S = 200.0  # of all members together, whatever their number
+SILENT_INTERVALS = 3  # without a word from anybody: isolated
+
+log = structlog.get_logger(__name__)
+
+
+class Talk:
+    """What one member says and has heard. ``own`` returns its present state; ``interval_s`` is
+    the shortest time between two messages."""
+
+    def __init__(
+        self,
+        membership: Membership,
+        cluster: Cluster,
+        directory: Directory,
+        own: Callable[[str], Gossip],
+        interval_s: float,
+    ) -> None:
+        self._membership = membership
+        self._cluster = cluster
+        self._directory = directory
+        self._own = own
+        self._base_s = interval_s
+        self._heard: dict[str, tuple[Gossip, float]] = {}
+        self._listeners = 0  # that are no members
+        self._reading = False  # the list of those
+        self._owed: Counter[int] = Counter()  # messages by server that it has not answered
+        self._since_s = now_s()  # when it was last alone, or heard
+        self.state = "solitary"
+
+    @property
+    def interval_s(self) -> float:
+        """The time between two messages of one member."""
+        members = len(self._membership.peers) + 1
+        jobs = members * (members - 1 + self._listeners)
+        return max(self._base_s, jobs / JOBS_PER_S)
+
+    def known(self) -> list[Gossip]:
+        """Return what every member last said, this one's present state first."""
+        self._forget()
+        others = [said for said, _ in self._heard.values()]
+        silent = [Gossip(peer) for peer in self._membership.peers if peer not in self._heard]
+        return [self._own(self.state), *others, *silent]
+
+    async def run(self) -> None:
+        """Talk, for ever."""
+        while True:
+            await asyncio.sleep(self.interval_s * random.uniform(1.0, 1.1))
+            self._forget()
+            self._look()
+            self._say()
+
+    def hear(self, job: Job) -> None:
+        """Take what a member says."""
+        try:
+            said = decode_gossip(job.arguments)
+        except BadRequest as error:
+            job.fail(str(error))
+            return
+        job.complete()
+        if said.member not in self._membership.peers:
+            return
+        if said.member not in self._heard and said.servers != self._own(self.state).servers:
+            log.error(
+                "members have different job servers, and copies of one queue go to different ones",
+                peer=said.member,
+                servers=" ".join(said.servers),
+            )
+        self._since_s = now_s()
+        self._heard[said.member] = (said, self._since_s)
+
+    def _forget(self) -> None:
+        gone = self._heard.keys() - self._membership.peers.keys()
+        for member in gone:
+            del self._heard[member]
+
+    def _look(self) -> None:
+        """See how this member stands among the others."""
+        at_s = now_s()
+        if at_s > self._membership.lease.until_s:
+            state = "isolated"
+        elif not self._membership.peers:
+            state = "solitary"
+            self._since_s = at_s
+        elif at_s - self._since_s > SILENT_INTERVALS * self.interval_s:
+            state = "isolated"
+        else:
+            state = "clustered"
+        if state != self.state:
+            say = log.warning if state == "isolated" else log.info
+            say("state", state=state, former=self.state, peers=len(self._membership.peers))
+            self.state = state
+
+    def _say(self) -> None:
+        peers = [queue_of(GOSSIP, peer) for peer in self._membership.peers]
+        slow = {place for place, owed in self._owed.items() if owed}
+        self._send(Subscribers(GOSSIP, peers, len(peers), ()), slow)
+        if now_s() > self._membership.lease.usable_until_s:
+            return  # who else listens is not known
+        listeners = self._directory.get(GOSSIP)
+        if listeners is not None:
+            self._listeners = len(listeners.queues)
+            self._send(listeners, slow)
+        elif not self._reading:
+            self._reading = True
+            self._directory.when_known(GOSSIP, self._read)
+
+    def _read(self, found: Subscribers | RequestError) -> None:
+        self._reading = False
+        if isinstance(found, Subscribers):
+            self._listeners = len(found.queues)
+            self._send(found, set())
+
+    def _send(self, listeners: Subscribers, slow: Set[int]) -> None:
+        if not listeners.queues or not self._cluster.is_up:
+            return
+        member, body = self._membership.id, encode(self._own(self.state))
+        message = Fanout(GOSSIP, body, member, True, 1.0, None, False, frozenset(), "normal")
+        unique = unique_id(member, body, None)
+        for block in listeners.blocks(self._cluster, message, False, unique, time.time()):
+            if block.place not in slow:
+                self._owed[block.place] += 1
+                outcome = _Outcome(self._owed, block.place)
+                words = Submission(outcome, block.heads, block.tail, False)
+                self._cluster.submit(block.place, words)
+
+
+class _Outcome:
+    """What becomes of messages to one server: it owes nothing any more."""
+
+    def __init__(self, owed: Counter[int], place: int) -> None:
+        self._owed, self._place = owed, place
+
+    def accepted(self, submission: Submission) -> None:
+        self._owed[self._place] -= 1
+
+    def lost(self, submission: Submission) -> None:
+        self._owed[self._place] -= 1
+
+    def finished(self, submission: Submission, index: int, result: Result) -> None:
+        raise AssertionError("nobody finishes a background copy towards its submitter")
