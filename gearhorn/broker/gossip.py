@@ -8,50 +8,59 @@ most one message of each member waits for a listener (PROTOCOL §7; after Oban's
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Set
+from collections.abc import Awaitable, Callable, Set
 
 import structlog
 
 from gearhorn.broker.copies import Subscribers, unique_id
-from gearhorn.broker.directory import Directory
 from gearhorn.broker.membership import Membership
-from gearhorn.errors import BadRequest, RequestError
+from gearhorn.errors import BadRequest, StoreError
 from gearhorn.gearman.client import Result, Submission
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.gearman.worker import Job
 from gearhorn.messages import Fanout, Gossip, decode_gossip, encode
 from gearhorn.names import GOSSIP, queue_of
+from gearhorn.tasks import Tasks
 from gearhorn.timing import now_s
 
 JOBS_PER_S = 200.0  # of all members together, whatever their number
+MEETING_S = 0.1
 SILENT_INTERVALS = 3  # without a word from anybody: isolated
 
 log = structlog.get_logger(__name__)
 
 
 class Talk:
-    """What one member says and has heard. ``own`` returns its present state; ``interval_s`` is
-    the shortest time between two messages."""
+    """What one member says and has heard. ``read`` fetches lists, ``own`` returns the member's
+    present state, ``drain`` empties a queue; ``interval_s`` is the shortest time between two
+    messages. The list of listeners is not the directory's: nobody may publish to it."""
 
     def __init__(
         self,
         membership: Membership,
         cluster: Cluster,
-        directory: Directory,
+        read: Callable[[list[str]], Awaitable[list[Subscribers]]],
         own: Callable[[str], Gossip],
+        drain: Callable[[bytes], Awaitable[int]],
         interval_s: float,
     ) -> None:
         self._membership = membership
         self._cluster = cluster
-        self._directory = directory
+        self._read = read
         self._own = own
+        self._drain = drain
+        self._told: set[str] = set()  # members that messages were sent to
+        self._asking = False  # who the members are
+        self._tasks = Tasks()
+        self._running: asyncio.Task[None] | None = None
         self._base_s = interval_s
         self._heard: dict[str, tuple[Gossip, float]] = {}
-        self._listeners = 0  # that are no members
-        self._reading = False  # the list of those
+        self._listeners: Subscribers | None = None  # that are no members
+        self._reading = False  # who they are
         self._owed: Counter[int] = Counter()  # messages by server that it has not answered
         self._since_s = now_s()  # when it was last alone, or heard
         self.state = "solitary"
@@ -60,7 +69,8 @@ class Talk:
     def interval_s(self) -> float:
         """The time between two messages of one member."""
         members = len(self._membership.peers) + 1
-        jobs = members * (members - 1 + self._listeners)
+        listeners = len(self._listeners.queues) if self._listeners else 0
+        jobs = members * (members - 1 + listeners)
         return max(self._base_s, jobs / JOBS_PER_S)
 
     def known(self) -> list[Gossip]:
@@ -70,13 +80,18 @@ class Talk:
         silent = [Gossip(peer) for peer in self._membership.peers if peer not in self._heard]
         return [self._own(self.state), *others, *silent]
 
-    async def run(self) -> None:
-        """Talk, for ever."""
+    def start(self) -> None:
+        """Begin to talk."""
+        self._running = self._tasks.spawn(self._run(), "gossip")
+
+    async def _run(self) -> None:
         while True:
             await asyncio.sleep(self.interval_s * random.uniform(1.0, 1.1))
             self._forget()
             self._look()
             self._say()
+            if not self._reading:
+                self._tasks.spawn(self._look_up(), "gossip listeners")
 
     def hear(self, job: Job) -> None:
         """Take what a member says."""
@@ -86,8 +101,29 @@ class Talk:
             job.fail(str(error))
             return
         job.complete()
-        if said.member not in self._membership.peers:
-            return
+        if said.member in self._membership.peers:
+            self._note(said)
+        elif not self._asking and said.member != self._membership.id:
+            self._asking = True
+            self._tasks.spawn(self._meet(said), "new member")
+
+    async def stop(self) -> None:
+        """Say no more, and leave nothing behind with those who have gone."""
+        if self._running is not None:
+            self._running.cancel()
+        await self._membership.refresh()
+        gone = self._told - self._membership.peers.keys()
+        await asyncio.gather(*(self._clear(member) for member in gone))
+
+    async def _meet(self, said: Gossip) -> None:
+        """Hear somebody who joined since the members were last looked at, if he did."""
+        await asyncio.sleep(MEETING_S)  # a stranger may talk as often as he likes
+        await self._membership.refresh()
+        self._asking = False
+        if said.member in self._membership.peers:
+            self._note(said)
+
+    def _note(self, said: Gossip) -> None:
         if said.member not in self._heard and said.servers != self._own(self.state).servers:
             log.error(
                 "members have different job servers, and copies of one queue go to different ones",
@@ -98,9 +134,14 @@ class Talk:
         self._heard[said.member] = (said, self._since_s)
 
     def _forget(self) -> None:
-        gone = self._heard.keys() - self._membership.peers.keys()
-        for member in gone:
+        for member in self._heard.keys() - self._membership.peers.keys():
             del self._heard[member]
+        for member in self._told - self._membership.peers.keys():
+            self._told.remove(member)  # what was sent after it had gone waits there for nobody
+            self._tasks.spawn(self._clear(member), "gossip queue")
+
+    async def _clear(self, member: str) -> None:
+        await self._drain(queue_of(GOSSIP, member))
 
     def _look(self) -> None:
         """See how this member stands among the others."""
@@ -122,22 +163,19 @@ class Talk:
     def _say(self) -> None:
         peers = [queue_of(GOSSIP, peer) for peer in self._membership.peers]
         slow = {place for place, owed in self._owed.items() if owed}
+        self._told.update(self._membership.peers)
         self._send(Subscribers(GOSSIP, peers, len(peers), ()), slow)
-        if now_s() > self._membership.lease.usable_until_s:
-            return  # who else listens is not known
-        listeners = self._directory.get(GOSSIP)
-        if listeners is not None:
-            self._listeners = len(listeners.queues)
-            self._send(listeners, slow)
-        elif not self._reading:
-            self._reading = True
-            self._directory.when_known(GOSSIP, self._read)
+        if self._listeners is not None:
+            self._send(self._listeners, slow)
 
-    def _read(self, found: Subscribers | RequestError) -> None:
-        self._reading = False
-        if isinstance(found, Subscribers):
-            self._listeners = len(found.queues)
-            self._send(found, set())
+    async def _look_up(self) -> None:
+        """Read who else listens, for the next message."""
+        self._reading = True
+        try:
+            with contextlib.suppress(StoreError):
+                [self._listeners] = await self._read([GOSSIP])
+        finally:
+            self._reading = False
 
     def _send(self, listeners: Subscribers, slow: Set[int]) -> None:
         if not listeners.queues or not self._cluster.is_up:

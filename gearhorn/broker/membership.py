@@ -9,6 +9,7 @@ whoever sees it first (PROTOCOL §7).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import re
@@ -152,6 +153,12 @@ class Membership:
                 self._observed[peer.id] = (peer.record, heard_s)  # try again a lease later
                 self._tasks.spawn(self._reap(peer), "reaping")
         return peers
+
+    async def refresh(self) -> None:
+        """Ask who the members are now; without effect where the store does not answer."""
+        asked_s = now_s()
+        with contextlib.suppress(StoreError):  # the next renewal says more
+            self.saw(await self._members.all(), asked_s)
 
     def when_known(self, peer: Member, version: int, since_s: float) -> asyncio.Future[None]:
         """Return what is done once a peer cannot use a list of before ``version`` any more: it

@@ -111,7 +111,12 @@ class Broker:
         self._config = config
         self._started_s = now_s()
         self._talk = Talk(
-            self._membership, self._control, self._directory, self._state, config.gossip_interval
+            self._membership,
+            self._control,
+            self._read,
+            self._state,
+            self._drain,
+            config.gossip_interval,
         )
         descriptions = Descriptions(
             self._talk, self._subscriptions, self._backlog, config.max_backlog
@@ -166,6 +171,7 @@ class Broker:
                 log.info("stopping", in_hand_s=STOP_S)
                 await self._finish()
         finally:
+            await self._talk.stop()
             await self._membership.leave()
             if self._presences:  # who read the members just before may still ask
                 await asyncio.sleep(LINGER_S)
@@ -182,7 +188,7 @@ class Broker:
         self._tasks.spawn(self._changes.run(), "changes")
         self._tasks.spawn(self._backlog.run(self._directory), "backlog")
         self._tasks.spawn(self._watch_store(), "store watch")
-        self._tasks.spawn(self._talk.run(), "gossip")
+        self._talk.start()
         for worker in self._change_workers:
             worker.start()
         for worker in self._fanout_workers:

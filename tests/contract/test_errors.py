@@ -52,12 +52,12 @@ WRONG = {
     ("subscribe_fanout", "max_backlog"): [0, -1, 1.5, "10", True, None, [10]],
     ("subscribe_fanout", "overflow"): ["drop", "", 1, None, ["drop_new"]],
     ("subscribe_fanout", "envelope"): BOOLEAN,
+    ("subscribe_fanout", "ttl"): [0, -1, -0.5, "5", True, None, [5], 10**10],
     ("unsubscribe_fanout", "topic"): TEXT,
     ("unsubscribe_fanout", "client_id"): TEXT,
     ("unsubscribe_fanout", "drain"): BOOLEAN,
 }
 LATER = [  # what later releases have: a caller must not believe that this one does it
-    *(("ttl", 60), ("ttl", 0.5), ("overflow", "drop_old"), ("overflow", "unsubscribe")),
     *(("durable", True), ("durable", {}), ("durable", {"start": "all"}), ("durable", None)),
 ]
 

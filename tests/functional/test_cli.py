@@ -22,7 +22,13 @@ from support.wire import Wire, admin
 
 DEAD = f"{HOST}:1"  # nobody listens there
 HOSTILE = 'a="b\\c\u2028d\u0085e\U0001f600'
-NAMES = ("fanout", "subscribe_fanout", "register_fanout_subscriber", "unsubscribe_fanout")
+NAMES = (
+    "fanout",
+    "subscribe_fanout",
+    "register_fanout_subscriber",
+    "unsubscribe_fanout",
+    "describe_fanout",
+)
 
 
 class Command:
@@ -212,7 +218,8 @@ def test_file_environment_and_command_line_are_put_together(
     }
     options = ("--fanout-function", "cli_fanout", "--max-payload", "1000", "--log-level", "info")
     worker = launch(cluster.address, *options, env=env).ready()
-    names = {"cli_fanout", "file_subscribe", "register_fanout_subscriber", "env_unsubscribe"}
+    names = {"cli_fanout", "file_subscribe", "env_unsubscribe"}
+    names |= {"register_fanout_subscriber", "describe_fanout"}
     eventually(lambda: workers_of(cluster.address) == names)
     for client in ("alice", "bob"):
         assert cluster.run("file_subscribe", topic="t", client_id=client).kind == "complete"
@@ -332,8 +339,8 @@ def test_a_store_on_a_unix_socket_is_used(launch: Launch, cluster: Cluster, tmp_
 def test_a_worker_with_other_names_serves_those_and_not_the_usual_ones(
     launch: Launch, cluster: Cluster
 ) -> None:
-    ours = ("my_fanout", "my_subscribe", "my_register", "my_unsubscribe")
-    kinds = ("fanout", "subscribe", "register", "unsubscribe")
+    ours = ("my_fanout", "my_subscribe", "my_register", "my_unsubscribe", "my_describe")
+    kinds = ("fanout", "subscribe", "register", "unsubscribe", "describe")
     options = [
         word
         for kind, name in zip(kinds, ours, strict=True)
@@ -379,7 +386,7 @@ def test_two_namespaces_on_one_store_do_not_see_each_other(
         assert not [key for key in store.scan_iter() if not key.startswith((b"{a}:", b"{b}:"))]
 
 
-@pytest.mark.parametrize("schema", ["2", ""])
+@pytest.mark.parametrize("schema", ["1", "3", ""])
 def test_a_store_of_another_layout_is_refused_and_left_alone(
     launch: Launch, cluster: Cluster, schema: str
 ) -> None:

@@ -7,10 +7,9 @@ import json
 import time
 from collections.abc import Callable
 
-import redis
 from support.bulk import Pipeline, fanout_body, subscribe_all
 from support.cluster import Cluster, eventually
-from support.wire import Wire, admin
+from support.wire import admin
 
 MakeCluster = Callable[..., Cluster]
 
@@ -122,52 +121,6 @@ def test_a_frozen_store_is_no_reason_to_hang(make_cluster: MakeCluster, topic: s
     finally:
         cluster.store.thaw()
     cluster.subscribe(topic, "bob")
-
-
-def test_a_frozen_peer_delays_one_change_and_no_fanout(
-    make_cluster: MakeCluster, topic: str
-) -> None:
-    cluster = make_cluster(workers=3)
-    cluster.subscribe(topic, "alice")
-    frozen = cluster.workers[0]
-    frozen.freeze()
-    # what the frozen one was given stays with it; submit until a living one has answered
-    began = time.monotonic()
-    answered = 0
-    for number in range(6):
-        wire = Wire(cluster.address)
-        try:
-            request = {"topic": topic, "client_id": f"c{number}"}
-            wire.run(b"subscribe_fanout", json.dumps(request).encode(), 3)
-            answered += 1
-        except TimeoutError:
-            pass
-        finally:
-            wire.close()
-    assert answered >= 5
-    assert time.monotonic() - began < 8
-    began = time.monotonic()
-    for number in range(20):
-        cluster.subscribe(topic, f"fast{number}")
-    assert time.monotonic() - began < 2, "a peer that is known to be silent is not waited for"
-    frozen.thaw()
-    total = eventually(lambda: cluster.publish(topic, "x").data)
-    assert total == b"27" or answered == 5
-
-
-def test_a_subscription_that_nobody_was_told_of_is_served_within_ten_seconds(
-    make_cluster: MakeCluster, topic: str
-) -> None:
-    """The change is written behind the workers' backs, as if its message had been lost."""
-    cluster = make_cluster(workers=2)
-    cluster.subscribe(topic, "alice")
-    for _ in range(20):  # both workers have the list
-        assert cluster.publish(topic, "x").data == b"1"
-    key = "{gearhorn}:clients:" + topic
-    began = time.monotonic()
-    redis.Redis.from_url(cluster.store.url).sadd(key, "bob")
-    eventually(lambda: cluster.publish(topic, "x").data == b"2", 11)
-    assert time.monotonic() - began < 10.5
 
 
 def test_a_job_server_killed_in_the_middle_of_a_run_loses_no_unanswered_fanout(

@@ -180,7 +180,7 @@ def test_a_stop_in_the_middle_of_joining_leaves_no_member_behind(stack: ExitStac
 
 
 class SlowStore:
-    """Passes on what a worker asks of the store, and holds the answer to SADD back for ever."""
+    """Passes on what a worker asks of the store, and holds the answer to a join back for ever."""
 
     def __init__(self, store: Redis) -> None:
         self._port = store.port
@@ -214,7 +214,7 @@ class SlowStore:
             while request := near.recv(1 << 16):
                 far.sendall(request)
                 answer = far.recv(1 << 16)  # the client asks, then waits
-                if b"SADD" in request:
+                if b"\r\njoin\r\n" in request and b"NOSCRIPT" not in answer:
                     return
                 near.sendall(answer)
         except OSError:
