@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import fanouts, foregrounds, memory, others, payloads, peers, subscribing
+from benchmarks import fanouts, foregrounds, members, memory, others, payloads, peers, subscribing
 from benchmarks.lines import Line, Plan
 from benchmarks.processes import Neighbours
 from benchmarks.report import show, write
@@ -22,6 +22,7 @@ GROUPS = {
     "peers": peers.measure,
     "foreground": foregrounds.measure,
     "subscribe": subscribing.measure,
+    "members": members.measure,
     "payload": payloads.measure,
     "memory": memory.measure,
 }

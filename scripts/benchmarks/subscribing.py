@@ -25,13 +25,14 @@ def measure(plan: Plan) -> list[Line]:
             copies_s, _ = ceiling.measure(plan.count(CEILING_COPIES))
             for at_once, (_, full) in WAYS.items():
                 topic, count = f"topic{number}-{at_once}", plan.count(full)
-                jobs = [_subscribe(topic, f"c{client}") for client in range(count)]
+                jobs = [subscription(topic, f"c{client}") for client in range(count)]
                 busy = Busy(pids).start()
                 lines[at_once].add(count / caller.run(jobs, at_once), copies_s, busy.stop())
         caller.close()
     return list(lines.values())
 
 
-def _subscribe(topic: str, client_id: str) -> bytes:
+def subscription(topic: str, client_id: str) -> bytes:
+    """The packet that submits a subscribe."""
     body = json.dumps({"topic": topic, "client_id": client_id})
     return foreground(b"subscribe_fanout", body.encode())
