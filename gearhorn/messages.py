@@ -19,7 +19,7 @@ from msgspec import UNSET, UnsetType
 from gearhorn.errors import BadRequest, TooLarge
 
 Priority = Literal["low", "normal", "high"]
-Overflow = Literal["drop_new", "unsubscribe"]
+Overflow = Literal["drop_new", "drop_old", "unsubscribe"]
 Pair = tuple[str, str]  # (client_id, reason)
 
 _PERCENT = re.compile(r"(\d{1,9})%\Z", re.ASCII)
@@ -33,7 +33,7 @@ _MAX_WORDS = 500  # of a refusal, which may quote the request
 _WORDS = {  # what msgspec does not say of a key that takes certain words only
     "priority": '"low", "normal" or "high"',
     "encoding": '"base64"',
-    "overflow": '"drop_new" or "unsubscribe"',
+    "overflow": '"drop_new", "drop_old" or "unsubscribe"',
 }
 _text = msgspec.json.Decoder(str)
 

@@ -23,6 +23,15 @@ class Background(Copying):
         self.open -= 1
         if submission.refused:
             self.drop(submission)
+        self.maybe_reply()
+
+    def drop_held(self, index: int) -> None:
+        self.open -= 1
+        self.lose(index)
+        self.maybe_reply()
+
+    def maybe_reply(self) -> None:
+        """Reply if no copy is on its way any more."""
         if self.open:
             return
         if len(self.parts) > 1 and (gone := [p for p in self.parts if not p.is_held]):
@@ -85,7 +94,10 @@ class _DirectOutcome:
     def accepted(self, submission: Submission) -> None:
         assert isinstance(submission, Direct)
         if submission.refused:
-            submission.general().refuse(submission.refused)
+            general = submission.general()
+            general.refuse(submission.refused)
+            if general.open:
+                return  # it replies when there is room for the rest
         copies = len(submission.heads) - len(submission.refused or ())
         submission.job.complete(b"%d" % copies)
 

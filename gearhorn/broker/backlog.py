@@ -202,7 +202,7 @@ class Backlog:
         """Count a copy that its queue had no room for."""
         pair = subscribers.topic, subscribers.client_id(index)
         self._drops[pair] += 1
-        if index in subscribers.ending:
+        if subscribers.overflow.get(index) == "unsubscribe":
             self._end([pair])
 
     async def run(self, directory: Directory) -> None:

@@ -6,8 +6,9 @@ one session, and the packet heads for one payload length. Both are derived and r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from types import MappingProxyType
 from typing import NamedTuple
 
 from gearhorn.gearman import packets
@@ -53,11 +54,12 @@ class Subscribers:
     """One topic's list as it was read.
 
     Queues from index ``enveloped`` on take envelopes. ``limits`` holds (index, max_backlog) of
-    those with a limit of their own; ``ending`` are indexes whose subscription ends at its limit.
+    those with a limit of their own; ``overflow`` tells by index what happens at the limit, where
+    that is not ``drop_new``.
     """
 
     __slots__ = (
-        "_only", "_session", "_shares", "ending", "enveloped", "limits", "queues", "topic",
+        "_only", "_session", "_shares", "enveloped", "limits", "overflow", "queues", "topic",
         "unlooked",
     )  # fmt: skip
 
@@ -67,13 +69,13 @@ class Subscribers:
         queues: list[bytes],
         enveloped: int,
         limits: tuple[tuple[int, int], ...],
-        ending: frozenset[int] = frozenset(),
+        overflow: Mapping[int, str] = MappingProxyType({}),
     ) -> None:
         self.topic = topic
         self.queues = queues
         self.enveloped = enveloped
         self.limits = limits
-        self.ending = ending
+        self.overflow = overflow
         self.unlooked = 0  # fan-outs left before somebody looks at the backlog
         self._session = -1
         self._shares: list[Share] = []

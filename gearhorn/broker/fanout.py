@@ -80,7 +80,7 @@ class Fanouts:
         if subscribers.unlooked < 0:
             outbox.backlog.look_soon(subscribers, self._directory)
         if message.background:
-            if chosen is None and not message.receipt:
+            if chosen is None and not message.receipt and outbox.overflow.is_idle:
                 share = subscribers.only_share(outbox.cluster)
                 if share is not None:
                     Direct(outbox, job, message, subscribers, share)

@@ -72,11 +72,23 @@ class Foreground(Copying):
 
     def _count_refused(self, part: Part) -> int:
         """Count the copies of a part that its server refused; return how many they are."""
-        refused = len(part.refused or ())
-        if refused:
-            self.drop(part)
-            self._left -= refused
-        return refused
+        if not part.refused:
+            return 0
+        lost = self.drop(part)
+        self._left -= lost
+        return lost
+
+    def send_held(self, index: int) -> None:
+        if self.over:
+            self.open -= 1
+        else:
+            super().send_held(index)
+
+    def drop_held(self, index: int) -> None:
+        self.open -= 1
+        self.lose(index)
+        self._left -= 1
+        self._progress()
 
     def lost(self, submission: Submission) -> None:
         assert isinstance(submission, Part)

@@ -17,6 +17,7 @@ import structlog
 
 from gearhorn.broker.backlog import Backlog
 from gearhorn.broker.copies import Block, Subscribers, unique_id
+from gearhorn.broker.overflow import Overflow
 from gearhorn.gearman.client import Result, Submission
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.gearman.worker import Job
@@ -31,9 +32,10 @@ log = structlog.get_logger(__name__)
 class Outbox:
     """What the fan-outs of a member share. ``tag`` is 8 bytes of ASCII, the member's own."""
 
-    def __init__(self, cluster: Cluster, backlog: Backlog, tag: bytes) -> None:
+    def __init__(self, cluster: Cluster, backlog: Backlog, overflow: Overflow, tag: bytes) -> None:
         self.cluster = cluster
         self.backlog = backlog
+        self.overflow = overflow
         self.callers = 0  # foreground fan-outs that are not replied to
         self.caller_bytes = 0  # their payloads
         self._tag = tag
@@ -45,7 +47,7 @@ class Outbox:
     @property
     def is_idle(self) -> bool:
         """Whether no copy is held back and no caller waits."""
-        return not self._stranded and not self.callers
+        return not self._stranded and not self.callers and self.overflow.is_idle
 
     def unique_id(self, message: Fanout, foreground: bool) -> bytes:
         """Return the Gearman unique id of a message's copies.
@@ -148,7 +150,29 @@ class Copying:
         if not outbox.cluster.is_up:
             outbox.strand(self, indexes)
             return
-        message = self.message
+        if self.subscribers.overflow and not outbox.overflow.is_idle:
+            indexes = self._held_back(range(self.total) if indexes is None else indexes)
+        self._send(indexes)
+
+    def _held_back(self, indexes: Sequence[int]) -> Sequence[int]:
+        """Leave copies for full queues to those that make room there; return the others."""
+        overflow, queues = self.outbox.overflow, self.subscribers.queues
+        held = {index for index in indexes if overflow.holds(queues[index])}
+        for index in held:
+            self.open += 1
+            overflow.keep(self, index)
+        return [index for index in indexes if index not in held] if held else indexes
+
+    def send_held(self, index: int) -> None:
+        """There is room now for a copy that was held back."""
+        self.open -= 1
+        if self.outbox.cluster.is_up:
+            self._send([index])
+        else:
+            self.outbox.strand(self, [index])
+
+    def _send(self, indexes: Sequence[int] | None) -> None:
+        outbox, message = self.outbox, self.message
         unique = outbox.unique_id(message, self.foreground)
         blocks = self.subscribers.blocks(
             outbox.cluster, message, self.foreground, unique, time.time(), indexes
@@ -159,15 +183,31 @@ class Copying:
             self.parts.append(part)
             outbox.cluster.submit(block.place, part)
 
-    def drop(self, part: Part) -> None:
-        """Count the copies of a part that the server refused."""
-        self.refuse([(part.index(at), code) for at, code in part.refused or ()])
+    def drop(self, part: Part) -> int:
+        """Take note of the copies of a part that the server refused; return how many are lost."""
+        return self.refuse([(part.index(at), code) for at, code in part.refused or ()])
 
-    def refuse(self, refused: Sequence[tuple[int, bytes]]) -> None:
-        """Count copies that a server refused, given by their place in the list."""
+    def refuse(self, refused: Sequence[tuple[int, bytes]]) -> int:
+        """Take note of copies that a server refused, given by their place in the list; return how
+        many are lost. The others wait until the oldest on their queues are."""
+        lost = 0
         for index, _ in refused:
-            self.dropped.append(index)
-            self.outbox.backlog.dropped(self.subscribers, index)
+            if self.subscribers.overflow.get(index) == "drop_old":
+                self.open += 1
+                self.outbox.overflow.add(self, index)
+            else:
+                self.lose(index)
+                lost += 1
+        return lost
+
+    def lose(self, index: int) -> None:
+        """Count a copy as dropped."""
+        self.dropped.append(index)
+        self.outbox.backlog.dropped(self.subscribers, index)
+
+    def drop_held(self, index: int) -> None:
+        """No room could be made for a copy that was held back."""
+        raise NotImplementedError
 
     def clients(self, indexes: Sequence[int]) -> list[str]:
         """Return the client_ids of queues."""

@@ -32,13 +32,14 @@ from gearhorn.broker.lease import Lease
 from gearhorn.broker.matchmaking import Matchmaker
 from gearhorn.broker.membership import Membership
 from gearhorn.broker.outbox import Outbox
+from gearhorn.broker.overflow import Overflow
 from gearhorn.broker.presence import Presence
 from gearhorn.config import Config
 from gearhorn.errors import StartError, StoreError
 from gearhorn.gearman.client import WINDOW_COPIES
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.gearman.connection import Server
-from gearhorn.gearman.drain import drain
+from gearhorn.gearman.drain import drain, trim
 from gearhorn.gearman.packets import KEPT_BYTES
 from gearhorn.gearman.worker import Job, Worker
 from gearhorn.messages import Gossip
@@ -91,7 +92,8 @@ class Broker:
         )
         self._copies.on_change(lambda: self._directory.drop_where(self._backlog.is_eager))
         tag = secrets.token_hex(4).encode()
-        self._outbox = Outbox(self._copies, self._backlog, tag)
+        overflow = Overflow(self._copies, self._trim, self._backlog.dropped)
+        self._outbox = Outbox(self._copies, self._backlog, overflow, tag)
         fanouts = Fanouts(config, self._directory, self._outbox)
         self._matchmaker = Matchmaker(self._membership, self._control, self.drop, self.settle)
         describe = config.describe_function.encode()
@@ -256,7 +258,7 @@ class Broker:
         ):
             enveloped = 0
             limits = []
-            ending = set()
+            overflow: dict[int, str] = {}
             if options:
                 taking = {client for client, one in options.items() if one.envelope}
                 clients.sort(key=taking.__contains__)
@@ -266,18 +268,28 @@ class Broker:
                         continue
                     if most := options[client].max_backlog:
                         limits.append((index, most))
-                    if options[client].overflow == "unsubscribe":
-                        ending.add(index)
+                    if options[client].overflow != "drop_new":
+                        overflow[index] = options[client].overflow
             prefix = topic.encode() + b"_"
             queues = [prefix + client for client in clients]
             plain = len(queues) - enveloped
-            lists.append(Subscribers(topic, queues, plain, tuple(limits), frozenset(ending)))
+            lists.append(Subscribers(topic, queues, plain, tuple(limits), overflow))
         await self._backlog.prepare(lists)
         return lists
 
     async def _drain(self, queue: bytes) -> int:
         up = [client.server for client in self._copies.clients if client.is_up]
         return await drain(up, self._tls, queue)
+
+    async def _trim(self, queue: bytes, most: int) -> int:
+        if not self._copies.is_up:
+            return 0
+        server = self._copies.clients[self._copies.route(queue)].server
+        try:
+            return await trim(server, self._tls, queue, most)
+        except OSError as error:
+            log.warning("no room is made", queue=queue.decode(), error=str(error))
+            return 0
 
     async def appear(self, member: str) -> None:
         """Serve a member's own queues; return once the job servers know."""
