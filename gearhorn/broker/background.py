@@ -21,7 +21,7 @@ class Background(Copying):
     def accepted(self, submission: Submission) -> None:
         assert isinstance(submission, Part)
         self.open -= 1
-        if submission.refused:
+        if submission.refused or self.subscribers.overflow:
             self.drop(submission)
         self.maybe_reply()
 
@@ -93,9 +93,10 @@ class _DirectOutcome:
 
     def accepted(self, submission: Submission) -> None:
         assert isinstance(submission, Direct)
-        if submission.refused:
+        if submission.refused or submission.subscribers.overflow:
             general = submission.general()
-            general.refuse(submission.refused)
+            general.taken(submission, None)
+            general.refuse(submission.refused or ())
             if general.open:
                 return  # it replies when there is room for the rest
         copies = len(submission.heads) - len(submission.refused or ())

@@ -72,7 +72,7 @@ class Foreground(Copying):
 
     def _count_refused(self, part: Part) -> int:
         """Count the copies of a part that its server refused; return how many they are."""
-        if not part.refused:
+        if not part.refused and not self.subscribers.overflow:
             return 0
         lost = self.drop(part)
         self._left -= lost

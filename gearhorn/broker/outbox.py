@@ -185,6 +185,7 @@ class Copying:
 
     def drop(self, part: Part) -> int:
         """Take note of the copies of a part that the server refused; return how many are lost."""
+        self.taken(part, part.indexes)
         return self.refuse([(part.index(at), code) for at, code in part.refused or ()])
 
     def refuse(self, refused: Sequence[tuple[int, bytes]]) -> int:
@@ -194,11 +195,21 @@ class Copying:
         for index, _ in refused:
             if self.subscribers.overflow.get(index) == "drop_old":
                 self.open += 1
-                self.outbox.overflow.add(self, index)
+                self.outbox.overflow.refused(self, index)
             else:
                 self.lose(index)
                 lost += 1
         return lost
+
+    def taken(self, part: Submission, indexes: Sequence[int] | None) -> None:
+        """Tell those that make room which copies of a part were accepted."""
+        overflow = self.outbox.overflow
+        if not self.subscribers.overflow or overflow.is_idle:
+            return
+        sent = range(self.total) if indexes is None else indexes
+        refused = {sent[at] for at, _ in part.refused or ()}
+        for index in self.subscribers.overflow.keys() & set(sent) - refused:
+            overflow.accepted(self.subscribers.queues[index])
 
     def lose(self, index: int) -> None:
         """Count a copy as dropped."""

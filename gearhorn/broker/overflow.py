@@ -43,8 +43,9 @@ class Overflow:
         self._cluster = cluster
         self._trim = trim
         self._dropped = dropped
-        self._waiting: dict[bytes, deque[tuple[Held, int]]] = {}
-        self._again: dict[bytes, list[tuple[Held, int]]] = {}  # sent, and refused once more
+        self._waiting: dict[bytes, deque[tuple[Held, int]]] = {}  # not tried since
+        # Refused of those that were on their way; a younger one that is accepted outdates them.
+        self._refused: dict[bytes, list[tuple[Held, int]]] = {}
         self._tasks = Tasks()
 
     @property
@@ -56,36 +57,44 @@ class Overflow:
         """Whether copies for a queue wait here."""
         return queue in self._waiting
 
-    def add(self, held: Held, index: int) -> None:
-        """Keep a copy, behind those that wait for the same queue."""
+    def refused(self, held: Held, index: int) -> None:
+        """Keep a copy that its queue had no room for."""
         queue = held.subscribers.queues[index]
-        if queue in self._again:
-            self._again[queue].append((held, index))
-        elif queue in self._waiting:
-            self._waiting[queue].append((held, index))
-        else:
-            self._waiting[queue] = deque([(held, index)])
+        if queue not in self._waiting:
+            self._waiting[queue] = deque()
+            self._refused[queue] = []
             self._tasks.spawn(self._make_room(queue), "overflow")
+        self._refused[queue].append((held, index))
+
+    def accepted(self, queue: bytes) -> None:
+        """A copy was taken: older ones that were refused would come too late."""
+        older = self._refused.get(queue)
+        if older:
+            self._refused[queue] = []
+            for held, index in older:
+                held.drop_held(index)
 
     def keep(self, held: Held, index: int) -> None:
-        """Keep a copy that nobody has tried to send."""
+        """Keep a copy that was not sent, because others wait for the same queue."""
         self._waiting[held.subscribers.queues[index]].append((held, index))
 
     async def _make_room(self, queue: bytes) -> None:
         waiting = self._waiting[queue]
-        await self._cluster.barrier()  # those that were refused after the first one are here too
-        while waiting:
-            batch = [waiting.popleft() for _ in range(min(len(waiting), BATCH))]
-            gone = await self._trim(queue, len(batch))
+        while True:
+            await self._cluster.barrier()  # what was sent is answered
+            waiting.extendleft(reversed(self._refused[queue]))
+            self._refused[queue] = []
+            if not waiting:
+                break
+            gone = await self._trim(queue, min(len(waiting), BATCH))
+            count = min(max(gone, 1), len(waiting))
+            batch = [waiting.popleft() for _ in range(count)]
             for held, index in batch[:gone]:
                 self._dropped(held.subscribers, index)
-            again = self._again[queue] = []
             for held, index in batch:
                 held.send_held(index)
             await self._cluster.barrier()
-            del self._again[queue]
-            if not gone and len(again) == len(batch):  # nothing moves: the oldest of these goes
-                held, index = again.pop(0)
+            if not gone and self._refused[queue]:  # all of them are running
+                held, index = self._refused[queue].pop(0)
                 held.drop_held(index)
-            waiting.extendleft(reversed(again))
-        del self._waiting[queue]
+        del self._waiting[queue], self._refused[queue]
