@@ -197,7 +197,7 @@ class Changes:
         backoff = Backoff()
         while True:
             try:
-                await self._subscriptions.drained([queue])
+                await self._subscriptions.drained(queue, request.change.drainer)
                 break
             except StoreError:
                 await asyncio.sleep(backoff.next_s())

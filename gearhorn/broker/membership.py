@@ -99,6 +99,7 @@ class Membership:
         self._tasks = Tasks()
         self._holding: asyncio.Task[None] | None = None
         self._is_lost = False  # the store
+        self._joined_s = float("inf")
 
     def start(self, duties: Duties) -> None:
         """Begin to join; ``joined`` tells when that is done."""
@@ -140,6 +141,14 @@ class Membership:
     def saw(self, members: Sequence[Member], asked_s: float) -> list[Member]:
         """Note who the members are, as the store said to a question of ``asked_s``; return the
         peers among them. Those that stood still too long are removed."""
+        if asked_s > self._joined_s and all(member.id != self.id for member in members):
+            # removed by mistake, or the store lost its data, and the others' records with ours
+            self.lease.end()
+            self._unsettle()
+            self._kick.set()
+        return self._observe(members, asked_s)
+
+    def _observe(self, members: Sequence[Member], asked_s: float) -> list[Member]:
         peers = [member for member in members if member.id != self.id]
         self.peers = {peer.id: peer for peer in peers}
         observed, self._observed = self._observed, {}
@@ -203,11 +212,14 @@ class Membership:
             self._waiting = still
 
     async def _hold(self, duties: Duties) -> None:
+        former = ""
         while True:
             try:
                 await duties.appear(self.id)
                 await self._join(duties)
                 self.joined.set()
+                if former:
+                    self._tasks.spawn(self._remove(former), "former self")
                 why = await self._renew(duties)
             except (
                 Exception
@@ -217,8 +229,15 @@ class Membership:
                 await asyncio.sleep(RETRY_S)
                 why = "a bug"
             log.warning("lease lost; every list is forgotten, joining anew", why=why)
+            self.joined.clear()
+            self._joined_s = float("inf")
             former, self.id = self.id, new_id()
             self._tasks.spawn(duties.disappear(former), "former self")
+
+    async def _remove(self, former: str) -> None:
+        """Take away what is left of this member's former self, so that no change waits for it."""
+        with contextlib.suppress(StoreError):  # the others remove it
+            await self._members.leave(former)
 
     async def _join(self, duties: Duties) -> None:
         backoff = Backoff(0.05, RETRY_S)
@@ -240,6 +259,7 @@ class Membership:
             self._take(renewal, asked_s)
             if not renewal.is_same_run:
                 self._unsettle()
+            self._joined_s = now_s()
             log.info("joined", member=self.id, peers=len(self.peers))
             return
 
@@ -288,9 +308,9 @@ class Membership:
 
     async def _acknowledge(self, duties: Duties, renewal: Renewal) -> None:
         """Say at once that this member knows what changed: somebody may wait for that."""
-        run_id = self._run_id
+        past = self.id, self._run_id
         await duties.settle(renewal.topics)
-        if run_id == self._run_id and renewal.version > self._known:
+        if past == (self.id, self._run_id) and renewal.version > self._known:
             self._known = renewal.version
             self._heard = {version for version in self._heard if version > self._known}
             self._kick.set()
@@ -303,7 +323,7 @@ class Membership:
         self.lease.grant(asked_s)
         self._clock = (renewal.clock_ms, now_s())
         self._is_same_run = renewal.is_same_run
-        self.saw(renewal.members, asked_s)
+        self._observe(renewal.members, asked_s)
         if renewal.expired and self._duties is not None:
             self._duties.expire(renewal.expired)
 

@@ -14,6 +14,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import click
 import gearhorn
 from gearhorn.broker.worker import Broker
 from gearhorn.cli.logs import LEVELS, set_up_logs
-from gearhorn.config import DEFAULT_REDIS, Config, parse_server, parse_size
+from gearhorn.config import DEFAULT_REDIS, Config, parse_seconds, parse_server, parse_size
 from gearhorn.errors import BadName, StartError
 from gearhorn.gearman.connection import Server
 from gearhorn.names import check_name
@@ -66,6 +67,9 @@ _SERVER = _Parsed("server", parse_server)
 _SIZE = _Parsed("size", parse_size)
 _FUNCTION = _Parsed("function name", _parse_function)
 _NAMESPACE = _Parsed("namespace", _parse_namespace)
+_LEASE = _Parsed("seconds", partial(parse_seconds, least=0.5, most=3600))
+_STALE = _Parsed("seconds", partial(parse_seconds, least=0, most=86400 * 365))
+_INTERVAL = _Parsed("seconds", partial(parse_seconds, least=0.1, most=3600))
 _COUNT = click.IntRange(min=1)
 _NOT_IN_FILE = {"config", "help", "version"}
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -111,7 +115,7 @@ def _as_text(param: click.Parameter, value: Any) -> str | list[str]:
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         raise ValueError(f"expected an integer, got {value!r}")
-    if isinstance(param.type, click.FloatRange):
+    if param.type in (_LEASE, _STALE, _INTERVAL):
         if isinstance(value, int | float) and not isinstance(value, bool):
             return str(value)
         raise ValueError(f"expected a number, got {value!r}")
@@ -189,21 +193,21 @@ def _as_text(param: click.Parameter, value: Any) -> str | list[str]:
 )
 @click.option(
     "--lease",
-    type=click.FloatRange(min=0.5, max=3600),
+    type=_LEASE,
     default=_DEFAULTS.lease,
     metavar="SECONDS",
     help="How long a dead worker can hold up a change of a subscription.",
 )
 @click.option(
     "--serve-stale",
-    type=click.FloatRange(min=0),
+    type=_STALE,
     default=_DEFAULTS.serve_stale,
     metavar="SECONDS",
     help="Go on with lists that may be old so long after the store is lost.",
 )
 @click.option(
     "--gossip-interval",
-    type=click.FloatRange(min=0.1),
+    type=_INTERVAL,
     default=_DEFAULTS.gossip_interval,
     metavar="SECONDS",
     help="Between two messages of one worker on its state; longer with many workers.",

@@ -63,9 +63,9 @@ def _script(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text("utf-8")
 
 
-SCRIPTS = [_script(name) for name in ("change.lua", "member.lua", "reap.lua")]
+SCRIPTS = [_script(name) for name in ("change.lua", "member.lua", "remove.lua")]
 # as EVALSHA names them
-CHANGE, MEMBER, REAP = (sha1(text.encode()).hexdigest() for text in SCRIPTS)
+CHANGE, MEMBER, REMOVE = (sha1(text.encode()).hexdigest() for text in SCRIPTS)
 _RUN_ID = re.compile(rb"^run_id:(\w+)", re.M)
 
 

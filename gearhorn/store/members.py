@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from gearhorn.store.connection import MEMBER, REAP, SCHEMA, Connection
+from gearhorn.store.connection import MEMBER, REMOVE, SCHEMA, Connection
 
 
 class Member(NamedTuple):
@@ -74,6 +74,8 @@ class Members:
         names = ("members", "version", "changes", "floor", "clock", "expiries", "run")
         keys = [key(name) for name in names]
         settled = "settled" if is_settled else ""
+        if not self.run_id:
+            await self._connection.pipeline([("PING",)])
         while True:
             run_id = self.run_id
             arguments = [how, member, known, lease_ms, clock_ms, run_id, settled]
@@ -85,7 +87,9 @@ class Members:
             )
             if run_id == self.run_id:
                 return _renewal(reply)
-            # a new connection was made for this: say it again, with its server's name
+            # a new connection was made for this: say it again with its server's name, of whose run
+            # nothing is settled
+            settled = ""
 
     async def leave(self, member: str) -> None:
         """Remove a member."""
@@ -100,7 +104,7 @@ class Members:
         """Remove a member unless it renewed its lease after all; return whether this call did."""
         key = self._connection.key("members")
         [removed] = await self._connection.pipeline(
-            [("EVALSHA", REAP, 1, key, member.id, member.record)]
+            [("EVALSHA", REMOVE, 1, key, member.id, member.record)]
         )
         return bool(removed)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from gearhorn.errors import StoreError
 from gearhorn.messages import SubscriptionOptions, decode_options
 from gearhorn.names import splits_of
-from gearhorn.store.connection import CHANGE, READ_TIMEOUT_S, Command, Connection
+from gearhorn.store.connection import CHANGE, READ_TIMEOUT_S, REMOVE, Command, Connection
 from gearhorn.store.members import Member, members_of
 
 
@@ -94,9 +94,10 @@ class Subscriptions:
         ]
         return ("EVALSHA", CHANGE, len(keys), *keys, *arguments)
 
-    async def drained(self, queues: Sequence[bytes]) -> None:
-        """Let queues be subscribed again; raises ``StoreError``."""
-        await self._connection.pipeline([("HDEL", self._connection.key("draining"), *queues)])
+    async def drained(self, queue: bytes, drainer: str) -> None:
+        """Let a queue be subscribed again; raises ``StoreError``."""
+        key = self._connection.key("draining")
+        await self._connection.pipeline([("EVALSHA", REMOVE, 1, key, queue, drainer)])
 
     async def read(
         self, topics: Sequence[str]

@@ -88,6 +88,10 @@ OPTIONS = {
     "subscribe_function": Option("a", "b", '"c"', ("a", "b", "c")),
     "register_function": Option("a", "b", '"c"', ("a", "b", "c")),
     "unsubscribe_function": Option("a", "b", '"ü"', ("a", "b", "ü")),
+    "describe_function": Option("a", "b", '"c"', ("a", "b", "c")),
+    "lease": Option("1", "2.5", "3", (1.0, 2.5, 3.0)),
+    "serve_stale": Option("0", "60", "1.5", (0.0, 60.0, 1.5)),
+    "gossip_interval": Option("1", "2", "0.5", (1.0, 2.0, 0.5)),
     "max_payload": Option("1k", "2MiB", "3", (1024, 2 * MIB, 3)),
     "max_fanout_bytes": Option("1", "2k", '"3G"', (1, 2048, 3 * 1024 * MIB)),
     "max_foreground": Option("1", "2", "3", (1, 2, 3)),
@@ -247,6 +251,10 @@ WRONG = {
     "fractional count": Wrong(("--max-cached", "integer", "'1.5'"), ("--max-cached", "1.5")),
     "count 0 in the environment": Wrong(("x>=1", "0"), env={"max_cached": "0"}),
     "count 0 in the file": Wrong(("x>=1", "0"), file="max-cached = 0"),
+    "lease too short": Wrong(("--lease", "seconds from 0.5", "'0.1'"), ("--lease", "0.1")),
+    "lease no number": Wrong(("--lease", "seconds", "'nan'"), ("--lease", "nan")),
+    "endless staleness": Wrong(("seconds", "'inf'"), ("--serve-stale", "inf")),
+    "interval in the file": Wrong(("seconds from 0.1", "'0'"), file="gossip_interval = 0"),
     "empty name": Wrong(
         ("--fanout-function", "expected a function name", "''"), ("--fanout-function", "")
     ),
@@ -317,8 +325,10 @@ KINDS = {  # TOML, and how the refusal may show it
     "string": ('"5"', r"\b5\b"),
 }
 NUMBERS = ("max_payload", "max_fanout_bytes", "max_foreground", "max_backlog", "max_cached")
+SECONDS = ("lease", "serve_stale", "gossip_interval")
 TAKES = {  # which kinds of TOML value an option takes, if not a string alone
     **{key: {"integer", "string"} for key in NUMBERS},
+    **{key: {"integer", "float", "string"} for key in SECONDS},
     "standalone": {"boolean", "string"},
 }
 # what stands for --redis is judged when the worker starts: tests/functional/test_cli.py
