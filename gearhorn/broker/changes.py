@@ -171,14 +171,21 @@ class Changes:
             is_removal = request.change.kind != "subscribe"
             changed.append(Changed(request.change.topic, outcome.version, is_removal))
         removed = [change.topic for change in changed if change.removed]
-        await asyncio.gather(self._matchmaker.tell(changed, peers, since_s), self._settle(removed))
-        self._membership.heard([change.version for change in changed])
+        versions = [change.version for change in changed]
+        await asyncio.gather(
+            self._matchmaker.tell(changed, peers, since_s), self._hear(removed, versions)
+        )
         await self._membership.settled()
         for request, outcome in done:
             if request.change.drainer and outcome.existed:
                 self._tasks.spawn(self._drain_and_answer(request, outcome), "drain")
             else:
                 self._answer(request, outcome, None)
+
+    async def _hear(self, removed: Sequence[str], versions: Sequence[int]) -> None:
+        """Know the changes, as a peer does that is told of them."""
+        await self._settle(removed)
+        self._membership.heard(versions)
 
     def _refusal(self, change: Change, outcome: Applied) -> RequestError | None:
         if outcome.error is not None:

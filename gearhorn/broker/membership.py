@@ -184,7 +184,8 @@ class Membership:
         """Return once no lease of a former run of the store can hold: what such a member knows,
         and that it is there, may be lost."""
         self._notice_run()
-        await asyncio.sleep(self._unsettled_until_s - now_s())
+        while (left_s := self._unsettled_until_s - now_s()) > 0:
+            await asyncio.sleep(left_s)
 
     async def _poll(self) -> None:
         while self._waiting:
@@ -221,9 +222,7 @@ class Membership:
                 if former:
                     self._tasks.spawn(self._remove(former), "former self")
                 why = await self._renew(duties)
-            except (
-                Exception
-            ):  # a bug: without a lease every list is read anew, and it is tried again
+            except Exception:  # a bug; without a lease every list is read for each job anew
                 self.lease.end()
                 log.exception("membership failed")
                 await asyncio.sleep(RETRY_S)

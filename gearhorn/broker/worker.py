@@ -304,7 +304,9 @@ class Broker:
 
     async def disappear(self, member: str) -> None:
         """Serve them no more, and fail what waits there."""
-        await self._presences.pop(member).stop()
+        presence = self._presences.pop(member, None)
+        if presence is not None:
+            await presence.stop()
         await self.bury(member)
 
     async def bury(self, member: str) -> None:
