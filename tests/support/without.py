@@ -1,0 +1,129 @@
+"""A worker that breaks one rule of PROTOCOL §7: `without.py RULE [worker arguments]`.
+
+The rule is switched off in this process by replacing a method; the product has no hook for it.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gearhorn.broker.changes import Changes, _Request
+from gearhorn.broker.directory import _Pending
+from gearhorn.broker.lease import Lease
+from gearhorn.broker.matchmaking import Matchmaker
+from gearhorn.broker.membership import Duties, Membership
+from gearhorn.cli.worker import run
+from gearhorn.gearman.drain import _Drain
+from gearhorn.gearman.worker import Job
+from gearhorn.messages import MatchmakingAnswer, encode
+from gearhorn.store.members import Member
+from gearhorn.store.subscriptions import Applied
+
+
+def _nothing(*_: Any) -> None:
+    """Take the place of something that matters."""
+
+
+def answers() -> None:
+    """Answer a peer, and keep the list."""
+    original = Matchmaker.__init__
+
+    def start(self: Matchmaker, membership: Any, cluster: Any, drop: Any, settle: Any) -> None:
+        original(self, membership, cluster, _nothing, settle)
+
+    Matchmaker.__init__ = start  # type: ignore[method-assign]
+
+
+class _Negligent:
+    """Duties of which some are not done."""
+
+    def __init__(self, duties: Duties, *neglected: str) -> None:
+        self._duties = duties
+        self._neglected = neglected
+
+    def __getattr__(self, name: str) -> Any:
+        return _nothing if name in self._neglected else getattr(self._duties, name)
+
+
+def _neglect(*neglected: str) -> None:
+    original = Membership.start
+
+    def start(self: Membership, duties: Duties) -> None:
+        original(self, _Negligent(duties, *neglected))
+
+    Membership.start = start  # type: ignore[method-assign]
+
+
+def catch_up() -> None:
+    """Renew the lease, say that every change is known, and keep the lists that changed."""
+    _neglect("drop")
+
+
+def lapse() -> None:
+    """Use lists for ever, lease or not."""
+    Lease.usable_until_s = property(lambda self: math.inf, _nothing)  # type: ignore[assignment]
+
+
+def emptied() -> None:
+    """Join anew after a lapse with the lists of before."""
+    _neglect("forget")
+
+
+def read() -> None:
+    """Let a read that began before its topic changed serve those who come later."""
+    _Pending.end = _nothing  # type: ignore[method-assign, assignment]
+
+
+def repeat() -> None:
+    """Answer a subscribe that changes nothing at once: the first one has told everybody."""
+    original = Changes._finish
+
+    async def finish(
+        self: Changes,
+        batch: Sequence[_Request],
+        applied: Sequence[Applied],
+        peers: Sequence[Member],
+        since_s: float,
+    ) -> None:
+        both = list(zip(batch, applied, strict=True))
+        repeated = [one for one in both if one[0].change.kind == "subscribe" and one[1].existed]
+        for request, outcome in repeated:
+            self._answer(request, outcome, None)
+        rest = [one for one in both if one not in repeated]
+        batch, applied = [one for one, _ in rest], [one for _, one in rest]
+        await original(self, batch, applied, peers, since_s)
+
+    Changes._finish = finish  # type: ignore[method-assign]
+
+
+async def _at_once(self: Membership) -> None:
+    """Wait for nothing."""
+
+
+def settled() -> None:
+    """Answer changes in a new run of the store before leases of the former one have lapsed."""
+    Membership.settled = _at_once  # type: ignore[method-assign]
+
+
+def complete(self: _Drain, job: Job) -> None:
+    """Discard a drained job as if its receiver had finished it."""
+    self.count += 1
+    member = job.function.decode().partition("__matchmaking_")[2]
+    job.complete(encode(MatchmakingAnswer(member, 2**53)) if member else b"")
+
+
+def drain() -> None:
+    """Complete what is drained."""
+    _Drain._discard = complete  # type: ignore[method-assign]
+
+
+RULES: dict[str, Callable[[], None]] = {
+    one.__name__: one for one in (answers, catch_up, lapse, emptied, read, repeat, settled, drain)
+}
+
+if __name__ == "__main__":
+    RULES[sys.argv.pop(1)]()
+    run()
