@@ -2,4 +2,10 @@
 
 import pytest
 
-pytest.register_assert_rewrite("support.job_servers", "support.wire")  # failures show the values
+# failures show the values; ahead of every import of these modules, plugins included
+pytest.register_assert_rewrite(
+    *(
+        f"support.{name}"
+        for name in ("foreign", "job_servers", "membership", "store", "trial", "wire")
+    )
+)
