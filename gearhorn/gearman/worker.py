@@ -111,8 +111,8 @@ class Worker(Link):
     def _reset(self) -> None:
         self._grabs = 0  # sent and unanswered
         # How many grabs may be out: grows with every job, so that an idle worker does not ask
-        # many times for nothing.
-        self._ramp = 1
+        # many times for nothing. Of the first two the second tells at once if there is no more.
+        self._ramp = FEWEST
         self._dry = True  # the server has no job for us
         self.is_asleep = False  # it will say when it has
         self.held = 0  # jobs in hand
@@ -157,7 +157,7 @@ class Worker(Link):
                 dry = False
             elif kind == packets.NO_JOB:
                 nothing += 1
-                ramp, dry = 1, True
+                ramp, dry = FEWEST, True
             elif kind == packets.NOOP:
                 self.is_asleep = dry = False
             elif kind == packets.ERROR:

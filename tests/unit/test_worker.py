@@ -77,9 +77,18 @@ GRAB, SLEEP = packets.GRAB_JOB_UNIQ, packets.PRE_SLEEP
 
 def test_it_registers_then_grabs_then_sleeps_and_wakes() -> None:
     def test(bench: Bench) -> None:
-        assert bench.flush() == [packets.CAN_DO, GRAB]
-        assert bench.receive((packets.NO_JOB, b"")) == [SLEEP]
-        assert bench.receive((packets.NOOP, b"")) == [GRAB]
+        assert bench.flush() == [packets.CAN_DO, GRAB, GRAB]
+        assert bench.receive((packets.NO_JOB, b""), (packets.NO_JOB, b"")) == [SLEEP]
+        assert bench.receive((packets.NOOP, b"")) == [GRAB, GRAB]
+
+    on_bench(test)
+
+
+def test_one_job_and_no_more_send_it_to_sleep_at_once() -> None:
+    def test(bench: Bench) -> None:
+        bench.flush()
+        job = (packets.JOB_ASSIGN_UNIQ, b"H:1\0f\0unique\0payload")
+        assert bench.receive(job, (packets.NO_JOB, b"")) == [SLEEP]
 
     on_bench(test)
 
@@ -141,8 +150,8 @@ def test_heavy_jobs_leave_two_in_hand() -> None:
 
 def test_a_job_in_hand_does_not_keep_the_worker_from_sleeping() -> None:
     def test(bench: Bench) -> None:
-        bench.flush()
-        out = bench.assign().count(GRAB)
+        out = bench.flush().count(GRAB) - 1
+        out += bench.assign().count(GRAB)
         assert bench.receive(*[(packets.NO_JOB, b"")] * out) == [SLEEP]
         bench.jobs.pop().complete()
         assert bench.flush() == [packets.WORK_COMPLETE]
@@ -156,6 +165,7 @@ def test_a_stopping_worker_takes_what_is_assigned_and_no_more() -> None:
         bench.worker.stop_grabbing()
         assert not bench.worker.is_idle
         assert bench.assign() == []
+        assert bench.receive((packets.NO_JOB, b"")) == []
         assert not bench.worker.is_idle
         bench.jobs.pop().fail("no")
         assert bench.flush() == [packets.WORK_WARNING, packets.WORK_FAIL]
