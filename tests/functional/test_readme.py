@@ -138,7 +138,7 @@ def need(language: str) -> None:
     if language == "php" and (
         not shutil.which("php") or subprocess.run(php, capture_output=True, check=False).returncode
     ):
-        pytest.skip("php-gearman is not installed")
+        missing("php-gearman")
 
 
 def test_every_snippet_has_a_test() -> None:
