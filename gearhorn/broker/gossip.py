@@ -12,7 +12,7 @@ import contextlib
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Set
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -161,12 +161,26 @@ class Talk:
             self.state = state
 
     def _say(self) -> None:
+        """Tell the members and whoever else listens, through the servers that owe no answer."""
         peers = [queue_of(GOSSIP, peer) for peer in self._membership.peers]
-        slow = {place for place, owed in self._owed.items() if owed}
         self._told.update(self._membership.peers)
-        self._send(Subscribers(GOSSIP, peers, len(peers), ()), slow)
+        audiences = [Subscribers(GOSSIP, peers, len(peers), ())]
         if self._listeners is not None:
-            self._send(self._listeners, slow)
+            audiences.append(self._listeners)
+        audiences = [audience for audience in audiences if audience.queues]
+        if not audiences or not self._cluster.is_up:
+            return
+        slow = {place for place, owed in self._owed.items() if owed}
+        member, body = self._membership.id, encode(self._own(self.state))
+        message = Fanout(GOSSIP, body, member, True, 1.0, None, False, frozenset(), "normal")
+        unique = unique_id(member, body, None)
+        for audience in audiences:
+            for block in audience.blocks(self._cluster, message, False, unique, time.time()):
+                if block.place not in slow:
+                    self._owed[block.place] += 1
+                    outcome = _Outcome(self._owed, block.place)
+                    words = Submission(outcome, block.heads, block.tail, False)
+                    self._cluster.submit(block.place, words)
 
     async def _look_up(self) -> None:
         """Read who else listens, for the next message."""
@@ -176,19 +190,6 @@ class Talk:
                 [self._listeners] = await self._read([GOSSIP])
         finally:
             self._reading = False
-
-    def _send(self, listeners: Subscribers, slow: Set[int]) -> None:
-        if not listeners.queues or not self._cluster.is_up:
-            return
-        member, body = self._membership.id, encode(self._own(self.state))
-        message = Fanout(GOSSIP, body, member, True, 1.0, None, False, frozenset(), "normal")
-        unique = unique_id(member, body, None)
-        for block in listeners.blocks(self._cluster, message, False, unique, time.time()):
-            if block.place not in slow:
-                self._owed[block.place] += 1
-                outcome = _Outcome(self._owed, block.place)
-                words = Submission(outcome, block.heads, block.tail, False)
-                self._cluster.submit(block.place, words)
 
 
 class _Outcome:

@@ -21,6 +21,11 @@ class Lease:
         self.until_s = self.usable_until_s = float("-inf")
         self._stale_s = stale_s
 
+    @property
+    def length_ms(self) -> int:
+        """The length as the store keeps it."""
+        return int(self.length_s * 1000)
+
     def grant(self, asked_s: float) -> None:
         """The store granted what was asked for at ``asked_s``."""
         self.until_s = self.usable_until_s = asked_s + self.length_s * SAFE_PART

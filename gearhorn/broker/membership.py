@@ -97,14 +97,13 @@ class Membership:
         self._waiting: list[_Waiting] = []
         self._polling: asyncio.Task[None] | None = None
         self._tasks = Tasks()
-        self._holding: asyncio.Task[None] | None = None
         self._is_lost = False  # the store
         self._joined_s = float("inf")
 
     def start(self, duties: Duties) -> None:
         """Begin to join; ``joined`` tells when that is done."""
         self._duties = duties
-        self._holding = self._tasks.spawn(self._hold(duties), "membership")
+        self._tasks.spawn(self._hold(duties), "membership")
 
     async def leave(self) -> None:
         """Give the lease back, if the store can be told. No list may be used afterwards."""
@@ -244,9 +243,7 @@ class Membership:
             self._asked = True
             asked_s = now_s()
             try:
-                renewal = await self._members.join(
-                    self.id, int(self.lease.length_s * 1000), self.clock_ms
-                )
+                renewal = await self._members.join(self.id, self.lease.length_ms, self.clock_ms)
             except StoreError as error:
                 self._store_is_lost(error)
                 await asyncio.sleep(backoff.next_s())
@@ -279,7 +276,7 @@ class Membership:
                 renewal = await self._members.renew(
                     self.id,
                     self._known,
-                    int(self.lease.length_s * 1000),
+                    self.lease.length_ms,
                     self.clock_ms,
                     not self._is_same_run and asked_s > self._unsettled_until_s,
                 )

@@ -77,7 +77,7 @@ class Broker:
         self._subscriptions = Subscriptions(self._store)
         lease = Lease(config.lease, config.serve_stale)
         self._membership = Membership(Members(self._store), lease)
-        client_id = b"gearhorn-" + self._membership.id.encode()
+        client_id = _client_id(self._membership.id)
         self._copies = Cluster(
             self._servers, self._tls, client_id, RESULTS_BYTES + KEPT_BYTES, is_spokesman=True
         )
@@ -110,7 +110,6 @@ class Broker:
             self._drain,
         )
 
-        self._config = config
         self._started_s = now_s()
         self._talk = Talk(
             self._membership,
@@ -297,8 +296,7 @@ class Broker:
             queue_of(MATCHMAKING, member): partial(self._matchmaker.handle, member),
             queue_of(GOSSIP, member): self._talk.hear,
         }
-        client_id = b"gearhorn-" + member.encode()
-        presence = Presence(self._servers, self._tls, client_id, handlers)
+        presence = Presence(self._servers, self._tls, _client_id(member), handlers)
         self._presences[member] = presence
         await presence.appear()
 
@@ -380,6 +378,11 @@ class Broker:
 
     def _count_members(self) -> int:
         return len(self._membership.peers) + 1
+
+
+def _client_id(member: str) -> bytes:
+    """Return what a member's connections are called at the job servers."""
+    return b"gearhorn-" + member.encode()
 
 
 def _no_pass_phrase() -> str:

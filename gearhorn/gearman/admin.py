@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Callable, Iterable
 from itertools import islice
 
-from gearhorn.gearman.connection import CONNECT_TIMEOUT_S, Server
+from gearhorn.gearman.connection import CONNECT_TIMEOUT_S, Server, open_streams
 
 ANSWER_TIMEOUT_S = 10.0
 LIMIT_S = 2.0  # a server that does not answer holds up what waits for its limits no longer
@@ -77,14 +77,7 @@ class Admin:
             self._streams = None
 
     async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            return await asyncio.open_connection(
-                self._server.host,
-                self._server.port,
-                ssl=self._tls,
-                server_hostname=self._server.host if self._tls else None,
-                limit=_TABLE_BYTES,
-            )
+        return await open_streams(self._server, self._tls, _TABLE_BYTES)
 
     async def _ask(
         self, commands: list[bytes], time_s: float, are_valid: Callable[[], bool] = lambda: True

@@ -41,6 +41,23 @@ class Server(NamedTuple):
         return f"{host}:{self.port}"
 
 
+async def open_streams(
+    server: Server, tls: ssl.SSLContext | None, limit: int = 1 << 16
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect for a few questions; ``limit`` is the longest answer in bytes that is read in one.
+
+    Raises ``OSError`` (``TimeoutError`` included).
+    """
+    async with asyncio.timeout(CONNECT_TIMEOUT_S):
+        return await asyncio.open_connection(
+            server.host,
+            server.port,
+            ssl=tls,
+            server_hostname=server.host if tls else None,
+            limit=limit,
+        )
+
+
 class _Turn:
     """The connections of one loop that have something to send before its turn is over."""
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import structlog
 
 from gearhorn.gearman import packets
-from gearhorn.gearman.connection import CONNECT_TIMEOUT_S, Connection, Server
+from gearhorn.gearman.connection import CONNECT_TIMEOUT_S, Connection, Server, open_streams
 from gearhorn.gearman.packets import Splitter
 from gearhorn.gearman.worker import GRABS, Job, Worker
 
@@ -66,9 +66,7 @@ async def trim(server: Server, tls: ssl.SSLContext | None, queue: bytes, most: i
     Raises ``OSError`` when the server cannot be reached or does not answer.
     """
     async with asyncio.timeout(TRIM_S):
-        reader, writer = await asyncio.open_connection(
-            server.host, server.port, ssl=tls, server_hostname=server.host if tls else None
-        )
+        reader, writer = await open_streams(server, tls)
         try:
             grabs = packets.pack(packets.GRAB_JOB_UNIQ) * most
             writer.write(packets.pack(packets.CAN_DO, queue) + grabs)
