@@ -31,6 +31,9 @@ class Config:
     register_function: str = "register_fanout_subscriber"
     unsubscribe_function: str = "unsubscribe_fanout"
     describe_function: str = "describe_fanout"
+    retain_function: str = "retain_fanout"
+    fetch_function: str = "fetch_fanout"
+    parked_function: str = "parked_fanout"
     ssl_ca: Path | None = None
     ssl_cert: Path | None = None
     ssl_key: Path | None = None

@@ -76,5 +76,9 @@ class StoreRefused(StoreError):
     """The store answers, and refuses this very command."""
 
 
+class StoreReadOnly(StoreError):
+    """The store answers, and takes no writes: it is a replica."""
+
+
 class StartError(GearhornError):
     """The worker cannot start, and waiting would not help."""

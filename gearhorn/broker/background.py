@@ -38,9 +38,10 @@ class Background(Copying):
             for part in gone:
                 self._send_again(part)
             return
-        copies = self.total - len(self.dropped)
+        copies = self.total - len(self.dropped) + len(self.receivers)
         if self.message.receipt:
-            self.job.complete(encode_receipt(copies, dropped=self.clients(self.dropped)))
+            dropped = self.clients(self.dropped)
+            self.job.complete(encode_receipt(copies, dropped=dropped, logged=self.logged))
         else:
             self.job.complete(b"%d" % copies)
         self.parts.clear()  # they point here

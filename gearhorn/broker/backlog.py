@@ -198,6 +198,10 @@ class Backlog:
             return False
         return True
 
+    def passed_by(self, topic: str, client_id: str, count: int) -> None:
+        """Count messages that a log dropped before a durable subscription got them."""
+        self._drops[topic, client_id] += count
+
     def dropped(self, subscribers: Subscribers, index: int) -> None:
         """Count a copy that its queue had no room for."""
         pair = subscribers.topic, subscribers.client_id(index)

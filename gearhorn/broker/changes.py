@@ -15,18 +15,33 @@ import structlog
 
 from gearhorn.broker.matchmaking import Matchmaker
 from gearhorn.broker.membership import Membership
-from gearhorn.errors import QueueTaken, RequestError, StoreError, TooLarge, Unavailable
+from gearhorn.errors import (
+    BadRequest,
+    QueueTaken,
+    RequestError,
+    Reserved,
+    StoreError,
+    TooLarge,
+    Unavailable,
+)
 from gearhorn.gearman.worker import Job
 from gearhorn.messages import (
     Changed,
-    Subscribed,
     decode_subscribe,
     decode_unsubscribe,
     encode,
     encode_given_options,
+    encode_subscribed,
     encode_unsubscribed,
 )
-from gearhorn.names import check_subscription, queue_of
+from gearhorn.messages.durable import (
+    GivenDurable,
+    Retained,
+    decode_retain,
+    encode_given_retention,
+    encode_start,
+)
+from gearhorn.names import GOSSIP, check_publish, check_subscription, queue_of
 from gearhorn.store.members import Member
 from gearhorn.store.subscriptions import Applied, Change, Subscriptions
 from gearhorn.tasks import Tasks
@@ -51,15 +66,15 @@ class _Request(NamedTuple):
 class Changes:
     """The subscriptions' only writer in this member.
 
-    ``drop`` forgets a topic's list; ``served`` are the functions of gearhorn itself; ``settle``
-    returns once no fan-out that holds a former list of these topics is unsent; ``lift`` takes
-    backlog limits away; ``drain`` empties a queue and counts.
+    ``drop`` forgets a topic's list, and its lanes' if it is told so; ``served`` are the functions
+    of gearhorn itself; ``settle`` returns once no fan-out that holds a former list of these topics
+    is unsent; ``lift`` takes backlog limits away; ``drain`` empties a queue and counts.
     """
 
     def __init__(
         self,
         subscriptions: Subscriptions,
-        drop: Callable[[str], None],
+        drop: Callable[[str, bool], None],
         matchmaker: Matchmaker,
         membership: Membership,
         served: frozenset[bytes],
@@ -87,8 +102,18 @@ class Changes:
                 raise TooLarge("the request is too long")
             request = decode_subscribe(job.arguments)
             queue = check_subscription(request.topic, request.client_id, self._served)
+            if request.is_durable and request.topic == GOSSIP:
+                raise Reserved(f"topic {GOSSIP} has no log")
             options = encode_given_options(request)
-            change = Change("subscribe", request.topic, request.client_id, queue, options)
+            given = request.durable if isinstance(request.durable, GivenDurable) else GivenDurable()
+            change = Change(
+                "subscribe",
+                request.topic,
+                request.client_id,
+                queue,
+                options,
+                start=encode_start(given) if request.is_durable else b"",
+            )
             self._take(_Request(job, change))
         except RequestError as error:
             job.fail(str(error))
@@ -103,6 +128,18 @@ class Changes:
             drainer = self._membership.id if request.drain else ""
             change = Change("unsubscribe", request.topic, request.client_id, queue, drainer=drainer)
             self._take(_Request(job, change))
+        except RequestError as error:
+            job.fail(str(error))
+
+    def retain(self, job: Job) -> None:
+        """Take one retain job."""
+        try:
+            if job.oversized:
+                raise TooLarge("the request is too long")
+            request = decode_retain(job.arguments)
+            check_publish(request.topic)
+            settings = encode_given_retention(request)
+            self._take(_Request(job, Change("retain", request.topic, "", b"", settings)))
         except RequestError as error:
             job.fail(str(error))
 
@@ -167,9 +204,11 @@ class Changes:
             await self._lift(lifted)
         changed = []
         for request, outcome in done:
-            self._drop(request.change.topic)
-            is_removal = request.change.kind != "subscribe"
-            changed.append(Changed(request.change.topic, outcome.version, is_removal))
+            topic, is_durable = request.change.topic, outcome.is_durable
+            self._drop(topic, is_durable)
+            is_removal = request.change.kind in ("unsubscribe", "expire")
+            is_removal |= outcome.parked is not None
+            changed.append(Changed(topic, outcome.version, is_removal, is_durable))
         removed = [change.topic for change in changed if change.removed]
         versions = [change.version for change in changed]
         await asyncio.gather(
@@ -194,6 +233,8 @@ class Changes:
             topic, client_id = outcome.owner
             queue = change.queue.decode()
             return QueueTaken(f"{queue} belongs to topic {topic}, client {client_id}")
+        if outcome.last is not None:
+            return BadRequest(f"durable.start.sequence: the log's last is {outcome.last}")
         return None
 
     async def _drain_and_answer(self, request: _Request, outcome: Applied) -> None:
@@ -217,7 +258,10 @@ class Changes:
                 log.info("subscription ended", topic=change.topic, client=change.client_id)
         elif change.kind == "subscribe":
             log.debug("subscribed", topic=change.topic, client=change.client_id)
-            job.complete(encode(Subscribed(change.queue.decode(), outcome.version)))
+            job.complete(encode_subscribed(change.queue, outcome.version, outcome.parked))
+        elif change.kind == "retain":
+            log.debug("retained", topic=change.topic)
+            job.complete(encode(Retained(outcome.version)))
         else:
             log.debug("unsubscribed", topic=change.topic, client=change.client_id, drained=drained)
-            job.complete(encode_unsubscribed(outcome.version, drained))
+            job.complete(encode_unsubscribed(outcome.version, drained, outcome.parked))

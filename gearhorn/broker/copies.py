@@ -55,12 +55,13 @@ class Subscribers:
 
     Queues from index ``enveloped`` on take envelopes. ``limits`` holds (index, max_backlog) of
     those with a limit of their own; ``overflow`` tells by index what happens at the limit, where
-    that is not ``drop_new``.
+    that is not ``drop_new``. ``durable`` are the client_ids that get no copies but what the
+    topic's log keeps for them.
     """
 
     __slots__ = (
-        "_only", "_session", "_shares", "enveloped", "limits", "overflow", "queues", "topic",
-        "unlooked",
+        "_only", "_session", "_shares", "durable", "enveloped", "has_log", "limits", "overflow",
+        "queues", "topic", "unlooked",
     )  # fmt: skip
 
     def __init__(
@@ -70,12 +71,16 @@ class Subscribers:
         enveloped: int,
         limits: tuple[tuple[int, int], ...],
         overflow: Mapping[int, str] = MappingProxyType({}),
+        durable: tuple[str, ...] = (),
+        has_log: bool = False,
     ) -> None:
         self.topic = topic
         self.queues = queues
         self.enveloped = enveloped
         self.limits = limits
         self.overflow = overflow
+        self.durable = durable
+        self.has_log = has_log
         self.unlooked = 0  # fan-outs left before somebody looks at the backlog
         self._session = -1
         self._shares: list[Share] = []

@@ -6,6 +6,7 @@ Law: runs on the event loop. Nothing here scans all topics; a page reads the top
 from __future__ import annotations
 
 from gearhorn.broker.backlog import Backlog
+from gearhorn.broker.durable import Durable
 from gearhorn.broker.gossip import Talk
 from gearhorn.errors import RequestError, StoreError, Unavailable, Unknown
 from gearhorn.gearman.worker import Job
@@ -17,6 +18,13 @@ from gearhorn.messages import (
     decode_describe,
     encode,
 )
+from gearhorn.messages.durable import (
+    DEFAULT_MAX_AGE_S,
+    DEFAULT_MAX_BYTES,
+    DEFAULT_MAX_MESSAGES,
+    DescribedDurable,
+    DescribedLog,
+)
 from gearhorn.names import check_name, queue_of
 from gearhorn.store.subscriptions import Stored, Subscriptions
 from gearhorn.tasks import Tasks
@@ -26,10 +34,16 @@ class Descriptions:
     """Answers ``describe_fanout``. ``max_backlog`` is what holds for subscriptions without one."""
 
     def __init__(
-        self, talk: Talk, subscriptions: Subscriptions, backlog: Backlog, max_backlog: int
+        self,
+        talk: Talk,
+        subscriptions: Subscriptions,
+        durable: Durable,
+        backlog: Backlog,
+        max_backlog: int,
     ) -> None:
         self._talk = talk
         self._subscriptions = subscriptions
+        self._durable = durable
         self._backlog = backlog
         self._max_backlog = max_backlog
         self._tasks = Tasks()
@@ -56,21 +70,69 @@ class Descriptions:
             after_topic, _, after_client = request.cursor.partition(" ")
             after = (after_topic, after_client)
         pages = await self._subscriptions.page(topic, after, request.limit)
-        if topic is not None and not pages and after is None:
+        names = [name for name, _ in pages] or ([] if topic is None else [topic])
+        logs = await self._durable.log.describe(names) if names else []
+        described = {name: _log(fields) for name, fields in zip(names, logs, strict=True) if fields}
+        if topic is not None and not pages and after is None and not described:
             raise Unknown(f"topic {topic} has no subscription")
         waiting, at = await self._backlog.recent() if pages else ({}, None)
+        lanes = await self._lanes(pages, described)
         topics = {
             name: DescribedTopic(
-                {one.client_id: self._subscription(name, one, waiting, at) for one in page}
+                {
+                    one.client_id: self._subscription(
+                        name, one, waiting, at, lanes.get((name, one.client_id))
+                    )
+                    for one in page
+                },
+                described.get(name),
             )
-            for name, page in pages
+            for name, page in pages or [(name, []) for name in described]
         }
         is_full = sum(len(page) for _, page in pages) == request.limit
         cursor = f"{pages[-1][0]} {pages[-1][1][-1].client_id}" if is_full else None
         return Described(self._talk.known(), topics, cursor)
 
+    async def _lanes(
+        self, pages: list[tuple[str, list[Stored]]], logs: dict[str, DescribedLog]
+    ) -> dict[tuple[str, str], DescribedDurable]:
+        """Return how the durable subscriptions of a page are."""
+        store = self._durable.lanes
+        found = {}
+        for topic, page in pages:
+            durable = [one for one in page if one.options.durable]
+            if not durable or topic not in logs:
+                continue
+            positions = await store.positions(topic)
+            counts = await store.counts([(topic, one.client_id) for one in durable])
+            for one, (parked, troubles) in zip(durable, counts, strict=True):
+                held, options = positions.get(one.client_id), one.options.durable
+                if held is None or options is None:
+                    continue
+                attempts = max((trouble.attempts for trouble in troubles.values()), default=0)
+                found[topic, one.client_id] = DescribedDurable(
+                    held.position,
+                    logs[topic].last - held.position,
+                    attempts,
+                    parked,
+                    None if held.owner in ("-", "pull") else held.owner,
+                    held.term,
+                    options.in_flight,
+                    options.timeout,
+                    options.max_attempts,
+                    options.max_backoff,
+                    options.batch,
+                    options.pull,
+                )
+        return found
+
     def _subscription(
-        self, topic: str, one: Stored, waiting: dict[bytes, int], at: float | None
+        self,
+        topic: str,
+        one: Stored,
+        waiting: dict[bytes, int],
+        at: float | None,
+        durable: DescribedDurable | None,
     ) -> DescribedSubscription:
         queue, options = queue_of(topic, one.client_id), one.options
         return DescribedSubscription(
@@ -82,4 +144,18 @@ class Descriptions:
             options.ttl,
             None if at is None else waiting.get(queue, 0),
             at,
+            durable,
         )
+
+
+def _log(fields: dict[str, str]) -> DescribedLog:
+    return DescribedLog(
+        fields["epoch"],
+        int(fields["first"]),
+        int(fields["last"]),
+        int(fields["bytes"]) - int(fields["floor"]),
+        int(fields["dropped"]),
+        float(fields.get("max_age", DEFAULT_MAX_AGE_S)),
+        int(fields.get("max_messages", DEFAULT_MAX_MESSAGES)),
+        int(fields.get("max_bytes", DEFAULT_MAX_BYTES)),
+    )

@@ -10,15 +10,16 @@ from functools import partial
 
 import structlog
 
+from gearhorn.broker.appends import Appends
 from gearhorn.broker.background import Background, Direct
 from gearhorn.broker.copies import Subscribers
 from gearhorn.broker.directory import Directory
 from gearhorn.broker.foreground import Foreground
 from gearhorn.broker.outbox import Outbox
 from gearhorn.config import Config
-from gearhorn.errors import Busy, RequestError, TooLarge
+from gearhorn.errors import Busy, RequestError, TooLarge, Unavailable
 from gearhorn.gearman.worker import Job
-from gearhorn.messages import Fanout, decode_fanout, encode_receipt
+from gearhorn.messages import Fanout, Logged, decode_fanout, encode_receipt
 from gearhorn.names import check_publish
 
 log = structlog.get_logger(__name__)
@@ -27,7 +28,10 @@ log = structlog.get_logger(__name__)
 class Fanouts:
     """Begins the fan-outs of this member."""
 
-    def __init__(self, config: Config, directory: Directory, outbox: Outbox) -> None:
+    def __init__(
+        self, config: Config, directory: Directory, outbox: Outbox, appends: Appends
+    ) -> None:
+        self._appends = appends
         self._config = config
         self._directory = directory
         self._outbox = outbox
@@ -65,7 +69,7 @@ class Fanouts:
     def _begin(self, job: Job, message: Fanout, subscribers: Subscribers) -> None:
         chosen = subscribers.chosen(message.exclude) if message.exclude else None
         total = len(subscribers.queues if chosen is None else chosen)
-        config, outbox = self._config, self._outbox
+        config = self._config
         if len(message.payload) * total > config.max_fanout_bytes:
             raise TooLarge(
                 f"{total} copies of {len(message.payload)} bytes are over --max-fanout-bytes "
@@ -73,21 +77,76 @@ class Fanouts:
             )
         if total > 1:
             job.weigh(total)
-        elif not total:
-            job.complete(encode_receipt(0) if message.receipt else b"0")
+        if not subscribers.has_log:
+            self._copy(job, message, subscribers, total, chosen)
+            return
+        if not message.background:
+            self._check_callers(message)
+        then = partial(self._logged, job, message, subscribers, total, chosen)
+        self._appends.add(job, message, then)
+
+    def _logged(
+        self,
+        job: Job,
+        message: Fanout,
+        subscribers: Subscribers,
+        total: int,
+        chosen: list[int] | None,
+        logged: Logged | Unavailable | None,
+    ) -> None:
+        """Go on with a message that is in its topic's log; None: there is no log any more."""
+        if job.is_given_back:
+            return
+        try:
+            if isinstance(logged, Unavailable):
+                raise logged
+            receivers: tuple[str, ...] = ()
+            if logged is not None:
+                receivers = subscribers.durable
+                if message.exclude:
+                    receivers = tuple(one for one in receivers if one not in message.exclude)
+            self._copy(job, message, subscribers, total, chosen, logged, receivers)
+        except RequestError as error:
+            job.fail(str(error))
+        except Exception:  # a bug must not take those with it that were logged in the same round
+            log.exception("fan-out failed", topic=message.topic)
+            job.fail("internal error")
+
+    def _check_callers(self, message: Fanout) -> None:
+        outbox, config = self._outbox, self._config
+        waiting = outbox.caller_bytes + len(message.payload)
+        if outbox.callers >= config.max_foreground or waiting > config.max_fanout_bytes:
+            raise Busy(f"{outbox.callers} foreground fan-outs wait for their receivers")
+
+    def _copy(
+        self,
+        job: Job,
+        message: Fanout,
+        subscribers: Subscribers,
+        total: int,
+        chosen: list[int] | None,
+        logged: Logged | None = None,
+        receivers: tuple[str, ...] = (),
+    ) -> None:
+        """Send the copies; ``receivers`` have the message in the log."""
+        outbox = self._outbox
+        if not total and (message.background or not receivers):
+            count = len(receivers)
+            job.complete(encode_receipt(count, logged=logged) if message.receipt else b"%d" % count)
             return
         subscribers.unlooked -= 1
         if subscribers.unlooked < 0:
             outbox.backlog.look_soon(subscribers, self._directory)
         if message.background:
-            if chosen is None and not message.receipt and outbox.overflow.is_idle:
+            if chosen is None and not message.receipt and outbox.overflow.is_idle and not logged:
                 share = subscribers.only_share(outbox.cluster)
                 if share is not None:
                     Direct(outbox, job, message, subscribers, share)
                     return
-            Background(outbox, job, message, subscribers, total).send(chosen)
+            Background(outbox, job, message, subscribers, total, logged, receivers).send(chosen)
             return
-        waiting = outbox.caller_bytes + len(message.payload)
-        if outbox.callers >= config.max_foreground or waiting > config.max_fanout_bytes:
-            raise Busy(f"{outbox.callers} foreground fan-outs wait for their receivers")
-        Foreground(outbox, job, message, subscribers, total, chosen).send(chosen)
+        if logged is None:
+            self._check_callers(message)
+        waiting = Foreground(outbox, job, message, subscribers, total, chosen, logged, receivers)
+        if total:
+            waiting.send(chosen)

@@ -12,7 +12,7 @@ from gearhorn.broker.copies import Subscribers
 from gearhorn.broker.outbox import Copying, Outbox, Part
 from gearhorn.gearman.client import Result, Submission
 from gearhorn.gearman.worker import Job
-from gearhorn.messages import Fanout, copies_needed, encode, encode_receipt
+from gearhorn.messages import Fanout, Logged, copies_needed, encode, encode_receipt
 
 RESULTS_BYTES = 8 * 1024 * 1024  # of results in one receipt (PROTOCOL §5)
 STATUS_INTERVAL_S = 0.05  # between two WORK_STATUS of one fan-out
@@ -23,8 +23,9 @@ class Foreground(Copying):
     """A fan-out that replies once its receivers have finished, or a quorum of them."""
 
     __slots__ = (
-        "_again", "_chosen", "_delivered", "_failed", "_left", "_needed", "_omitted", "_results",
-        "_results_bytes", "_status_at", "_status_timer", "_timer", "over", "replied",
+        "_acknowledged", "_again", "_awaited", "_chosen", "_delivered", "_failed", "_left",
+        "_needed", "_omitted", "_parked", "_results", "_results_bytes", "_status_at",
+        "_status_timer", "_timer", "over", "replied",
     )  # fmt: skip
     foreground = True
 
@@ -36,12 +37,17 @@ class Foreground(Copying):
         subscribers: Subscribers,
         total: int,
         chosen: list[int] | None,
+        logged: Logged | None = None,
+        receivers: Sequence[str] = (),
     ) -> None:
-        super().__init__(outbox, job, message, subscribers, total)
+        super().__init__(outbox, job, message, subscribers, total, logged, receivers)
         loop = asyncio.get_running_loop()
         self._chosen: Sequence[int] = range(total) if chosen is None else chosen
-        self._needed = copies_needed(message.quorum, total)
-        self._left = total  # receivers that have not finished
+        self._needed = copies_needed(message.quorum, total + len(receivers))
+        self._left = total + len(receivers)  # that have not finished
+        self._awaited = set(receivers)  # durable ones among them
+        self._acknowledged: list[str] = []
+        self._parked: dict[str, str] = {}
         self._delivered: list[int] = []
         self._failed: dict[int, str] = {}
         self._results: dict[str, bytes] = {}
@@ -55,6 +61,26 @@ class Foreground(Copying):
         self._timer = loop.call_later(message.timeout_s, self._time_out)
         outbox.callers += 1
         outbox.caller_bytes += len(message.payload)
+        if logged is not None and receivers:
+            outbox.waiting.add(message.topic, logged.sequence, self)
+            if not total:
+                job.release()
+
+    def done(self, client_id: str, error: str) -> None:
+        """A durable receiver has done with the message, or it was parked."""
+        if client_id not in self._awaited or self.over:
+            return
+        self._awaited.remove(client_id)
+        self._left -= 1
+        if error:
+            self._parked[client_id] = f"parked: {error}"
+        else:
+            self._acknowledged.append(client_id)
+        self._progress()
+
+    def missing(self) -> Sequence[str]:
+        """Return the durable receivers that are waited for."""
+        return list(self._awaited)
 
     def send(self, indexes: Sequence[int] | None) -> None:
         if not self.over:
@@ -130,7 +156,7 @@ class Foreground(Copying):
     def _progress(self) -> None:
         """A receiver finished: reply if that decides it, else tell how far the fan-out is."""
         if not self.replied:
-            delivered = len(self._delivered)
+            delivered = self._succeeded
             if self.message.quorum is None:
                 decided = not self._left
             else:
@@ -144,11 +170,21 @@ class Foreground(Copying):
         if not self._left:
             self._close()
 
+    @property
+    def _succeeded(self) -> int:
+        return len(self._delivered) + len(self._acknowledged)
+
+    @property
+    def _done(self) -> tuple[int, int]:
+        """How many have finished, and of how many."""
+        whole = self.total + len(self.receivers)
+        return whole - self._left, whole
+
     def _status(self) -> None:
         self._status_timer = None
         self._status_at = asyncio.get_running_loop().time()
         if not self.replied:
-            self.job.status(self.total - self._left, self.total)
+            self.job.status(*self._done)
 
     def _time_out(self) -> None:
         """Withdraw what nobody has taken, then reply: who hears of the timeout can rely on it."""
@@ -174,18 +210,24 @@ class Foreground(Copying):
         self._timer.cancel()
         if self._status_timer is not None:
             self._status_timer.cancel()
+        if self.logged is not None:
+            self.outbox.waiting.remove(self.message.topic, self.logged.sequence, self)
         self.parts.clear()  # they point here
 
     def _reply(self) -> None:
         self.replied = True
         self.outbox.callers -= 1
         self.outbox.caller_bytes -= len(self.message.payload)
-        self.job.status(self.total - self._left, self.total)
-        delivered = len(self._delivered)
+        self.job.status(*self._done)
+        succeeded = self._succeeded
+        if self.message.quorum is None:  # a late durable receiver gets the message all the same
+            late_ones, needed = [], self._needed - len(self._awaited)
+        else:
+            late_ones, needed = sorted(self._awaited), self._needed
         if self.message.receipt:
             self.job.complete(self._receipt())
-        elif delivered >= self._needed:
-            self.job.complete(b"%d" % delivered)
+        elif succeeded >= needed:
+            self.job.complete(b"%d" % succeeded)
         else:
             late = f"no answer in {self.message.timeout_s:g} s"
             reasons = [
@@ -193,7 +235,10 @@ class Foreground(Copying):
                 *self._failed.items(),
                 *(((index, late) for index in self._pending()) if self.over else ()),
             ]
-            self.job.fail(encode([(self.subscribers.client_id(i), text) for i, text in reasons]))
+            named = [(self.subscribers.client_id(i), text) for i, text in reasons]
+            named += self._parked.items()
+            named += [(client_id, late) for client_id in late_ones if self.over]
+            self.job.fail(encode(named))
 
     def _pending(self) -> list[int]:
         done = {*self._delivered, *self._failed, *self.dropped}
@@ -201,11 +246,13 @@ class Foreground(Copying):
 
     def _receipt(self) -> bytes:
         return encode_receipt(
-            self.total - len(self.dropped),
-            self.clients(self._delivered),
-            {self.subscribers.client_id(i): words for i, words in self._failed.items()},
-            self.clients(self._pending()),
+            self.total - len(self.dropped) + len(self.receivers),
+            [*self.clients(self._delivered), *self._acknowledged],
+            {self.subscribers.client_id(i): words for i, words in self._failed.items()}
+            | self._parked,
+            [*self.clients(self._pending()), *sorted(self._awaited)],
             self.clients(self.dropped),
             self._results,
             self._omitted,
+            self.logged,
         )

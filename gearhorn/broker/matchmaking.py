@@ -76,14 +76,14 @@ class _Question:
 
 class Matchmaker:
     """Tells and is told. ``cluster`` is of control clients, which no copies go through;
-    ``drop`` forgets a topic's list; ``settle`` returns once no fan-out that holds a former list
-    of these topics is unsent."""
+    ``drop`` forgets a topic's list, and its lanes' if it is told so; ``settle`` returns once no
+    fan-out that holds a former list of these topics is unsent."""
 
     def __init__(
         self,
         membership: Membership,
         cluster: Cluster,
-        drop: Callable[[str], None],
+        drop: Callable[[str, bool], None],
         settle: Callable[[Sequence[str]], Awaitable[None]],
     ) -> None:
         self._membership = membership
@@ -156,7 +156,7 @@ class Matchmaker:
             job.fail(str(error))
             return
         for change in told.changes:
-            self._drop(change.topic)
+            self._drop(change.topic, change.durable)
         version = max((change.version for change in told.changes), default=0)
         answer = encode(MatchmakingAnswer(member, version))
         removed = [change.topic for change in told.changes if change.removed]

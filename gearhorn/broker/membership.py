@@ -15,7 +15,7 @@ import random
 import re
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import structlog
@@ -98,6 +98,7 @@ class Membership:
         self._polling: asyncio.Task[None] | None = None
         self._tasks = Tasks()
         self._is_lost = False  # the store
+        self._listeners: list[Callable[[], None]] = []
         self._joined_s = float("inf")
 
     def start(self, duties: Duties) -> None:
@@ -117,6 +118,10 @@ class Membership:
             log.warning("left without telling the store", error=str(error))
         else:
             log.info("left", member=self.id)
+
+    def on_members(self, listener: Callable[[], None]) -> None:
+        """Have ``listener`` called whenever a peer has come or gone."""
+        self._listeners.append(listener)
 
     @property
     def known(self) -> int:
@@ -149,7 +154,10 @@ class Membership:
 
     def _observe(self, members: Sequence[Member], asked_s: float) -> list[Member]:
         peers = [member for member in members if member.id != self.id]
-        self.peers = {peer.id: peer for peer in peers}
+        former, self.peers = self.peers, {peer.id: peer for peer in peers}
+        if former.keys() != self.peers.keys():
+            for listener in self._listeners:
+                listener()
         observed, self._observed = self._observed, {}
         heard_s = now_s()
         for peer in peers:

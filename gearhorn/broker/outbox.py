@@ -18,10 +18,11 @@ import structlog
 from gearhorn.broker.backlog import Backlog
 from gearhorn.broker.copies import Block, Subscribers, unique_id
 from gearhorn.broker.overflow import Overflow
+from gearhorn.broker.waiting import Waiting
 from gearhorn.gearman.client import Result, Submission
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.gearman.worker import Job
-from gearhorn.messages import Fanout
+from gearhorn.messages import Fanout, Logged
 from gearhorn.tasks import Tasks
 
 WITHDRAW_S = 1.0  # how long a reply waits for a job server to withdraw copies
@@ -32,10 +33,13 @@ log = structlog.get_logger(__name__)
 class Outbox:
     """What the fan-outs of a member share. ``tag`` is 8 bytes of ASCII, the member's own."""
 
-    def __init__(self, cluster: Cluster, backlog: Backlog, overflow: Overflow, tag: bytes) -> None:
+    def __init__(
+        self, cluster: Cluster, backlog: Backlog, overflow: Overflow, waiting: Waiting, tag: bytes
+    ) -> None:
         self.cluster = cluster
         self.backlog = backlog
         self.overflow = overflow
+        self.waiting = waiting
         self.callers = 0  # foreground fan-outs that are not replied to
         self.caller_bytes = 0  # their payloads
         self._tag = tag
@@ -118,28 +122,41 @@ class Part(Submission):
 
 
 class Copying:
-    """What background and foreground fan-outs share: sending, and sending again."""
+    """What background and foreground fan-outs share: sending, and sending again.
+
+    ``total`` are the copies; ``receivers`` are client_ids that the log keeps the message for."""
 
     __slots__ = (
         "dropped",
         "job",
+        "logged",
         "message",
         "open",
         "outbox",
         "parts",
+        "receivers",
         "subscribers",
         "total",
     )  # fmt: skip
     foreground = False
 
     def __init__(
-        self, outbox: Outbox, job: Job, message: Fanout, subscribers: Subscribers, total: int
+        self,
+        outbox: Outbox,
+        job: Job,
+        message: Fanout,
+        subscribers: Subscribers,
+        total: int,
+        logged: Logged | None = None,
+        receivers: Sequence[str] = (),
     ) -> None:
         self.outbox = outbox
         self.job = job
         self.message = message
         self.subscribers = subscribers
         self.total = total
+        self.logged = logged
+        self.receivers = receivers
         self.open = 0  # parts on their way
         self.parts: list[Part] = []
         self.dropped: list[int] = []

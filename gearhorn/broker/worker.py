@@ -25,6 +25,7 @@ from gearhorn.broker.changes import Changes
 from gearhorn.broker.copies import Subscribers
 from gearhorn.broker.describe import Descriptions
 from gearhorn.broker.directory import Directory
+from gearhorn.broker.durable import Durable
 from gearhorn.broker.fanout import Fanouts
 from gearhorn.broker.foreground import RESULTS_BYTES
 from gearhorn.broker.gossip import Talk
@@ -55,9 +56,8 @@ LINGER_S = 0.2  # matchmaking is answered so long after this member has left
 STORE_WAIT_S = 30.0  # fan-outs in hand wait this long for the store (PROTOCOL §7)
 COPIES_IN_HAND = 4 * WINDOW_COPIES  # one window on its way, three at hand
 CHANGES_IN_HAND = 1024
+READS_IN_HAND = 64  # each up to 8 MiB; those that wait for a message are not counted
 REQUEST_BYTES = 256 * 1024  # of a subscribe or unsubscribe: two names and a few options
-# Served by releases to come (PROTOCOL §4, §6); nobody shall own queues of these names till then.
-LATER_FUNCTIONS = (b"retain_fanout", b"fetch_fanout", b"parked_fanout")
 _POLL_S = 0.02  # while stopping
 _WATCH_S = 0.5
 
@@ -91,20 +91,32 @@ class Broker:
             self.unsubscribe,
         )
         self._copies.on_change(lambda: self._directory.drop_where(self._backlog.is_eager))
-        tag = secrets.token_hex(4).encode()
+        tag = secrets.token_hex(4)
+        self._deliveries = Cluster(self._servers, self._tls, client_id, KEPT_BYTES)
+        parked = config.parked_function.encode()
+        self._durable = Durable(
+            self._store,
+            self._membership,
+            self._deliveries,
+            tag,
+            parked,
+            self._backlog.passed_by,
+        )
         overflow = Overflow(self._copies, self._trim, self._backlog.dropped)
-        self._outbox = Outbox(self._copies, self._backlog, overflow, tag)
-        fanouts = Fanouts(config, self._directory, self._outbox)
+        waiting = self._durable.waiting
+        self._outbox = Outbox(self._copies, self._backlog, overflow, waiting, tag.encode())
+        fanouts = Fanouts(config, self._directory, self._outbox, self._durable.appends)
         self._matchmaker = Matchmaker(self._membership, self._control, self.drop, self.settle)
         describe = config.describe_function.encode()
         fanout, unsubscribe = config.fanout_function.encode(), config.unsubscribe_function.encode()
         subscribe = config.subscribe_function.encode(), config.register_function.encode()
+        retain, fetch = config.retain_function.encode(), config.fetch_function.encode()
         self._changes = Changes(
             self._subscriptions,
             self.drop,
             self._matchmaker,
             self._membership,
-            frozenset({fanout, unsubscribe, *subscribe, describe, *LATER_FUNCTIONS}),
+            frozenset({fanout, unsubscribe, *subscribe, describe, retain, fetch, parked}),
             self.settle,
             self._backlog.lift,
             self._drain,
@@ -120,7 +132,7 @@ class Broker:
             config.gossip_interval,
         )
         descriptions = Descriptions(
-            self._talk, self._subscriptions, self._backlog, config.max_backlog
+            self._talk, self._subscriptions, self._durable, self._backlog, config.max_backlog
         )
 
         def change(job: Job) -> None:
@@ -128,6 +140,8 @@ class Broker:
                 descriptions.handle(job)
             elif job.function == unsubscribe:
                 self._changes.unsubscribe(job)
+            elif job.function == retain:
+                self._changes.retain(job)
             else:
                 self._changes.subscribe(job)
 
@@ -136,7 +150,18 @@ class Broker:
         self._presences: dict[str, Presence] = {}
         request_bytes = 8 * config.max_payload + REQUEST_BYTES  # \\u0041 is six bytes for one
         self._change_workers = self._workers(
-            client_id, REQUEST_BYTES, [describe, *subscribe, unsubscribe], change, CHANGES_IN_HAND
+            client_id,
+            REQUEST_BYTES,
+            [describe, retain, *subscribe, unsubscribe],
+            change,
+            CHANGES_IN_HAND,
+        )
+        self._reading_workers = self._workers(
+            client_id,
+            REQUEST_BYTES,
+            [parked, fetch],
+            self._durable.reading.handle,
+            READS_IN_HAND,
         )
         self._fanout_workers = self._workers(
             client_id, request_bytes, [fanout], fanouts.handle, COPIES_IN_HAND
@@ -174,6 +199,7 @@ class Broker:
         finally:
             await self._talk.stop()
             await self._membership.leave()
+            self._durable.members_changed()
             if self._presences:  # who read the members just before may still ask
                 await asyncio.sleep(LINGER_S)
             await self._close()
@@ -182,15 +208,18 @@ class Broker:
     async def _start(self) -> None:
         self._copies.start()  # 1. copies can be sent
         self._control.start()  # 2. peers can be told
+        self._deliveries.start()
         await self._check_store()
         # 3. this member answers before anybody can know of it, and joins before it reads a list
         self._membership.start(self)
         await self._membership.joined.wait()
+        self._durable.start()
+        self._durable.members_changed()
         self._tasks.spawn(self._changes.run(), "changes")
         self._tasks.spawn(self._backlog.run(self._directory), "backlog")
         self._tasks.spawn(self._watch_store(), "store watch")
         self._talk.start()
-        for worker in self._change_workers:
+        for worker in [*self._change_workers, *self._reading_workers]:
             worker.start()
         for worker in self._fanout_workers:
             worker.start()  # 4. work comes last
@@ -199,14 +228,16 @@ class Broker:
     async def _finish(self) -> None:
         """Take no more and finish what is in hand, still a member: a list that is in use must
         go on being told of changes, and a member that answers stalls nobody."""
-        working = [*self._fanout_workers, *self._change_workers]
+        working = [*self._fanout_workers, *self._change_workers, *self._reading_workers]
         for worker in working:
             worker.stop_grabbing()
+        await self._durable.leave()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_S):
                 while not (
                     self._outbox.is_idle
                     and self._copies.is_idle
+                    and self._durable.is_idle
                     and all(worker.is_idle for worker in working)
                 ):
                     await asyncio.sleep(_POLL_S)
@@ -216,11 +247,13 @@ class Broker:
 
     async def _close(self) -> None:
         await self._tasks.cancel()
+        await self._durable.stop()
         await self._backlog.flush()
         await asyncio.gather(*(presence.stop() for presence in self._presences.values()))
-        working = [*self._fanout_workers, *self._change_workers]
+        working = [*self._fanout_workers, *self._change_workers, *self._reading_workers]
         await asyncio.gather(*(worker.stop() for worker in working))
-        await asyncio.gather(self._control.stop(), self._copies.stop())
+        clusters = (self._control, self._copies, self._deliveries)
+        await asyncio.gather(*(cluster.stop() for cluster in clusters))
         await self._store.close()
 
     async def _until(self, stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
@@ -252,13 +285,19 @@ class Broker:
     async def _read(self, topics: list[str]) -> list[Subscribers]:
         """Read lists from the store and make their queues ready for copies."""
         lists = []
-        for topic, (clients, options) in zip(
+        for topic, (found, options, has_log) in zip(
             topics, await self._subscriptions.read(topics), strict=True
         ):
+            clients = found
             enveloped = 0
             limits = []
             overflow: dict[int, str] = {}
+            durable: tuple[str, ...] = ()
             if options:
+                kept = {client for client, one in options.items() if one.durable}
+                if kept:
+                    durable = tuple(client.decode() for client in found if client in kept)
+                    clients = [client for client in found if client not in kept]
                 taking = {client for client, one in options.items() if one.envelope}
                 clients.sort(key=taking.__contains__)
                 enveloped = sum(map(taking.__contains__, clients))
@@ -272,7 +311,9 @@ class Broker:
             prefix = topic.encode() + b"_"
             queues = [prefix + client for client in clients]
             plain = len(queues) - enveloped
-            lists.append(Subscribers(topic, queues, plain, tuple(limits), overflow))
+            lists.append(
+                Subscribers(topic, queues, plain, tuple(limits), overflow, durable, has_log)
+            )
         await self._backlog.prepare(lists)
         return lists
 
@@ -302,6 +343,7 @@ class Broker:
 
     async def disappear(self, member: str) -> None:
         """Serve them no more, and fail what waits there."""
+        self._durable.abandon()
         presence = self._presences.pop(member, None)
         if presence is not None:
             await presence.stop()
@@ -311,9 +353,12 @@ class Broker:
         """Fail what waits for a member that was removed."""
         for topic in (MATCHMAKING, GOSSIP):
             await self._drain(queue_of(topic, member))
+        self._durable.members_changed()
 
-    def drop(self, topic: str) -> None:
-        """A topic changed."""
+    def drop(self, topic: str, is_durable: bool = True) -> None:
+        """A topic changed; ``is_durable``: its lanes may be concerned."""
+        if is_durable:
+            self._durable.changed(topic)
         self._directory.drop(topic)
         self._backlog.changed(topic)
 
@@ -321,11 +366,13 @@ class Broker:
         """Any topic may have changed."""
         self._directory.forget()
         self._backlog.forget()
+        self._durable.changed("")
 
     async def settle(self, topics: Sequence[str] | None) -> None:
         """Return once no fan-out that holds a former list of these topics is unsent."""
         if topics is None or topics:
             await self._directory.settled(topics)
+            await self._durable.settled(topics)
             await self._copies.barrier()
 
     def unsubscribe(self, pairs: Sequence[tuple[str, str]]) -> None:
@@ -343,7 +390,8 @@ class Broker:
         given_back = False
         while True:
             await asyncio.sleep(_WATCH_S)
-            since = self._directory.waiting_since
+            sinces = self._directory.waiting_since, self._durable.appends.waiting_since
+            since = min((one for one in sinces if one is not None), default=None)
             if since is not None and not given_back and loop.time() - since > STORE_WAIT_S:
                 given_back = True
                 log.error("store is still not there; giving the fan-outs in hand to others")
@@ -369,7 +417,7 @@ class Broker:
             [str(server) for server in self._servers],
             *self._directory.size,
             sum(worker.held for worker in self._fanout_workers) + self._outbox.callers,
-            0,
+            self._durable.deliverer.count,
             sum(worker.taken for worker in self._fanout_workers),
             sum(client.accepted for client in copies),
             sum(worker.failed for worker in [*self._fanout_workers, *self._change_workers]),

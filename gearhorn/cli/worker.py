@@ -164,6 +164,9 @@ def _as_text(param: click.Parameter, value: Any) -> str | list[str]:
 @click.option("--register-function", type=_FUNCTION, default=_DEFAULTS.register_function)
 @click.option("--unsubscribe-function", type=_FUNCTION, default=_DEFAULTS.unsubscribe_function)
 @click.option("--describe-function", type=_FUNCTION, default=_DEFAULTS.describe_function)
+@click.option("--retain-function", type=_FUNCTION, default=_DEFAULTS.retain_function)
+@click.option("--fetch-function", type=_FUNCTION, default=_DEFAULTS.fetch_function)
+@click.option("--parked-function", type=_FUNCTION, default=_DEFAULTS.parked_function)
 @click.option(
     "--max-payload", type=_SIZE, default=_DEFAULTS.max_payload, help="Bytes in one payload."
 )

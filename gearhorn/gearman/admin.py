@@ -52,23 +52,48 @@ class Admin:
     async def backlog(self) -> dict[bytes, int]:
         """Return, per function, the jobs that wait or run. Seldom: it stalls everything for
         40 ms at 100,000 functions (FACTS B13)."""
+        return {name: total for name, (total, _) in (await self._status()).items()}
+
+    async def running(self) -> dict[bytes, int]:
+        """Return, per function, the jobs that receivers have. As seldom as ``backlog``."""
+        return {name: running for name, (_, running) in (await self._status()).items() if running}
+
+    async def returned(self) -> set[bytes]:
+        """Return the handles of jobs that a receiver had and that wait or run again: it died.
+
+        Seldom: 0.23 s at 500,000 jobs (FACTS B7). Empty where the server does not tell."""
+        handles = set()
+        for line in (await self._table(b"show jobs\r\n")).splitlines():
+            handle, _, rest = line.partition(b"\t")
+            retries = rest.partition(b"\t")[0]
+            if retries not in (b"", b"0"):
+                handles.add(handle)
+        return handles
+
+    async def _status(self) -> dict[bytes, tuple[int, int]]:
+        found = {}
+        for line in (await self._table(b"status\r\n")).splitlines():
+            name, *numbers = line.rsplit(b"\t", 3)
+            if len(numbers) == 3 and numbers[0].isdigit() and numbers[1].isdigit():
+                found[name] = int(numbers[0]), int(numbers[1])
+        return found
+
+    async def _table(self, command: bytes) -> bytes:
+        """Return the lines that answer a command, to the dot; nothing where it is not known."""
         async with asyncio.timeout(CONNECT_TIMEOUT_S + ANSWER_TIMEOUT_S):
             reader, writer = await self._open()
             try:
-                writer.write(b"status\r\n")
-                table = await reader.readuntil(b".\n")
+                writer.write(command)
+                table = await reader.readline()
+                if table.startswith(b"ERR"):
+                    return b""
                 while table != b".\n" and not table.endswith(b"\n.\n"):
                     table += await reader.readuntil(b".\n")
             except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-                raise ConnectionError(f"no whole answer to status: {error}") from error
+                raise ConnectionError(f"no whole answer to {command!r}: {error}") from error
             finally:
                 writer.close()
-        found = {}
-        for line in table.splitlines():
-            name, *numbers = line.rsplit(b"\t", 3)
-            if len(numbers) == 3 and numbers[0].isdigit():
-                found[name] = int(numbers[0])
-        return found
+        return table
 
     async def close(self) -> None:
         """Close the shared connection."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import structlog
@@ -105,7 +105,9 @@ class _Piece(NamedTuple):
 class _Waiting:
     """A foreground copy that a receiver has not finished."""
 
-    __slots__ = ("chunks", "index", "oversized", "size", "submission", "warning")
+    __slots__ = (
+        "chunks", "index", "is_withdrawn", "oversized", "size", "submission", "warning",
+    )  # fmt: skip
 
     def __init__(self, submission: Submission, index: int) -> None:
         self.submission: Submission | None = submission  # None: forgotten
@@ -114,6 +116,7 @@ class _Waiting:
         self.size = 0
         self.warning = b""
         self.oversized = False
+        self.is_withdrawn = False  # the server will say that it failed, and a receiver may finish
 
     def add(self, data: bytes, limit: int) -> None:
         """Keep what the receiver returned, up to ``limit`` bytes of it, if anybody wants it."""
@@ -148,6 +151,7 @@ class Client(Link):
         self._out_copies = 0
         self._out_bytes = 0
         self._settling = False
+        self._looks: deque[Callable[[bool, bool], None]] = deque()  # in the order they were asked
         # One handle has several waiting copies where gearmand coalesced them.
         self._waiting: dict[bytes, list[_Waiting]] = {}
 
@@ -204,6 +208,27 @@ class Client(Link):
             self.connection.wake()
         return alone
 
+    def look(self, submission: Submission, index: int, told: Callable[[bool, bool], None]) -> None:
+        """Ask whether the server knows an accepted foreground copy, and whether a receiver has
+        it; ``told`` is never called if the connection ends first."""
+        assert submission.handles is not None
+        if self.connection is not None:
+            self.connection.write(packets.pack(packets.GET_STATUS, submission.handles[index]))
+            self._looks.append(told)
+
+    def expect_late(self, submission: Submission, index: int) -> None:
+        """A foreground copy is withdrawn now; its outcome is told if a receiver finishes it all
+        the same, until ``drop``."""
+        assert submission.handles is not None
+        for one in self._waiting.get(submission.handles[index], ()):
+            if one.submission is submission and one.index == index:
+                one.is_withdrawn = True
+
+    def drop(self, submission: Submission, index: int) -> None:
+        """Wait no more for the receiver of one foreground copy."""
+        assert submission.handles is not None
+        self._waiting.pop(submission.handles[index], None)
+
     def went_up(self, connection: Connection) -> None:
         connection.write(packets.pack(packets.OPTION_REQ, b"exceptions"))
 
@@ -215,6 +240,7 @@ class Client(Link):
         self._written.clear()
         self._queued.clear()
         self._waiting.clear()
+        self._looks.clear()
         self._queued_copies = self._out_copies = self._out_bytes = 0
         for one in waiting:
             one.finish(False, lost=True)
@@ -325,6 +351,9 @@ class Client(Link):
             self._settle()  # what it is about comes first, without those that have no copies
             if kind == packets.ERROR:
                 self._refused(body)
+            elif kind == packets.STATUS_RES:
+                _, known, running, *_ = body.split(b"\0")
+                self._looks.popleft()(known == b"1", running == b"1")
             else:
                 self._work(abs(kind), body, oversized=kind < 0)
         if self._pieces or self._queued:
@@ -401,6 +430,10 @@ class Client(Link):
             return
         if kind not in (packets.WORK_COMPLETE, packets.WORK_FAIL, packets.WORK_EXCEPTION):
             chain.insert(0, one)  # a status, or a packet that this client never asked for
+            return
+        if one.is_withdrawn and kind == packets.WORK_FAIL:
+            one.is_withdrawn = False
+            chain.append(one)
             return
         if not chain:
             del self._waiting[handle]

@@ -18,7 +18,22 @@ key (all under ``{NAMESPACE}``)  type       what
 ``clients:TOPIC``               set        client_ids subscribed to TOPIC
 ``options:TOPIC``               hash       client_id -> its options as JSON, where it has any
 ``drops:TOPIC``                 hash       client_id -> copies dropped by its backlog limit
+``log:TOPIC``                   hash       the topic's log (``log.lua`` names the fields)
+``messages:TOPIC``              stream     SEQUENCE-0 -> header, info and payload of a message
+``lanes:TOPIC``                 hash       durable client_id -> "OWNER TERM POSITION"
+``durable``                     zset       topics that have lanes, all with score 0
+``due``                         zset       topic that has a log -> reading of ``clock`` at which it
+                                           is pruned
+``logged:TOPIC``                zset       dedup key -> reading of ``clock`` when it was logged
+``places:TOPIC``                hash       dedup key -> "SEQUENCE EPOCH"
+``trouble:TOPIC NUL CLIENT``    hash       sequence -> failed attempts of a message, as JSON
+``order:TOPIC NUL CLIENT``      zset       parked sequence -> itself
+``parked:TOPIC NUL CLIENT``     hash       sequence parked or put back -> the message
+``redrive:TOPIC NUL CLIENT``    zset       sequence put back -> itself
 ==============================  =========  ====================================================
+
+Channels: ``events`` tells every member what happened to logs and lanes, ``done:PROCESS`` tells a
+worker process which receivers have done with a message that a caller of its waits for.
 
 ``clock`` goes on as long as one member lives: each adds to what it last read what has passed on its
 own monotonic clock, and the highest counts. No wall clock decides anything (PROTOCOL §7).
@@ -50,22 +65,34 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from gearhorn.errors import StartError, StoreError, StoreRefused
+from gearhorn.errors import StartError, StoreError, StoreReadOnly, StoreRefused
 
 WRITE_TIMEOUT_S = 1.5  # a change answers `unavailable:` within 2 s rather than hang
 READ_TIMEOUT_S = 10.0  # a list of a million takes one second
-SCHEMA = b"2"
+SCHEMA = b"3"
 
 Command = tuple[Any, ...]
 
 
 def _script(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text("utf-8")
+    return resources.files(__package__).joinpath(f"{name}.lua").read_text("utf-8")
 
 
-SCRIPTS = [_script(name) for name in ("change.lua", "member.lua", "remove.lua")]
+# what a script needs of others goes in front of it
+_LOG, _VERSION = _script("log"), _script("version")
+SCRIPTS = {
+    "change": _LOG + _VERSION + _script("change"),
+    "retain": _LOG + _VERSION + _script("retain"),
+    "append": _LOG + _script("append"),
+    "fetch": _LOG + _script("fetch"),
+    "prune": _LOG + _script("prune"),
+    **{
+        name: _script(name)
+        for name in ("member", "remove", "read", "acquire", "settle", "park", "redrive")
+    },
+}
 # as EVALSHA names them
-CHANGE, MEMBER, REMOVE = (sha1(text.encode()).hexdigest() for text in SCRIPTS)
+SHA = {name: sha1(text.encode()).hexdigest() for name, text in SCRIPTS.items()}
 _RUN_ID = re.compile(rb"^run_id:(\w+)", re.M)
 
 
@@ -117,6 +144,14 @@ class Connection:
         """Return the name of a key of this namespace."""
         return self._prefix + ":".join(parts)
 
+    def script(self, name: str, keys: Sequence[str], *arguments: Any) -> Command:
+        """Return the command that runs a script."""
+        return ("EVALSHA", SHA[name], len(keys), *keys, *arguments)
+
+    def subscriber(self) -> redis.asyncio.client.PubSub:
+        """Return what listens to channels, on a connection of its own."""
+        return self._redis.pubsub()
+
     async def pipeline(
         self,
         commands: Sequence[Command],
@@ -148,7 +183,7 @@ class Connection:
                 replies = await self._run(commands, atomic)
                 unknown = [at for at, one in enumerate(replies) if isinstance(one, NoScriptError)]
                 if unknown:  # a new or restarted store
-                    for text in SCRIPTS:
+                    for text in SCRIPTS.values():
                         await self._redis.script_load(text)
                     again = await self._run([commands[at] for at in unknown], atomic)
                     for at, reply in zip(unknown, again, strict=True):
@@ -194,11 +229,13 @@ class Connection:
 
 
 # Answers of a store that cannot serve now and will later.
-_PASSING = (BusyLoadingError, ReadOnlyError, ClusterDownError, MasterDownError, TryAgainError)
+_PASSING = (BusyLoadingError, ClusterDownError, MasterDownError, TryAgainError)
 
 
 def _ours(error: Exception, timeout_s: float) -> StoreError:
     words = str(error) or f"no answer in {timeout_s:g} s"
+    if isinstance(error, ReadOnlyError):
+        return StoreReadOnly(words)
     if isinstance(error, ResponseError) and not isinstance(error, _PASSING):
         return StoreRefused(words)
     return StoreError(words)

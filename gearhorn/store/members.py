@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from gearhorn.store.connection import MEMBER, REMOVE, SCHEMA, Connection
+from gearhorn.store.connection import SCHEMA, Connection
 
 
 class Member(NamedTuple):
@@ -82,7 +82,7 @@ class Members:
             _, reply = await self._connection.pipeline(
                 [
                     ("SET", key("schema"), SCHEMA, "NX"),  # an emptied store is ours again
-                    ("EVALSHA", MEMBER, len(keys), *keys, *arguments),
+                    self._connection.script("member", keys, *arguments),
                 ]
             )
             if run_id == self.run_id:
@@ -104,7 +104,7 @@ class Members:
         """Remove a member unless it renewed its lease after all; return whether this call did."""
         key = self._connection.key("members")
         [removed] = await self._connection.pipeline(
-            [("EVALSHA", REMOVE, 1, key, member.id, member.record)]
+            [self._connection.script("remove", [key], member.id, member.record)]
         )
         return bool(removed)
 

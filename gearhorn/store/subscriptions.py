@@ -11,32 +11,39 @@ from typing import Any, Literal, NamedTuple
 from gearhorn.errors import StoreError
 from gearhorn.messages import SubscriptionOptions, decode_options
 from gearhorn.names import splits_of
-from gearhorn.store.connection import CHANGE, READ_TIMEOUT_S, REMOVE, Command, Connection
+from gearhorn.store.connection import READ_TIMEOUT_S, Command, Connection
+from gearhorn.store.log import fresh_epoch
 from gearhorn.store.members import Member, members_of
 
 
 class Change(NamedTuple):
-    """A change of one pair: subscribed, unsubscribed, or ended because its time is over.
+    """A change of one pair: subscribed, unsubscribed, or ended because its time is over; or of a
+    topic's retention.
 
     ``options`` is JSON, of those that were given. ``drainer`` is the member that will empty the
     queue if the pair existed; subscriptions of that queue name are held off until ``drained``."""
 
-    kind: Literal["subscribe", "unsubscribe", "expire"]
+    kind: Literal["subscribe", "unsubscribe", "expire", "retain"]
     topic: str
     client_id: str
     queue: bytes
     options: bytes = b"{}"
     drainer: str = ""
+    start: bytes = b""  # where a durable subscription begins that is new, as JSON
 
 
 class Applied(NamedTuple):
-    """What became of a change: a new ``version``, or the ``owner`` of the queue's name; neither
-    where the queue is being drained, or the pair's time is not over."""
+    """What became of a change: a new ``version``, or the ``owner`` of the queue's name, or the
+    log's ``last`` sequence where it would start beyond; none of them where the queue is being
+    drained, or the pair's time is not over."""
 
     version: int
     existed: bool  # whether the pair was subscribed before
     was_limited: bool = False  # whether it had a backlog limit that ends or may change
     owner: tuple[str, str] | None = None
+    last: int | None = None
+    is_durable: bool = False  # whether lanes or the log are concerned
+    parked: int | None = None  # messages discarded with the durability that it ended
     error: StoreError | None = None  # the store refused this one
 
 
@@ -46,6 +53,14 @@ class Stored(NamedTuple):
     client_id: str
     options: SubscriptionOptions
     drops: int
+
+
+class Listed(NamedTuple):
+    """A topic's client_ids, the options of those that have any, and whether it has a log."""
+
+    clients: list[bytes]
+    options: Mapping[bytes, SubscriptionOptions]
+    has_log: bool
 
 
 class Subscriptions:
@@ -80,40 +95,56 @@ class Subscriptions:
         return applied, members_of(members)
 
     def _command(self, change: Change, rivals: list[tuple[str, str]], clock_ms: int) -> Command:
-        key = self._connection.key
+        key, topic = self._connection.key, change.topic
+        if change.kind == "retain":
+            keys = [
+                *(key(name, topic) for name in ("log", "messages", "lanes")),
+                key("due"),
+                *(key(name, topic) for name in ("logged", "places")),
+                *(key(name) for name in ("version", "changes", "floor", "clock")),
+            ]
+            arguments = (topic, change.options, fresh_epoch(), clock_ms)
+            return self._connection.script("retain", keys, *arguments)
+        pair = f"{topic}\0{change.client_id}"
         shared = ("version", "changes", "floor", "topics", "clock", "expiries", "draining")
         keys = [
-            *(key(name, change.topic) for name in ("clients", "options", "drops")),
+            *(key(name, topic) for name in ("clients", "options", "drops")),
             *(key(name) for name in (*shared, "members")),
-            *(key("clients", topic) for topic, _ in rivals),
+            *(key(name, topic) for name in ("log", "messages", "lanes")),
+            *(key(name) for name in ("durable", "due")),
+            *(key(name, topic) for name in ("logged", "places")),
+            *(key(name, pair) for name in ("order", "parked", "redrive", "trouble")),
+            *(key("clients", rival) for rival, _ in rivals),
         ]
         given = change.options if change.kind == "subscribe" else change.drainer
-        arguments = [
-            *(change.kind, change.topic, change.client_id, change.queue, given, clock_ms),
+        return self._connection.script(
+            "change",
+            keys,
+            *(change.kind, topic, change.client_id, change.queue, given, clock_ms),
+            *(change.start, fresh_epoch()),
             *(client_id for _, client_id in rivals),
-        ]
-        return ("EVALSHA", CHANGE, len(keys), *keys, *arguments)
+        )
 
     async def drained(self, queue: bytes, drainer: str) -> None:
         """Let a queue be subscribed again; raises ``StoreError``."""
         key = self._connection.key("draining")
-        await self._connection.pipeline([("EVALSHA", REMOVE, 1, key, queue, drainer)])
+        await self._connection.pipeline([self._connection.script("remove", [key], queue, drainer)])
 
-    async def read(
-        self, topics: Sequence[str]
-    ) -> list[tuple[list[bytes], Mapping[bytes, SubscriptionOptions]]]:
-        """Return, per topic, its client_ids and the options of those that have any.
-
-        Raises ``StoreError``.
-        """
+    async def read(self, topics: Sequence[str]) -> list[Listed]:
+        """Return what there is of each topic; raises ``StoreError``."""
         key = self._connection.key
         commands: list[Command] = []
         for topic in topics:
             commands.append(("SMEMBERS", key("clients", topic)))
             commands.append(("HGETALL", key("options", topic)))
+            commands.append(("EXISTS", key("log", topic)))
         replies = iter(await self._connection.pipeline(commands, READ_TIMEOUT_S, atomic=True))
         return [
-            (list(clients), {c: decode_options(body) for c, body in next(replies).items()})
+            Listed(
+                list(clients),
+                {c: decode_options(body) for c, body in next(replies).items()},
+                bool(next(replies)),
+            )
             for clients in replies
         ]
 
@@ -180,7 +211,19 @@ def _applied(reply: Any, rivals: list[tuple[str, str]]) -> Applied:
     """Read what the script returns."""
     if isinstance(reply, StoreError):
         return Applied(0, False, error=reply)
-    version, found, former = reply
+    if isinstance(reply, int):  # a topic's retention
+        return Applied(reply, True, is_durable=True)
+    version, found, former, *more = reply
     if not version:
+        if found < 0:
+            return Applied(0, False, last=int(former))
         return Applied(0, False, owner=rivals[found - 1] if found else None)
-    return Applied(version, bool(found), bool(former and decode_options(former).max_backlog))
+    is_durable, parked = more
+    was_limited = bool(former and decode_options(former).max_backlog)
+    return Applied(
+        version,
+        bool(found),
+        was_limited,
+        is_durable=bool(is_durable),
+        parked=None if parked < 0 else parked,
+    )

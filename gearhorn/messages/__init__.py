@@ -1,7 +1,8 @@
 """The JSON of PROTOCOL §3-§7: requests in, replies out, as frozen structs.
 
-Law: pure, and the only importer of msgspec. A request that decodes is well-formed in types
-and ranges; whether its names are allowed is for ``names``. Every refusal names the key.
+Law: pure, and this package is the only importer of msgspec. What durable topics add is in
+``durable``, how JSON is read and written in ``codec``. A request that decodes is well-formed in
+types and ranges; whether its names are allowed is for ``names``. Every refusal names the key.
 """
 
 from __future__ import annotations
@@ -11,33 +12,32 @@ import binascii
 import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from gearhorn.errors import BadRequest, TooLarge
+from gearhorn.messages.codec import as_text, decode_body
+from gearhorn.messages.codec import encode as encode
+from gearhorn.messages.durable import (
+    DescribedDurable,
+    DescribedLog,
+    DurableOptions,
+    GivenDurable,
+    check_durable,
+)
 
 Priority = Literal["low", "normal", "high"]
 Overflow = Literal["drop_new", "drop_old", "unsubscribe"]
 Pair = tuple[str, str]  # (client_id, reason)
 
 _PERCENT = re.compile(r"(\d{1,9})%\Z", re.ASCII)
-_WHERE = re.compile(r"(.*) - at `\$\.?(.*)`\Z", re.DOTALL)
-_FIELD = re.compile(r"Object missing required field `(.*)`\Z")
 MAX_LIMIT = 10_000  # subscriptions in one description
 MAX_TTL_S = 10**9  # thirty years
 _INFINITY = float("inf")
 _NOBODY: frozenset[str] = frozenset()
-_MAX_WORDS = 500  # of a refusal, which may quote the request
-_WORDS = {  # what msgspec does not say of a key that takes certain words only
-    "priority": '"low", "normal" or "high"',
-    "encoding": '"base64"',
-    "overflow": '"drop_new", "drop_old" or "unsubscribe"',
-}
 _text = msgspec.json.Decoder(str)
-
-encode: Final = msgspec.json.encode
 
 
 class _FanoutBody(msgspec.Struct, frozen=True, gc=False):
@@ -76,7 +76,12 @@ class Subscribe(msgspec.Struct, frozen=True):
     overflow: Overflow | UnsetType = UNSET
     envelope: bool | UnsetType = UNSET
     ttl: float | UnsetType = UNSET
-    durable: msgspec.Raw | UnsetType = UNSET
+    durable: bool | GivenDurable | UnsetType = UNSET
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether it asks for a durable subscription."""
+        return self.durable is not UNSET and self.durable is not False
 
 
 class Unsubscribe(msgspec.Struct, frozen=True):
@@ -94,6 +99,7 @@ class SubscriptionOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     overflow: Overflow = "drop_new"
     envelope: bool = False
     ttl: float | None = None
+    durable: DurableOptions | None = None
 
 
 class _GivenOptions(msgspec.Struct, frozen=True):
@@ -101,18 +107,30 @@ class _GivenOptions(msgspec.Struct, frozen=True):
     overflow: Overflow | UnsetType = UNSET
     envelope: bool | UnsetType = UNSET
     ttl: float | UnsetType = UNSET
+    durable: msgspec.Raw | bool | UnsetType = UNSET
+
+
+class _GivenDurable(msgspec.Struct, frozen=True):
+    in_flight: int | UnsetType = UNSET
+    timeout: float | UnsetType = UNSET
+    max_attempts: int | UnsetType = UNSET
+    max_backoff: float | UnsetType = UNSET
+    batch: int | UnsetType = UNSET
+    pull: bool | UnsetType = UNSET
 
 
 class Subscribed(msgspec.Struct, frozen=True):
-    """Reply to a subscribe."""
+    """Reply to a subscribe; ``parked_discarded`` where it ended durability."""
 
     queue: str
     version: int
+    parked_discarded: int | UnsetType = UNSET
 
 
 class _Unsubscribed(msgspec.Struct, frozen=True):
     version: int
     drained: int | UnsetType = UNSET
+    parked_discarded: int | UnsetType = UNSET
 
 
 class Describe(msgspec.Struct, frozen=True):
@@ -134,12 +152,14 @@ class DescribedSubscription(msgspec.Struct, frozen=True, omit_defaults=True):
     ttl: float | None = None
     backlog: int | None = None
     backlog_at: float | None = None
+    durable: DescribedDurable | None = None
 
 
-class DescribedTopic(msgspec.Struct, frozen=True):
-    """The subscriptions of one topic by client_id."""
+class DescribedTopic(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The subscriptions of one topic by client_id, and its log where it has one."""
 
     subscriptions: dict[str, DescribedSubscription]
+    log: DescribedLog | None = None
 
 
 class Described(msgspec.Struct, frozen=True):
@@ -152,11 +172,13 @@ class Described(msgspec.Struct, frozen=True):
 
 class Changed(msgspec.Struct, frozen=True):
     """One topic that changed, and the store's version after it. With ``removed`` the answer
-    waits for fan-outs that hold the old list; a teller that leaves it out means the same."""
+    waits for fan-outs that hold the old list, with ``durable`` lanes may be concerned; a teller
+    that leaves either out means the same."""
 
     topic: str
     version: int
     removed: bool = True
+    durable: bool = True
 
 
 class Matchmaking(msgspec.Struct, frozen=True):
@@ -205,6 +227,16 @@ class _Receipt(msgspec.Struct, frozen=True):
     results: dict[str, str]
     results_base64: dict[str, str] | UnsetType = UNSET
     results_omitted: Sequence[str] | UnsetType = UNSET
+    sequence: int | UnsetType = UNSET
+    epoch: str | UnsetType = UNSET
+
+
+class Logged(NamedTuple):
+    """Where a message stands in its topic's log. ``is_repeat``: it had been logged before."""
+
+    sequence: int
+    epoch: str
+    is_repeat: bool
 
 
 class _Envelope(msgspec.Struct, frozen=True):
@@ -215,7 +247,6 @@ class _Envelope(msgspec.Struct, frozen=True):
     payload_base64: str | UnsetType = UNSET
 
 
-_Body = TypeVar("_Body")
 _fanout_body = msgspec.json.Decoder(_FanoutBody)
 _subscribe = msgspec.json.Decoder(Subscribe)
 _unsubscribe = msgspec.json.Decoder(Unsubscribe)
@@ -226,37 +257,13 @@ _options = msgspec.json.Decoder(SubscriptionOptions)
 _gossip = msgspec.json.Decoder(Gossip)
 
 
-def _decode(decoder: msgspec.json.Decoder[_Body], body: bytes) -> _Body:
-    try:
-        body.decode()  # msgspec does not look inside what it skips
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise BadRequest(_explain(str(error))[:_MAX_WORDS]) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadRequest(f"not a JSON object in UTF-8: {error}") from None
-    except RecursionError:
-        raise BadRequest("nested too deeply") from None
-
-
-def _explain(text: str) -> str:
-    """Put the key first in msgspec's words: "payload: missing", "timeout: expected ..."."""
-    if missing := _FIELD.match(text):
-        return f"{missing[1]}: missing"
-    if where := _WHERE.match(text):
-        what, key = where[1][:1].lower() + where[1][1:], where[2]
-        if what.startswith("invalid enum value"):
-            what = f"expected {_WORDS[key]}, got {what[19:]}"
-        return f"{key}: {what}"
-    return text[:1].lower() + text[1:]
-
-
 def decode_fanout(body: bytes, max_payload: int) -> Fanout:
     """Decode a ``fanout`` request.
 
     ``max_payload`` is in bytes, of the payload as the copies carry it.
     Raises ``BadRequest`` naming the key, or ``TooLarge``.
     """
-    raw = _decode(_fanout_body, body)
+    raw = decode_body(_fanout_body, body)
     if not 0 < raw.timeout < _INFINITY:
         raise BadRequest(f"timeout: expected seconds > 0, got {raw.timeout:g}")
     payload = _payload_bytes(bytes(raw.payload), raw.encoding)
@@ -311,11 +318,11 @@ def copies_needed(quorum: int | str | None, copies: int) -> int:
 
 def decode_subscribe(body: bytes) -> Subscribe:
     """Decode a ``subscribe_fanout`` request; raises ``BadRequest``."""
-    request = _decode(_subscribe, body)
+    request = decode_body(_subscribe, body)
     if request.ttl is not UNSET and not 0 < request.ttl <= MAX_TTL_S:
         raise BadRequest(f"ttl: expected seconds > 0 and <= {MAX_TTL_S}, got {request.ttl:g}")
-    if request.durable is not UNSET and bytes(request.durable) != b"false":
-        raise BadRequest("durable: this release has no durable subscriptions")
+    if isinstance(request.durable, GivenDurable):
+        check_durable(request.durable)
     if request.max_backlog is not UNSET and not 1 <= request.max_backlog < 2**31:
         raise BadRequest(
             f"max_backlog: expected an integer from 1 to 2147483647, got {request.max_backlog}"
@@ -325,24 +332,46 @@ def decode_subscribe(body: bytes) -> Subscribe:
 
 def encode_given_options(request: Subscribe) -> bytes:
     """Return, as JSON, the options that a subscribe gives and the store shall keep."""
+    durable: msgspec.Raw | bool | UnsetType = UNSET
+    if isinstance(request.durable, GivenDurable):
+        one = request.durable
+        given = _GivenDurable(
+            one.in_flight, one.timeout, one.max_attempts, one.max_backoff, one.batch, one.pull
+        )
+        durable = msgspec.Raw(encode(given))
+    elif request.durable is True:
+        durable = msgspec.Raw(b"{}")
+    elif request.durable is False:
+        durable = False
     return encode(
-        _GivenOptions(request.max_backlog, request.overflow, request.envelope, request.ttl)
+        _GivenOptions(request.max_backlog, request.overflow, request.envelope, request.ttl, durable)
     )
 
 
-def encode_unsubscribed(version: int, drained: int | None) -> bytes:
-    """Return the reply to an unsubscribe; ``drained`` is None where nothing was to drain."""
-    return encode(_Unsubscribed(version, UNSET if drained is None else drained))
+def encode_subscribed(queue: bytes, version: int, parked: int | None) -> bytes:
+    """Return the reply to a subscribe; ``parked`` were discarded with the durability that it
+    ended, None where it ended none."""
+    return encode(Subscribed(queue.decode(), version, UNSET if parked is None else parked))
+
+
+def encode_unsubscribed(version: int, drained: int | None, parked: int | None = None) -> bytes:
+    """Return the reply to an unsubscribe; ``drained`` is None where nothing was to drain,
+    ``parked`` where the subscription was not durable."""
+    return encode(
+        _Unsubscribed(
+            version, UNSET if drained is None else drained, UNSET if parked is None else parked
+        )
+    )
 
 
 def decode_unsubscribe(body: bytes) -> Unsubscribe:
     """Decode an ``unsubscribe_fanout`` request; raises ``BadRequest``."""
-    return _decode(_unsubscribe, body)
+    return decode_body(_unsubscribe, body)
 
 
 def decode_describe(body: bytes) -> Describe:
     """Decode a ``describe_fanout`` request; raises ``BadRequest``."""
-    request = _decode(_describe, body or b"{}")
+    request = decode_body(_describe, body or b"{}")
     if not 1 <= request.limit <= MAX_LIMIT:
         raise BadRequest(f"limit: expected an integer from 1 to {MAX_LIMIT}, got {request.limit}")
     if request.cursor is not UNSET and request.cursor.count(" ") != 1:
@@ -352,17 +381,17 @@ def decode_describe(body: bytes) -> Describe:
 
 def decode_matchmaking(body: bytes) -> Matchmaking:
     """Decode what a peer tells; raises ``BadRequest``."""
-    return _decode(_matchmaking, body)
+    return decode_body(_matchmaking, body)
 
 
 def decode_answer(body: bytes) -> MatchmakingAnswer:
     """Decode a peer's answer; raises ``BadRequest``."""
-    return _decode(_answer, body)
+    return decode_body(_answer, body)
 
 
 def decode_gossip(body: bytes) -> Gossip:
     """Decode what a member says of itself; raises ``BadRequest``."""
-    return _decode(_gossip, body)
+    return decode_body(_gossip, body)
 
 
 def decode_options(body: bytes) -> SubscriptionOptions:
@@ -379,12 +408,7 @@ def envelope(message: Fanout, at: float) -> bytes:
     ``at`` is Unix time in seconds; it informs and decides nothing.
     """
     unique = message.unique or UNSET
-    try:
-        text = message.payload.decode()
-    except UnicodeDecodeError:
-        coded = base64.b64encode(message.payload).decode()
-        return encode(_Envelope(message.topic, at, unique, payload_base64=coded))
-    return encode(_Envelope(message.topic, at, unique, payload=text))
+    return encode(_Envelope(message.topic, at, unique, **as_text(message.payload)))
 
 
 def encode_receipt(
@@ -395,6 +419,7 @@ def encode_receipt(
     dropped: Sequence[str] = (),
     results: Mapping[str, bytes] = MappingProxyType({}),
     omitted: Sequence[str] = (),
+    logged: Logged | None = None,
 ) -> bytes:
     """Return a receipt: what became of a message, copy by copy (PROTOCOL §5)."""
     text: dict[str, str] = {}
@@ -407,6 +432,15 @@ def encode_receipt(
     failures = dict(failed)
     return encode(
         _Receipt(
-            copies, delivered, failures, pending, dropped, text, coded or UNSET, omitted or UNSET
+            copies,
+            delivered,
+            failures,
+            pending,
+            dropped,
+            text,
+            coded or UNSET,
+            omitted or UNSET,
+            logged.sequence if logged else UNSET,
+            logged.epoch if logged else UNSET,
         )
     )

@@ -1,0 +1,136 @@
+"""The durable side of a member: puts together what logs, delivers and reads.
+
+Law: knows every part of it and does nothing itself; ``worker`` starts and stops it as one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from gearhorn.broker.appends import Appends
+from gearhorn.broker.delivery import Deliverer
+from gearhorn.broker.looks import Looks
+from gearhorn.broker.membership import Membership
+from gearhorn.broker.ownership import Ownership
+from gearhorn.broker.pruning import prune
+from gearhorn.broker.reading import Reading
+from gearhorn.broker.waiting import Waiting
+from gearhorn.errors import StoreError
+from gearhorn.gearman.cluster import Cluster
+from gearhorn.store.connection import Connection
+from gearhorn.store.events import Events
+from gearhorn.store.lanes import Lanes
+from gearhorn.store.log import Log
+from gearhorn.tasks import Tasks
+
+log = structlog.get_logger(__name__)
+
+
+class Durable:
+    """``process`` is this worker's name for whoever waits; ``dropped`` counts messages that a log
+    had dropped before a subscription got them."""
+
+    def __init__(
+        self,
+        store: Connection,
+        membership: Membership,
+        cluster: Cluster,
+        process: str,
+        parked_function: bytes,
+        dropped: Callable[[str, str, int], None],
+    ) -> None:
+        self.log = Log(store)
+        self.lanes = Lanes(store)
+        self._membership = membership
+        self.appends = Appends(self.log, lambda: membership.clock_ms, process)
+        self.waiting = Waiting(self.lanes)
+        self.reading = Reading(self.log, self.lanes, parked_function)
+        self.deliverer = Deliverer(self.lanes, cluster, membership, self.changed, dropped)
+        self._looks = Looks(self.deliverer, cluster)
+        self._ownership = Ownership(self.lanes, membership, self.deliverer, lambda: store.run_id)
+        handlers = {
+            store.key("events"): self._hear,
+            store.key("done", process): self.waiting.hear,
+        }
+        self._events = Events(store, handlers, self._missed)
+        self._tasks = Tasks()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits to be logged and no lane is held."""
+        return self.appends.is_idle and not self.deliverer.count
+
+    def start(self) -> None:
+        """Begin to deliver, prune and listen."""
+        self._membership.on_members(self._ownership.refresh)
+        works = {
+            "events": self._events.run(),
+            "appends": self.appends.run(),
+            "ownership": self._ownership.run(),
+            "delivery": self.deliverer.run(),
+            "looks": self._looks.run(),
+            "deaths": self._looks.watch_deaths(),
+            "quiet": self._looks.watch_quiet(),
+            "waiting": self.waiting.run(),
+            "pruning": prune(self.log, lambda: self._membership.clock_ms),
+        }
+        for name, work in works.items():
+            self._tasks.spawn(work, name)
+
+    async def leave(self) -> None:
+        """Give every lane up as soon as no receiver has a job of it; ``is_idle`` tells when."""
+        await self._ownership.leave()
+
+    async def stop(self) -> None:
+        """Do nothing more."""
+        await self._tasks.cancel()
+
+    def changed(self, topic: str) -> None:
+        """A topic's lanes may have changed; "" is every topic."""
+        self._ownership.changed(topic)
+
+    async def settled(self, topics: Sequence[str] | None) -> None:
+        """Return once no message is on its way to the log for a fan-out that was taken before
+        now, and lanes of these topics (None: of any) that have ended deliver nothing more."""
+        await asyncio.gather(self.appends.barrier(), self._ownership.settled(topics))
+
+    def abandon(self) -> None:
+        """The lease is lost: nothing is ours."""
+        self.deliverer.abandon()
+        self._ownership.refresh()
+
+    def members_changed(self) -> None:
+        """Somebody came or went: let the others look."""
+        self._tasks.spawn(self._tell_members(), "members")
+
+    async def _tell_members(self) -> None:
+        try:
+            await self.lanes.tell("members")
+        except StoreError as error:
+            log.debug("the others are not told of members", error=str(error))
+
+    def _hear(self, words: bytes) -> None:
+        """Take what a script or a member tells everybody."""
+        kind, *rest = words.decode().split("\0")
+        if kind == "appended":
+            self.deliverer.appended(rest[0], int(rest[1]))
+            self.reading.appended(rest[0])
+        elif kind == "released":
+            self._ownership.changed(rest[0])
+        elif kind == "redriven":
+            lane = self.deliverer.find(rest[0]).get(rest[1])
+            if lane is not None:
+                self.deliverer.close(lane)  # taken anew, with another TERM
+        elif kind == "leaving":
+            self._ownership.leaves(rest[0])
+        elif kind == "members":
+            self._tasks.spawn(self._membership.refresh(), "members")
+
+    def _missed(self) -> None:
+        """Anything may have happened while nobody listened."""
+        self.deliverer.missed()
+        self.reading.missed()
+        self._ownership.refresh()

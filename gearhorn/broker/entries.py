@@ -1,0 +1,68 @@
+"""Entries: log messages in memory, once for all lanes that deliver them.
+
+Law: a bounded cache on the event loop; what is not there is read again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from gearhorn.store.log import Entry
+
+KEPT_BYTES = 32 * 1024 * 1024
+ENTRY_BYTES = 600  # that an entry takes besides its payload
+
+
+class Entries:
+    """The entries that were read last."""
+
+    def __init__(self, most: int = KEPT_BYTES) -> None:
+        self._most = most
+        self._size = 0
+        self._topics: dict[str, dict[int, Entry]] = {}
+        self._reads: deque[tuple[str, list[int], int]] = deque()  # the oldest first
+
+    def add(self, topic: str, entries: Sequence[Entry]) -> None:
+        """Keep entries, and forget those that were read longest ago."""
+        if not entries:
+            return
+        size = sum(len(entry.payload) + ENTRY_BYTES for entry in entries)
+        known = self._topics.setdefault(topic, {})
+        for entry in entries:
+            known[entry.sequence] = entry
+        self._reads.append((topic, [entry.sequence for entry in entries], size))
+        self._size += size
+        while self._size > self._most and len(self._reads) > 1:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        topic, sequences, size = self._reads.popleft()
+        self._size -= size
+        known = self._topics[topic]
+        for sequence in sequences:
+            known.pop(sequence, None)
+        if not known:
+            del self._topics[topic]
+
+    def run(self, topic: str, first: int, count: int) -> list[Entry]:
+        """Return up to ``count`` entries that follow each other from ``first`` on."""
+        known = self._topics.get(topic)
+        if known is None:
+            return []
+        if count == 1:
+            entry = known.get(first)
+            return [entry] if entry is not None else []
+        found = []
+        for sequence in range(first, first + count):
+            entry = known.get(sequence)
+            if entry is None:
+                break
+            found.append(entry)
+        return found
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._topics.clear()
+        self._reads.clear()
+        self._size = 0

@@ -1,0 +1,61 @@
+"""JSON in and out, with refusals that name the key.
+
+Law: pure. What msgspec says is put into the words of PROTOCOL §3 here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from gearhorn.errors import BadRequest
+
+_WHERE = re.compile(r"(.*) - at `\$\.?(.*)`\Z", re.DOTALL)
+_FIELD = re.compile(r"Object missing required field `(.*)`\Z")
+_MAX_WORDS = 500  # of a refusal, which may quote the request
+_WORDS = {  # what msgspec does not say of a key that takes certain words only
+    "priority": '"low", "normal" or "high"',
+    "encoding": '"base64"',
+    "overflow": '"drop_new", "drop_old" or "unsubscribe"',
+    "action": '"list", "redrive" or "purge"',
+}
+_Body = TypeVar("_Body")
+
+encode: Final = msgspec.json.encode
+
+
+def decode_body(decoder: msgspec.json.Decoder[_Body], body: bytes) -> _Body:
+    """Decode a request; raises ``BadRequest``."""
+    try:
+        body.decode()  # msgspec does not look inside what it skips
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise BadRequest(_explain(str(error))[:_MAX_WORDS]) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRequest(f"not a JSON object in UTF-8: {error}") from None
+    except RecursionError:
+        raise BadRequest("nested too deeply") from None
+
+
+def _explain(text: str) -> str:
+    """Put the key first in msgspec's words: "payload: missing", "timeout: expected ..."."""
+    if missing := _FIELD.match(text):
+        return f"{missing[1]}: missing"
+    if where := _WHERE.match(text):
+        what, key = where[1][:1].lower() + where[1][1:], where[2]
+        if what.startswith("invalid enum value") and key in _WORDS:
+            what = f"expected {_WORDS[key]}, got {what[19:]}"
+        return f"{key}: {what}"
+    return text[:1].lower() + text[1:]
+
+
+def as_text(payload: bytes) -> dict[str, Any]:
+    """Return the key and the value that hold a payload in JSON: ``payload``, or
+    ``payload_base64`` where it is not UTF-8 (PROTOCOL §6)."""
+    try:
+        return {"payload": payload.decode()}
+    except UnicodeDecodeError:
+        return {"payload_base64": base64.b64encode(payload).decode()}

@@ -1,0 +1,335 @@
+"""The JSON of durable topics (PROTOCOL §6): options, log entries, fetches, parked messages.
+
+Law: pure. What the store keeps of a message besides its payload is made and read here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from gearhorn.errors import BadRequest
+from gearhorn.messages.codec import as_text, decode_body, encode
+
+MAX_SECONDS = 10**9  # thirty years
+MAX_IN_FLIGHT = 10_000
+MAX_BATCH = 10_000
+MAX_ATTEMPTS = 10**6
+MAX_MESSAGES = 10**12
+MAX_FETCH = 10_000  # messages in one reply
+MAX_WAIT_S = 3600.0
+DEFAULT_MAX_AGE_S = 120.0  # PROTOCOL §6
+DEFAULT_MAX_MESSAGES = 1_000_000
+DEFAULT_MAX_BYTES = 256 * 1024 * 1024
+
+
+class Start(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a new durable subscription begins, by number or by age."""
+
+    sequence: int | UnsetType = UNSET
+    window: float | UnsetType = UNSET
+
+
+class GivenDurable(msgspec.Struct, frozen=True):
+    """The durable options of a subscribe; one that is UNSET keeps its former value."""
+
+    start: Literal["new", "all", "last"] | Start | UnsetType = UNSET
+    in_flight: int | UnsetType = UNSET
+    timeout: float | UnsetType = UNSET
+    max_attempts: int | UnsetType = UNSET
+    max_backoff: float | UnsetType = UNSET
+    batch: int | UnsetType = UNSET
+    pull: bool | UnsetType = UNSET
+
+
+class DurableOptions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a durable subscription keeps in the store; times in seconds."""
+
+    in_flight: int = 1
+    timeout: float = 30.0
+    max_attempts: int = 20
+    max_backoff: float = 3600.0
+    batch: int = 1
+    pull: bool = False
+
+
+def check_durable(given: GivenDurable) -> None:
+    """Raise ``BadRequest`` naming the key that is out of range."""
+    for key, most in (("in_flight", MAX_IN_FLIGHT), ("batch", MAX_BATCH)):
+        value = getattr(given, key)
+        if value is not UNSET and not 1 <= value <= most:
+            raise BadRequest(f"durable.{key}: expected an integer from 1 to {most}, got {value}")
+    for key in ("timeout", "max_backoff"):
+        value = getattr(given, key)
+        if value is not UNSET and not 0 < value <= MAX_SECONDS:
+            raise BadRequest(
+                f"durable.{key}: expected seconds > 0 and <= {MAX_SECONDS}, got {value:g}"
+            )
+    if given.max_attempts is not UNSET and not 0 <= given.max_attempts <= MAX_ATTEMPTS:
+        raise BadRequest(
+            f"durable.max_attempts: expected an integer from 0 to {MAX_ATTEMPTS}, "
+            f"got {given.max_attempts}"
+        )
+    start = given.start
+    if isinstance(start, Start):
+        if (start.sequence is UNSET) == (start.window is UNSET):
+            raise BadRequest("durable.start: expected either sequence or window")
+        if start.sequence is not UNSET and start.sequence < 0:
+            raise BadRequest(
+                f"durable.start.sequence: expected an integer >= 0, got {start.sequence}"
+            )
+        if start.window is not UNSET and not 0 < start.window <= MAX_SECONDS:
+            raise BadRequest(
+                f"durable.start.window: expected seconds > 0 and <= {MAX_SECONDS}, "
+                f"got {start.window:g}"
+            )
+
+
+def encode_start(given: GivenDurable) -> bytes:
+    """Return where the subscription begins should it be new, as the store's script reads it."""
+    start = given.start
+    return encode("new" if start is UNSET else start)
+
+
+class Info(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a log entry holds besides payload, sequence and epoch. ``at`` is Unix time, which
+    informs and decides nothing; ``waiter`` is the worker process whose caller waits."""
+
+    at: float
+    unique: str | None = None
+    exclude: tuple[str, ...] = ()
+    waiter: str = ""
+
+
+class Trouble(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What failed attempts of one message for one subscription left behind. ``since`` are the
+    attempts there had been when it was last put back; ``due_ms`` is on the members' clock."""
+
+    attempts: int
+    first_at: float
+    at: float
+    error: str
+    due_ms: int = 0
+    since: int = 0
+
+
+class Parked(msgspec.Struct, frozen=True):
+    """A message that was set aside for one subscription, as the store keeps it."""
+
+    epoch: str
+    trouble: Trouble
+    info: Info
+    payload: bytes
+
+
+class _ListedParked(msgspec.Struct, frozen=True):
+    sequence: int
+    epoch: str
+    attempts: int
+    error: str
+    at: float
+    first_at: float
+    payload: str | UnsetType = UNSET
+    payload_base64: str | UnsetType = UNSET
+
+
+class _DurableEnvelope(msgspec.Struct, frozen=True):
+    topic: str
+    sequence: int
+    epoch: str
+    at: float
+    attempt: int | UnsetType = UNSET
+    unique: str | UnsetType = UNSET
+    payload: str | UnsetType = UNSET
+    payload_base64: str | UnsetType = UNSET
+
+
+class Retain(msgspec.Struct, frozen=True):
+    """A ``retain_fanout`` request; None returns to the default, UNSET keeps what there is."""
+
+    topic: str
+    max_age: float | UnsetType | None = UNSET
+    max_messages: int | UnsetType | None = UNSET
+    max_bytes: int | UnsetType | None = UNSET
+
+
+class _GivenRetention(msgspec.Struct, frozen=True):
+    max_age: float | UnsetType | None = UNSET
+    max_messages: int | UnsetType | None = UNSET
+    max_bytes: int | UnsetType | None = UNSET
+
+
+class Retained(msgspec.Struct, frozen=True):
+    """Reply to a ``retain_fanout``."""
+
+    version: int
+
+
+class Fetch(msgspec.Struct, frozen=True):
+    """A ``fetch_fanout`` request."""
+
+    topic: str
+    after: int | UnsetType = UNSET
+    client_id: str | UnsetType = UNSET
+    epoch: str | UnsetType = UNSET
+    limit: int = 100  # PROTOCOL §6
+    wait: float = 0.0
+    ack: int | UnsetType = UNSET
+    purge: int | UnsetType = UNSET
+
+
+class _Fetched(msgspec.Struct, frozen=True):
+    epoch: str
+    first: int
+    last: int
+    messages: Sequence[_DurableEnvelope]
+
+
+class ParkedRequest(msgspec.Struct, frozen=True):
+    """A ``parked_fanout`` request."""
+
+    topic: str
+    client_id: str
+    action: Literal["list", "redrive", "purge"]
+    limit: int | UnsetType = UNSET
+
+
+class DescribedLog(msgspec.Struct, frozen=True):
+    """A topic's log: ``bytes`` of payloads, ``dropped`` by its caps."""
+
+    epoch: str
+    first: int
+    last: int
+    bytes: int
+    dropped: int
+    max_age: float
+    max_messages: int
+    max_bytes: int
+
+
+class DescribedDurable(msgspec.Struct, frozen=True):
+    """A durable subscription: ``lag`` messages behind, ``attempts`` of those that fail now."""
+
+    position: int
+    lag: int
+    attempts: int
+    parked: int
+    member: str | None
+    term: int
+    in_flight: int
+    timeout: float
+    max_attempts: int
+    max_backoff: float
+    batch: int
+    pull: bool
+
+
+_retain = msgspec.json.Decoder(Retain)
+_fetch = msgspec.json.Decoder(Fetch)
+_parked_request = msgspec.json.Decoder(ParkedRequest)
+_info = msgspec.json.Decoder(Info)
+_trouble = msgspec.json.Decoder(Trouble)
+_parked = msgspec.msgpack.Decoder(Parked)
+encode_parked = msgspec.msgpack.encode
+
+
+def decode_retain(body: bytes) -> Retain:
+    """Decode a ``retain_fanout`` request; raises ``BadRequest``."""
+    request = decode_body(_retain, body)
+    if isinstance(request.max_age, float) and not 0 < request.max_age <= MAX_SECONDS:
+        raise BadRequest(
+            f"max_age: expected seconds > 0 and <= {MAX_SECONDS}, got {request.max_age:g}"
+        )
+    for key in ("max_messages", "max_bytes"):
+        value = getattr(request, key)
+        if isinstance(value, int) and not 1 <= value <= MAX_MESSAGES:
+            raise BadRequest(f"{key}: expected an integer from 1 to {MAX_MESSAGES}, got {value}")
+    return request
+
+
+def encode_given_retention(request: Retain) -> bytes:
+    """Return, as JSON, the retention settings that a request gives."""
+    return encode(_GivenRetention(request.max_age, request.max_messages, request.max_bytes))
+
+
+def decode_fetch(body: bytes) -> Fetch:
+    """Decode a ``fetch_fanout`` request; raises ``BadRequest``."""
+    request = decode_body(_fetch, body)
+    if (request.after is UNSET) == (request.client_id is UNSET):
+        raise BadRequest("after: expected either after or client_id")
+    if request.ack is not UNSET and request.client_id is UNSET:
+        raise BadRequest("ack: expected a client_id beside it")
+    for key in ("after", "ack", "purge"):
+        value = getattr(request, key)
+        if value is not UNSET and not 0 <= value <= 2**53:
+            raise BadRequest(f"{key}: expected an integer >= 0, got {value}")
+    if not 1 <= request.limit <= MAX_FETCH:
+        raise BadRequest(f"limit: expected an integer from 1 to {MAX_FETCH}, got {request.limit}")
+    if not 0 <= request.wait <= MAX_WAIT_S:
+        raise BadRequest(f"wait: expected seconds from 0 to {MAX_WAIT_S:g}, got {request.wait:g}")
+    return request
+
+
+def decode_parked_request(body: bytes) -> ParkedRequest:
+    """Decode a ``parked_fanout`` request; raises ``BadRequest``."""
+    request = decode_body(_parked_request, body)
+    if request.limit is not UNSET and not 1 <= request.limit <= 2**31:
+        raise BadRequest(f"limit: expected an integer >= 1, got {request.limit}")
+    return request
+
+
+def decode_info(body: bytes) -> Info:
+    """Decode what the store keeps of a message."""
+    return _info.decode(body)
+
+
+def decode_trouble(body: bytes) -> Trouble:
+    """Decode what failed attempts left behind."""
+    return _trouble.decode(body)
+
+
+def decode_parked(body: bytes) -> Parked:
+    """Decode a parked message."""
+    return _parked.decode(body)
+
+
+def durable_envelope(
+    topic: str, sequence: int, epoch: str, attempt: int | None, info: Info, payload: bytes
+) -> _DurableEnvelope:
+    """Return a message as receivers and readers see it (PROTOCOL §4)."""
+    return _DurableEnvelope(
+        topic,
+        sequence,
+        epoch,
+        info.at,
+        UNSET if attempt is None else attempt,
+        info.unique or UNSET,
+        **as_text(payload),
+    )
+
+
+def encode_fetched(
+    epoch: str, first: int, last: int, messages: Sequence[_DurableEnvelope]
+) -> bytes:
+    """Return the reply to a fetch."""
+    return encode(_Fetched(epoch, first, last, messages))
+
+
+def encode_parked_list(parked: Sequence[tuple[int, Parked]]) -> bytes:
+    """Return the reply to ``list``, of (sequence, message)."""
+    listed = [
+        _ListedParked(
+            sequence,
+            one.epoch,
+            one.trouble.attempts,
+            one.trouble.error,
+            one.trouble.at,
+            one.trouble.first_at,
+            **as_text(one.payload),
+        )
+        for sequence, one in parked
+    ]
+    return encode({"parked": listed})

@@ -1,0 +1,27 @@
+-- Take lanes of one topic that nobody holds, or that this member holds already: a new TERM.
+-- KEYS: 1 the lanes  2 the members   ARGV: 1 the member  2… client_ids
+-- A lane's record is "OWNER TERM POSITION"; the owner is "-" where it was released, "pull" where
+-- nothing is delivered.
+-- Returns for each client false where there is no such lane, {0} where another member holds it,
+-- else {TERM, position, the former owner}.
+
+local reply = {}
+local is_member = redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1
+for at = 2, #ARGV do
+    local record = redis.call('HGET', KEYS[1], ARGV[at])
+    local taken = false
+    if record then
+        local owner, term, position = string.match(record, '^(%S+) (%d+) (%d+)$')
+        local is_free = owner == '-' or owner == ARGV[1]
+            or (owner ~= 'pull' and redis.call('HEXISTS', KEYS[2], owner) == 0)
+        if is_free and is_member then
+            redis.call('HSET', KEYS[1], ARGV[at],
+                ARGV[1] .. ' ' .. (tonumber(term) + 1) .. ' ' .. position)
+            taken = {tonumber(term) + 1, tonumber(position), owner}
+        else
+            taken = {0}
+        end
+    end
+    reply[at - 1] = taken
+end
+return reply

@@ -1,0 +1,312 @@
+"""Lanes in the store: the positions of durable subscriptions, and who delivers for each.
+
+Law: one round trip for any number of lanes of any number of topics. A position is written by the
+member that holds the lane under its present TERM, and by nobody else. Every method raises
+``StoreError``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from gearhorn.messages import decode_options
+from gearhorn.messages.codec import encode
+from gearhorn.messages.durable import (
+    DurableOptions,
+    Parked,
+    Trouble,
+    decode_parked,
+    decode_trouble,
+    encode_parked,
+)
+from gearhorn.store.connection import READ_TIMEOUT_S, Command, Connection
+from gearhorn.store.log import Entry, entries_of, read_command
+
+PAGE = 500  # topics or lanes read in one round trip
+
+
+class Held(NamedTuple):
+    """A lane as the store knows it: ``owner`` is a member, "-" or "pull"."""
+
+    owner: str
+    term: int
+    position: int
+
+
+class Acquired(NamedTuple):
+    """A lane that this member holds now, and what it finds there."""
+
+    client_id: str
+    term: int
+    position: int
+    former: str  # who held it before, "-" where it was released
+    troubles: dict[int, Trouble]
+    parked: set[int]  # sequences past the position that are parked
+    redrives: list[int]  # sequences that were put back
+
+
+class Settlement(NamedTuple):
+    """How far a lane is; ``epoch`` is that of the message at ``position``."""
+
+    client_id: str
+    term: int
+    position: int
+    epoch: str
+
+
+class Parking(NamedTuple):
+    """A message to set aside."""
+
+    topic: str
+    client_id: str
+    term: int
+    sequence: int
+    message: Parked
+
+
+class Wanted(NamedTuple):
+    """A part of a log to read."""
+
+    topic: str
+    first: int
+    most: int
+    size: int
+
+
+class Round(NamedTuple):
+    """What the lanes of a member have for the store together."""
+
+    settlements: Mapping[str, Sequence[Settlement]]
+    parkings: Sequence[Parking]
+    troubles: Sequence[tuple[str, str, int, Trouble | None]]  # topic, client_id, sequence
+    redriven: Sequence[tuple[str, str, int]]  # done with after they were put back
+    wanted: Sequence[Wanted]
+    done: Mapping[str, Sequence[bytes]]  # by process that waits
+
+
+class RoundReply(NamedTuple):
+    """What became of a round."""
+
+    fenced: set[tuple[str, str]]  # topic, client_id of lanes that the member has lost
+    entries: list[list[Entry]]  # as wanted
+
+
+class Lanes:
+    """The lanes of one namespace."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def topics(self, after: str | None = None) -> list[str]:
+        """Return a page of the topics that have lanes."""
+        first = "-" if after is None else f"({after}"
+        key = self._connection.key("durable")
+        [found] = await self._connection.pipeline(
+            [("ZRANGEBYLEX", key, first, "+", "LIMIT", 0, PAGE)]
+        )
+        return [name.decode() for name in found]
+
+    async def of(self, topics: Sequence[str]) -> list[dict[str, tuple[Held, DurableOptions, bool]]]:
+        """Return, per topic, its lanes by client_id: who holds each, its options, and whether it
+        takes envelopes."""
+        key = self._connection.key
+        commands: list[Command] = []
+        for topic in topics:
+            commands += ("HGETALL", key("lanes", topic)), ("HGETALL", key("options", topic))
+        replies = iter(await self._connection.pipeline(commands, READ_TIMEOUT_S))
+        found = []
+        for records in replies:
+            options = next(replies)
+            lanes = {}
+            for client, record in records.items():
+                own = decode_options(options.get(client, b"{}"))
+                durable = own.durable or DurableOptions()
+                lanes[client.decode()] = (held_of(record), durable, own.envelope)
+            found.append(lanes)
+        return found
+
+    async def acquire(
+        self, member: str, wanted: Mapping[str, Sequence[str]]
+    ) -> tuple[dict[str, list[Acquired]], set[str]]:
+        """Take lanes, client_ids by topic; return those taken, and topics with lanes that others
+        hold."""
+        connection = self._connection
+        key = connection.key
+        commands = [
+            connection.script("acquire", [key("lanes", topic), key("members")], member, *clients)
+            for topic, clients in wanted.items()
+        ]
+        replies = await connection.pipeline(commands)
+        taken: list[tuple[str, str, Any]] = []
+        held_topics = set()
+        for (topic, clients), reply in zip(wanted.items(), replies, strict=True):
+            for client_id, one in zip(clients, reply, strict=True):
+                if one and one[0]:
+                    taken.append((topic, client_id, one))
+                elif one:
+                    held_topics.add(topic)
+        acquired: dict[str, list[Acquired]] = {}
+        for at in range(0, len(taken), PAGE):
+            page = taken[at : at + PAGE]
+            commands = []
+            for topic, client_id, (_, position, _) in page:
+                pair = f"{topic}\0{client_id}"
+                commands += [
+                    ("HGETALL", key("trouble", pair)),
+                    ("ZRANGEBYSCORE", key("order", pair), f"({position}", "+inf"),
+                    ("ZRANGE", key("redrive", pair), 0, -1),
+                ]
+            found = iter(await connection.pipeline(commands, READ_TIMEOUT_S))
+            for (topic, client_id, (term, position, former)), troubles in zip(
+                page, found, strict=False
+            ):
+                one = Acquired(
+                    client_id,
+                    term,
+                    position,
+                    former.decode(),
+                    {int(n): decode_trouble(body) for n, body in troubles.items()},
+                    {int(n) for n in next(found)},
+                    [int(n) for n in next(found)],
+                )
+                acquired.setdefault(topic, []).append(one)
+        return acquired, held_topics
+
+    async def release(
+        self, member: str, lanes: Mapping[str, Sequence[Settlement]], is_told: bool = True
+    ) -> None:
+        """Give lanes up, with their last positions; ``is_told``: everybody hears of it."""
+        commands = [self._settle(member, "release", topic, some) for topic, some in lanes.items()]
+        if is_told:
+            commands += [
+                ("PUBLISH", self._connection.key("events"), f"released\0{topic}") for topic in lanes
+            ]
+        await self._connection.pipeline(commands)
+
+    def _settle(self, member: str, how: str, topic: str, some: Iterable[Settlement]) -> Command:
+        key = self._connection.key
+        arguments = [part for one in some for part in one]
+        keys = [key("lanes", topic), key("log", topic)]
+        return self._connection.script("settle", keys, member, how, *arguments)
+
+    async def round(self, member: str, work: Round) -> RoundReply:
+        """Carry out a round in one round trip."""
+        connection = self._connection
+        key = connection.key
+        commands = [
+            self._settle(member, "", topic, some) for topic, some in work.settlements.items()
+        ]
+        for one in work.parkings:
+            pair = f"{one.topic}\0{one.client_id}"
+            keys = [
+                key("lanes", one.topic),
+                *(key(name, pair) for name in ("order", "parked", "trouble", "redrive")),
+            ]
+            body = encode_parked(one.message)
+            commands.append(
+                connection.script("park", keys, one.client_id, member, one.term, one.sequence, body)
+            )
+        for topic, client_id, sequence, trouble in work.troubles:
+            name = key("trouble", f"{topic}\0{client_id}")
+            if trouble is None:
+                commands.append(("HDEL", name, sequence))
+            else:
+                commands.append(("HSET", name, sequence, encode(trouble)))
+        for topic, client_id, sequence in work.redriven:
+            pair = f"{topic}\0{client_id}"
+            commands.append(("ZREM", key("redrive", pair), sequence))
+            commands.append(("HDEL", key("parked", pair), sequence))
+        reads = len(commands)
+        commands += [read_command(connection, *wanted) for wanted in work.wanted]
+        ends = len(commands)
+        for process, words in work.done.items():
+            commands.append(("PUBLISH", key("done", process), b"\n".join(words)))
+        replies = await connection.pipeline(commands, READ_TIMEOUT_S)
+        fenced = set()
+        for topic, reply in zip(work.settlements, replies, strict=False):
+            fenced |= {(topic, client.decode()) for client in reply}
+        for one, reply in zip(work.parkings, replies[len(work.settlements) :], strict=False):
+            if not reply:
+                fenced.add((one.topic, one.client_id))
+        return RoundReply(fenced, [entries_of(reply) for reply in replies[reads:ends]])
+
+    async def parked(
+        self, topic: str, client_id: str, sequences: Sequence[int]
+    ) -> list[Parked | None]:
+        """Return parked messages, or those that were put back."""
+        if not sequences:
+            return []
+        name = self._connection.key("parked", f"{topic}\0{client_id}")
+        [found] = await self._connection.pipeline([("HMGET", name, *sequences)], READ_TIMEOUT_S)
+        return [decode_parked(body) if body else None for body in found]
+
+    async def list_parked(
+        self, topic: str, client_id: str, limit: int
+    ) -> list[tuple[int, Parked]] | None:
+        """Return the oldest parked messages; None where there is no such durable subscription."""
+        key = self._connection.key
+        lane, found = await self._connection.pipeline(
+            [
+                ("HEXISTS", key("lanes", topic), client_id),
+                ("ZRANGE", key("order", f"{topic}\0{client_id}"), 0, limit - 1),
+            ]
+        )
+        if not lane:
+            return None
+        sequences = [int(one) for one in found]
+        messages = await self.parked(topic, client_id, sequences)
+        return [(n, one) for n, one in zip(sequences, messages, strict=True) if one]
+
+    async def take_parked(
+        self, topic: str, client_id: str, how: str, limit: int | None
+    ) -> int | None:
+        """Put parked messages back ("redrive") or forget them ("purge"), the oldest first; return
+        how many, None where there is no such durable subscription."""
+        key = self._connection.key
+        pair = f"{topic}\0{client_id}"
+        keys = [key("lanes", topic), *(key(name, pair) for name in ("order", "parked", "redrive"))]
+        most = -1 if limit is None else limit
+        command = self._connection.script(
+            "redrive", keys, client_id, how, most, key("events"), topic
+        )
+        [count] = await self._connection.pipeline([command])
+        return None if count is None else int(count)
+
+    async def positions(self, topic: str) -> dict[str, Held]:
+        """Return how far each durable subscription of a topic is."""
+        [found] = await self._connection.pipeline(
+            [("HGETALL", self._connection.key("lanes", topic))]
+        )
+        return {client.decode(): held_of(record) for client, record in found.items()}
+
+    async def are_parked(self, topic: str, pairs: Sequence[tuple[str, int]]) -> list[bool]:
+        """Return which messages (client_id, sequence) are parked."""
+        key = self._connection.key
+        commands = [("ZSCORE", key("order", f"{topic}\0{client}"), n) for client, n in pairs]
+        return [one is not None for one in await self._connection.pipeline(commands)]
+
+    async def counts(
+        self, pairs: Sequence[tuple[str, str]]
+    ) -> list[tuple[int, dict[int, Trouble]]]:
+        """Return, for each (topic, client_id), how many messages are parked and which fail."""
+        key = self._connection.key
+        commands: list[Command] = []
+        for topic, client_id in pairs:
+            pair = f"{topic}\0{client_id}"
+            commands += ("ZCARD", key("order", pair)), ("HGETALL", key("trouble", pair))
+        replies = iter(await self._connection.pipeline(commands))
+        return [
+            (count, {int(n): decode_trouble(body) for n, body in next(replies).items()})
+            for count in replies
+        ]
+
+    async def tell(self, event: str) -> None:
+        """Tell every member what happened."""
+        await self._connection.pipeline([("PUBLISH", self._connection.key("events"), event)])
+
+
+def held_of(record: bytes) -> Held:
+    """Return what a lane's record says."""
+    owner, term, position = record.split()
+    return Held(owner.decode(), int(term), int(position))
