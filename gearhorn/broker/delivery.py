@@ -11,13 +11,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 import structlog
 
-from gearhorn.broker.entries import Entries
+from gearhorn.broker.feed import READ_ENTRIES, Feed, Plan
 from gearhorn.broker.lanes import (
     Action,
     Delivery,
@@ -29,68 +27,21 @@ from gearhorn.broker.lanes import (
     rest_s,
 )
 from gearhorn.broker.membership import Membership
+from gearhorn.broker.notes import Notes
+from gearhorn.broker.shipping import Job, Shipment, Shipping
 from gearhorn.errors import StoreError
-from gearhorn.gearman import packets
 from gearhorn.gearman.client import Result, Submission
 from gearhorn.gearman.cluster import Cluster
-from gearhorn.gearman.connection import Connection
-from gearhorn.messages.codec import encode
-from gearhorn.messages.durable import Parked, Trouble, durable_envelope
-from gearhorn.store.lanes import Acquired, Lanes, Parking, Round, Settlement, Wanted
+from gearhorn.messages.durable import Trouble
+from gearhorn.store.lanes import Acquired, Lanes, Round, Settlement
 from gearhorn.store.log import Entry
-from gearhorn.tasks import Tasks
 from gearhorn.timing import Backoff, now_s
 
-READS = 32  # parts of logs read in one round
-READ_ENTRIES = 64
-READ_BYTES = 256 * 1024
-UNSENT_BYTES = 64 * 1024 * 1024  # handed to the job servers and not accepted
 LANES_IN_ROUND = 1000
 REFUSED_S = 1.0  # until a job that its server refused is sent again
 TOLD_BYTES = 200  # of a receiver's words that are kept with a failure
-_KIND = packets.SUBMIT[True, "normal"]
-_ENVELOPE_BYTES = 64  # of a packet besides its arguments
 
 log = structlog.get_logger(__name__)
-
-
-class _Topic:
-    """What is known of a topic with lanes here."""
-
-    __slots__ = ("heard", "is_known", "lanes")
-
-    def __init__(self) -> None:
-        self.lanes: dict[str, Lane] = {}
-        self.heard = 0  # the last sequence that somebody told of or that was read
-        self.is_known = False  # whether nothing is behind it but what will be told of
-
-
-class Job(NamedTuple):
-    """One attempt: where its job is."""
-
-    shipment: Shipment
-    at: int
-
-
-class Shipment(Submission):
-    """Deliveries of one round to one job server."""
-
-    __slots__ = ("connection", "deliveries", "place", "size")
-
-    def __init__(
-        self,
-        outcome: Deliverer,
-        place: int,
-        connection: Connection | None,
-        deliveries: list[Delivery],
-        blocks: list[bytes],
-    ) -> None:
-        super().__init__(outcome, blocks, b"", foreground=True)  # blocks are whole packets
-        self.place = place
-        self.connection = connection
-        self.deliveries = deliveries
-        self.size = sum(map(len, blocks))
-        self.unit = self.size // len(blocks) + _ENVELOPE_BYTES
 
 
 class Deliverer:
@@ -111,19 +62,14 @@ class Deliverer:
         self._membership = membership
         self._lost = lost
         self._dropped = dropped
-        self._topics: dict[str, _Topic] = {}
-        self._entries = Entries()
+        self._lanes: dict[str, dict[str, Lane]] = {}  # by topic and client_id
+        self._feed = Feed()
         self.busy: set[Lane] = set()  # lanes with deliveries
         self._dirty: list[Lane] = []
         self._woken = asyncio.Event()
         self._closed: list[Lane] = []  # to be released
-        self._parking: list[Delivery] = []
-        self._troubles: list[tuple[str, str, int, Trouble | None]] = []
-        self._redriven: list[tuple[str, str, int]] = []
-        self._done: defaultdict[str, list[bytes]] = defaultdict(list)  # by process that waits
-        self._out: defaultdict[int, list[tuple[Delivery, bytes]]] = defaultdict(list)
-        self._unsent = 0
-        self._tasks = Tasks()
+        self._notes = Notes()
+        self._shipping = Shipping(cluster, self)
         self.count = 0  # lanes held
         self.failures = 0  # attempts, since the beginning
         self.parked = 0
@@ -133,17 +79,16 @@ class Deliverer:
 
     def lanes(self) -> Iterable[Lane]:
         """Return every lane that is held."""
-        return [lane for topic in self._topics.values() for lane in topic.lanes.values()]
+        return [lane for lanes in self._lanes.values() for lane in lanes.values()]
 
     def find(self, topic: str) -> dict[str, Lane]:
         """Return a topic's lanes by client_id."""
-        found = self._topics.get(topic)
-        return found.lanes if found else {}
+        return self._lanes.get(topic, {})
 
     @property
     def topics(self) -> list[str]:
         """The topics of the lanes that are held."""
-        return list(self._topics)
+        return list(self._lanes)
 
     def open(self, lane: Lane, acquired: Acquired) -> None:
         """Begin to deliver for a lane that was just acquired; while it is settling, once it is
@@ -151,12 +96,11 @@ class Deliverer:
         lane.troubles = acquired.troubles
         lane.skip = acquired.parked
         lane.redrives.extend(acquired.redrives)
-        topic = self._topics.setdefault(lane.topic, _Topic())
-        topic.is_known = False
-        former = topic.lanes.get(lane.client_id)
+        former = self.find(lane.topic).get(lane.client_id)
         if former is not None:
             self._end(former)
-        topic.lanes[lane.client_id] = lane
+        self._feed.follow(lane.topic)
+        self._lanes.setdefault(lane.topic, {})[lane.client_id] = lane
         self.count += 1
         if acquired.former == "-":
             self.quiet(lane)
@@ -179,25 +123,26 @@ class Deliverer:
         if lane.apply(LaneEvent.FENCE):
             jobs = [one.job for one in lane.window if one.job is not None]
             self._end(lane)
-            self._withdraw(jobs)
+            self._shipping.withdraw(jobs)
 
     def abandon(self) -> None:
         """Fence every lane."""
         for lane in self.lanes():
             self.fence(lane)
-        self._entries.clear()
+        self._feed.clear()
 
     def _end(self, lane: Lane) -> None:
         lane.state = LaneState.CLOSED
         self.busy.discard(lane)
         for one in lane.window:
-            self._forget_jobs(one)
-        topic = self._topics.get(lane.topic)
-        if topic is not None and topic.lanes.get(lane.client_id) is lane:
+            self._shipping.forget(one)
+        lanes = self.find(lane.topic)
+        if lanes.get(lane.client_id) is lane:
             self.count -= 1
-            del topic.lanes[lane.client_id]
-            if not topic.lanes:
-                del self._topics[lane.topic]
+            del lanes[lane.client_id]
+            if not lanes:
+                del self._lanes[lane.topic]
+                self._feed.leave(lane.topic)
 
     def _maybe_release(self, lane: Lane) -> None:
         if lane.state is LaneState.CLOSING and lane.is_idle and not self._is_parking(lane):
@@ -212,20 +157,17 @@ class Deliverer:
 
     def appended(self, topic: str, last: int) -> None:
         """Messages were logged up to this sequence."""
-        found = self._topics.get(topic)
-        if found is None or last <= found.heard:
+        if not self._feed.hear(topic, last):
             return
-        found.heard = last
-        for lane in found.lanes.values():
+        for lane in self.find(topic).values():
             if not lane.is_dirty and lane.active < lane.options.in_flight:
                 self._touch(lane)
 
     def missed(self) -> None:
         """Anything may have been logged."""
-        for topic in self._topics.values():
-            topic.is_known = False
-            for lane in topic.lanes.values():
-                self._touch(lane)
+        self._feed.doubt()
+        for lane in self.lanes():
+            self._touch(lane)
 
     def _touch(self, lane: Lane) -> None:
         if not lane.is_dirty:
@@ -241,20 +183,22 @@ class Deliverer:
 
     def accepted(self, submission: Submission) -> None:
         assert isinstance(submission, Shipment)
-        self._unsent -= submission.size
+        self._shipping.arrived(submission)
+        for index, one in enumerate(submission.deliveries):
+            if one.lane.state is LaneState.CLOSED:  # nobody could take it back before
+                self._shipping.withdraw([Job(submission, index)])
         for index, code in submission.refused or ():
             one = submission.deliveries[index]
             log.warning("delivery refused", queue=one.lane.queue.decode(), code=code.decode())
             if self._is_present(submission, index):
                 one.apply(Event.REFUSE)
                 self._rest(one, REFUSED_S)
-        submission.heads = ()  # the payloads are with the server
         if self._dirty:
             self._woken.set()
 
     def lost(self, submission: Submission) -> None:
         assert isinstance(submission, Shipment)
-        self._unsent -= submission.size
+        self._shipping.arrived(submission)
         for index in range(submission.answered, len(submission.deliveries)):
             self._lose(submission, index)
 
@@ -282,7 +226,7 @@ class Deliverer:
         elif result.ok:
             actions = one.apply(Event.COMPLETE if is_present else Event.LATE)
             if one.state is State.DONE and actions:
-                self._withdraw([one.job])
+                self._shipping.withdraw([one.job])
             if one.state is State.DONE:
                 self._finish(one)
         elif is_present:
@@ -305,7 +249,7 @@ class Deliverer:
         job = one.job
         if one.lane.state is LaneState.CLOSING and Action.CANCEL in one.apply(Event.WITHDRAW):
             one.job = None
-            self._withdraw([job])
+            self._shipping.withdraw([job])
             self._maybe_release(one.lane)
 
     def unknown(self, one: Delivery) -> None:
@@ -338,7 +282,7 @@ class Deliverer:
         one.job = None
         if Action.CANCEL in actions:
             one.former.append(job)
-            self._withdraw([job], is_late=True)
+            self._shipping.withdraw([job], is_late=True)
         if Action.PARK in actions:
             self.parked += 1
             log.warning(
@@ -349,14 +293,12 @@ class Deliverer:
                 attempts=one.failures,
                 error=words,
             )
-            self._parking.append(one)
+            self._notes.park(one)
             self._touch(lane)
             return
         wait_s = rest_s(one.failures - one.since, lane.options.max_backoff, random.random())
         due_ms = self._membership.clock_ms + int(wait_s * 1000)
-        for entry in one.entries:
-            trouble = Trouble(one.failures, one.first_at, at, words, due_ms, one.since)
-            self._troubles.append((lane.topic, lane.client_id, entry.sequence, trouble))
+        self._notes.fail(one, Trouble(one.failures, one.first_at, at, words, due_ms, one.since))
         for single in lane.split(one) if len(one.entries) > 1 else [one]:
             self._rest(single, wait_s)
         self._touch(lane)
@@ -374,57 +316,14 @@ class Deliverer:
     def _finish(self, one: Delivery, parked: bool = False) -> None:
         """A delivery is done."""
         lane = one.lane
-        for entry in one.entries:
-            if one.failures and not parked:
-                self._troubles.append((lane.topic, lane.client_id, entry.sequence, None))
-            if one.is_redriven and not parked:
-                self._redriven.append((lane.topic, lane.client_id, entry.sequence))
-            if entry.info.waiter:
-                words = f"{lane.topic}\0{lane.client_id}\0{entry.sequence}\0"
-                words += one.error if parked else ""
-                self._done[entry.info.waiter].append(words.replace("\n", " ").encode())
+        self._notes.finish(one, parked)
         if one.former:
-            self._forget_jobs(one)
+            self._shipping.forget(one)
         one.job = None
         lane.done()
         self._touch(lane)
         if lane.state is LaneState.CLOSING:
             self._maybe_release(lane)
-
-    def _forget_jobs(self, one: Delivery) -> None:
-        """Wait no more for the receivers of former attempts."""
-        for shipment, index in one.former:
-            client = self._cluster.clients[shipment.place]
-            if client.connection is shipment.connection and shipment.handles:
-                client.drop(shipment, index)
-        one.former.clear()
-
-    def _withdraw(self, jobs: Iterable[Job], is_late: bool = False) -> None:
-        """Take jobs back, as far as no receiver has them; ``is_late``: who has one may still
-        acknowledge it."""
-        by_place: defaultdict[int, list[bytes]] = defaultdict(list)
-        for shipment, index in jobs:
-            client = self._cluster.clients[shipment.place]
-            handles = shipment.handles or []
-            if client.connection is not shipment.connection or index >= len(handles):
-                continue
-            if is_late:
-                client.expect_late(shipment, index)
-            else:
-                client.drop(shipment, index)
-            by_place[shipment.place].append(handles[index])
-        for place, handles in by_place.items():
-            self._tasks.spawn(self._cancel(place, handles), "withdraw")
-
-    async def _cancel(self, place: int, handles: list[bytes]) -> None:
-        connection = self._cluster.clients[place].connection
-        if connection is None:
-            return
-        try:
-            await self._cluster.admins[place].cancel(handles, lambda: connection.is_open)
-        except OSError as error:
-            words = str(error) or type(error).__name__
-            log.debug("deliveries are not withdrawn", error=words)
 
     # Rounds
 
@@ -473,27 +372,20 @@ class Deliverer:
                 settled.setdefault(lane.topic, []).append(one)
             if lane.redrives and lane.state is LaneState.OPEN:
                 redriving.append(lane)
-            elif (room := lane.room) and not self._is_at_end(lane):
-                if not self._entries.run(lane.topic, lane.next, 1):
+            elif (room := lane.room) and not self._feed.is_at_end(lane.topic, lane.next):
+                if not self._feed.run(lane.topic, lane.next, 1):
                     firsts = wanted.setdefault(lane.topic, {})
-                    firsts[lane.next] = max(firsts.get(lane.next, READ_ENTRIES), room)
-        reads, later = _reads(wanted)
-        heard = {topic: self._topics[topic].heard for topic in wanted if topic in self._topics}
-        parking, self._parking = self._parking, []
-        troubles, self._troubles = self._troubles, []
-        redriven, self._redriven = self._redriven, []
-        done, self._done = self._done, defaultdict(list)
-        parkings = [_parking(one) for one in parking if one.lane.state is not LaneState.CLOSED]
-        if settled or parkings or troubles or redriven or reads or done:
-            work = Round(settled, parkings, troubles, redriven, reads, done)
+                    firsts[lane.next] = max(firsts.get(lane.next, 0), room)
+        plan = self._feed.plan(wanted)
+        taken = self._notes.take()
+        if settled or plan.reads or any(taken):
+            work = Round(
+                settled, taken.parkings, taken.troubles, taken.redriven, plan.reads, taken.done
+            )
             try:
                 reply = await self._store.round(member, work)
             except StoreError:
-                self._parking[:0] = parking
-                self._troubles[:0] = troubles
-                self._redriven[:0] = redriven
-                for process, words in done.items():
-                    self._done[process][:0] = words
+                self._notes.put_back(taken)
                 raise
             if member != self._membership.id:
                 return  # another life: every lane was abandoned
@@ -509,50 +401,32 @@ class Deliverer:
                     held = held_here.get(one.client_id)
                     if held is not None and held.term == one.term:
                         held.settled = max(held.settled, one.position)
-            for delivery in parking:
+            for delivery in taken.parked:
                 if delivery.lane.state is not LaneState.CLOSED and delivery.apply(Event.PARK) == ():
                     self._finish(delivery, parked=True)
-            self._take_in(reads, reply.entries, heard)
+            self._take_in(plan, reply.entries)
         await self._redrive(redriving)
         for lane in lanes:
             if lane.state is LaneState.CLOSED:
                 continue
-            if later and lane.topic in later:
+            if lane.topic in plan.later:
                 self._touch(lane)
             self._fill(lane)
-        self._ship()
+        self._shipping.ship()
 
     def _holds_lease(self) -> bool:
         return now_s() <= self._membership.lease.until_s
 
-    def _is_at_end(self, lane: Lane) -> bool:
-        topic = self._topics.get(lane.topic)
-        return topic is None or (topic.is_known and lane.next > topic.heard)
-
-    def _take_in(
-        self, reads: list[Wanted], replies: list[list[Entry]], heard: dict[str, int]
-    ) -> None:
-        """Keep what was read, and note where logs end and where they begin."""
-        for wanted, entries in zip(reads, replies, strict=True):
-            topic = self._topics.get(wanted.topic)
-            if topic is None:
-                continue
-            self._entries.add(wanted.topic, entries)
-            last = entries[-1].sequence if entries else wanted.first - 1
-            size = sum(len(entry.payload) for entry in entries)
-            if len(entries) < wanted.most and size < wanted.size:
-                if not entries and heard.get(wanted.topic, 0) >= wanted.first:
-                    # what somebody told of is not there: the store lost it
-                    topic.heard = last
-                    self._lost(wanted.topic)
-                topic.is_known = True
-            topic.heard = max(topic.heard, last)
-            if entries and entries[0].sequence > wanted.first:
-                first = entries[0].sequence
-                for lane in topic.lanes.values():
-                    if wanted.first <= lane.next < first:
-                        lane.gap += first - lane.next
-                        lane.pass_over(first - 1)
+    def _take_in(self, plan: Plan, replies: list[list[Entry]]) -> None:
+        """Keep what was read, and let lanes pass over what is gone."""
+        found = self._feed.take_in(plan, replies)
+        for topic, gone, first in found.gaps:
+            for lane in self.find(topic).values():
+                if gone <= lane.next < first:
+                    lane.gap += first - lane.next
+                    lane.pass_over(first - 1)
+        for topic in found.lost:
+            self._lost(topic)
 
     async def _redrive(self, lanes: list[Lane]) -> None:
         """Read messages that were put back, as many as may be under way."""
@@ -576,11 +450,12 @@ class Deliverer:
         """Take what the lane has room for, and send what may be sent."""
         room = lane.room
         if room:
-            if entries := self._entries.run(lane.topic, lane.next, room):
+            if entries := self._feed.run(lane.topic, lane.next, room):
                 at_s = now_s()
                 for one in lane.take(entries, at_s, self._membership.clock_ms):
                     self._rest(one, one.due_s - at_s)
-            if lane.position > lane.settled or (lane.room and not self._is_at_end(lane)):
+            is_more = lane.room and not self._feed.is_at_end(lane.topic, lane.next)
+            if is_more or lane.position > lane.settled:
                 self._touch(lane)
         if lane.gap:
             self._dropped(lane.topic, lane.client_id, lane.gap)
@@ -594,36 +469,15 @@ class Deliverer:
     def _send(self, lane: Lane) -> None:
         if not self._cluster.is_up or not self._holds_lease():
             return  # woken when a server is back; abandoned when the lease is lost
-        if self._unsent > UNSENT_BYTES:
+        if self._shipping.is_full:
             self._touch(lane)
             return
         sent_s = now_s()
         for one in list(lane.sendable()):
-            lane.counter += 1
-            first = one.entries[0]
-            unique = b"%s:%d:%d.%d" % (
-                first.epoch[:8].encode(),
-                first.sequence,
-                lane.term,
-                lane.counter,
-            )
-            block = packets.pack(_KIND, lane.queue, unique, _arguments(lane, one))
+            self._shipping.add(one)
             one.apply(Event.SEND)
             one.sent_s = sent_s
             one.look_s = 0.0
-            self._unsent += len(block)
-            self._out[self._cluster.route(lane.queue)].append((one, block))
-
-    def _ship(self) -> None:
-        """Submit what this round sends."""
-        out, self._out = self._out, defaultdict(list)
-        for place, some in out.items():
-            connection = self._cluster.clients[place].connection
-            deliveries = [one for one, _ in some]
-            shipment = Shipment(self, place, connection, deliveries, [block for _, block in some])
-            for index, one in enumerate(deliveries):
-                one.job = Job(shipment, index)
-            self._cluster.submit(place, shipment)
 
     async def _release(self, member: str) -> None:
         """Give up the lanes that have closed."""
@@ -638,42 +492,3 @@ class Deliverer:
         self._closed = self._closed[len(closed) :]
         for lane in closed:
             self._end(lane)
-
-
-def _reads(wanted: dict[str, dict[int, int]]) -> tuple[list[Wanted], set[str]]:
-    """Return the parts of logs to read, without what others bring, and the topics that have to
-    wait for the next round."""
-    reads: list[Wanted] = []
-    later = set()
-    for topic, firsts in wanted.items():
-        end = 0
-        for first in sorted(firsts):
-            if first < end:
-                continue
-            if len(reads) == READS:
-                later.add(topic)
-                break
-            reads.append(Wanted(topic, first, firsts[first], READ_BYTES))
-            end = first + firsts[first]
-    return reads, later
-
-
-def _parking(one: Delivery) -> Parking:
-    lane, entry = one.lane, one.entries[0]
-    trouble = Trouble(one.failures, one.first_at, time.time(), one.error)
-    message = Parked(entry.epoch, trouble, entry.info, entry.payload)
-    return Parking(lane.topic, lane.client_id, lane.term, entry.sequence, message)
-
-
-def _arguments(lane: Lane, one: Delivery) -> bytes:
-    """Return what the receiver gets: bytes, an envelope, or an array of envelopes."""
-    if lane.options.batch == 1 and not lane.envelope:
-        return one.entries[0].payload
-    attempt = one.failures + 1
-    envelopes = [
-        durable_envelope(
-            lane.topic, entry.sequence, entry.epoch, attempt, entry.info, entry.payload
-        )
-        for entry in one.entries
-    ]
-    return encode(envelopes if lane.options.batch > 1 else envelopes[0])

@@ -1,0 +1,124 @@
+"""Feed: what lanes deliver from: log messages in memory, and where each log ends.
+
+Law: runs on the event loop; reads nothing itself, but says what has to be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from gearhorn.broker.entries import Entries
+from gearhorn.store.lanes import Wanted
+from gearhorn.store.log import Entry
+
+READS = 32  # parts of logs read in one round
+READ_ENTRIES = 64
+READ_BYTES = 256 * 1024
+
+
+class _Tail:
+    """The end of a log as far as it is known."""
+
+    __slots__ = ("heard", "is_known")
+
+    def __init__(self) -> None:
+        self.heard = 0  # the last sequence that somebody told of or that was read
+        self.is_known = False  # whether nothing is behind it but what will be told of
+
+
+class Plan(NamedTuple):
+    """Parts of logs to read in one round."""
+
+    reads: list[Wanted]
+    later: set[str]  # topics that have to wait for the next round
+    heard: Mapping[str, int]  # what was told of each topic's end before
+
+
+class Found(NamedTuple):
+    """What became of a plan."""
+
+    gaps: list[
+        tuple[str, int, int]
+    ]  # topic, the first sequence that is gone, the first that is not
+    lost: list[str]  # topics whose logs do not have what somebody told of
+
+
+class Feed:
+    """The logs that this member delivers from."""
+
+    def __init__(self) -> None:
+        self._entries = Entries()
+        self._tails: dict[str, _Tail] = {}
+
+    def follow(self, topic: str) -> None:
+        """Deliver from a log; where it ends is not known."""
+        self._tails.setdefault(topic, _Tail()).is_known = False
+
+    def leave(self, topic: str) -> None:
+        """Deliver from a log no more."""
+        self._tails.pop(topic, None)
+
+    def hear(self, topic: str, last: int) -> bool:
+        """Messages were logged up to this sequence; return whether that is news."""
+        tail = self._tails.get(topic)
+        if tail is None or last <= tail.heard:
+            return False
+        tail.heard = last
+        return True
+
+    def doubt(self) -> None:
+        """Anything may have been logged."""
+        for tail in self._tails.values():
+            tail.is_known = False
+
+    def clear(self) -> None:
+        """Forget every message."""
+        self._entries.clear()
+
+    def is_at_end(self, topic: str, sequence: int) -> bool:
+        """Whether nothing of this sequence or behind it is there."""
+        tail = self._tails.get(topic)
+        return tail is None or (tail.is_known and sequence > tail.heard)
+
+    def run(self, topic: str, first: int, count: int) -> list[Entry]:
+        """Return up to ``count`` messages that follow each other from ``first`` on."""
+        return self._entries.run(topic, first, count)
+
+    def plan(self, wanted: Mapping[str, Mapping[int, int]]) -> Plan:
+        """Return what to read: ``wanted`` is by topic how many messages from which sequence on."""
+        reads: list[Wanted] = []
+        later = set()
+        for topic, firsts in wanted.items():
+            end = 0
+            for first in sorted(firsts):
+                if first < end:
+                    continue  # another lane's part brings it
+                if len(reads) == READS:
+                    later.add(topic)
+                    break
+                most = max(READ_ENTRIES, firsts[first])
+                reads.append(Wanted(topic, first, most, READ_BYTES))
+                end = first + most
+        heard = {topic: self._tails[topic].heard for topic in wanted if topic in self._tails}
+        return Plan(reads, later, heard)
+
+    def take_in(self, plan: Plan, replies: Sequence[list[Entry]]) -> Found:
+        """Keep what was read, and note where logs end."""
+        found = Found([], [])
+        for wanted, entries in zip(plan.reads, replies, strict=True):
+            tail = self._tails.get(wanted.topic)
+            if tail is None:
+                continue
+            self._entries.add(wanted.topic, entries)
+            last = entries[-1].sequence if entries else wanted.first - 1
+            size = sum(len(entry.payload) for entry in entries)
+            if len(entries) < wanted.most and size < wanted.size:
+                if not entries and plan.heard.get(wanted.topic, 0) >= wanted.first:
+                    tail.heard = last
+                    found.lost.append(wanted.topic)
+                tail.is_known = True
+            tail.heard = max(tail.heard, last)
+            if entries and entries[0].sequence > wanted.first:
+                found.gaps.append((wanted.topic, wanted.first, entries[0].sequence))
+        return found

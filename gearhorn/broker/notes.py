@@ -1,0 +1,84 @@
+"""Notes: what lanes have for the store besides their positions, collected for the next round.
+
+Law: runs on the event loop. What a round could not write is put back, so that nothing is lost.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from gearhorn.broker.lanes import Delivery, LaneState
+from gearhorn.messages.durable import Parked, Trouble
+from gearhorn.store.lanes import Parking
+
+
+class Taken(NamedTuple):
+    """What one round writes."""
+
+    parked: list[Delivery]
+    troubles: list[tuple[str, str, int, Trouble | None]]
+    redriven: list[tuple[str, str, int]]
+    done: Mapping[str, list[bytes]]
+
+    @property
+    def parkings(self) -> Sequence[Parking]:
+        """The messages to set aside, of lanes that are still ours."""
+        return [_parking(one) for one in self.parked if one.lane.state is not LaneState.CLOSED]
+
+
+class Notes:
+    """Collects."""
+
+    def __init__(self) -> None:
+        self._parked: list[Delivery] = []
+        self._troubles: list[tuple[str, str, int, Trouble | None]] = []
+        self._redriven: list[tuple[str, str, int]] = []
+        self._done: defaultdict[str, list[bytes]] = defaultdict(list)  # by process that waits
+
+    def park(self, one: Delivery) -> None:
+        """A message is to be set aside."""
+        self._parked.append(one)
+
+    def fail(self, one: Delivery, trouble: Trouble) -> None:
+        """An attempt failed: keep what it left behind."""
+        lane = one.lane
+        for entry in one.entries:
+            self._troubles.append((lane.topic, lane.client_id, entry.sequence, trouble))
+
+    def finish(self, one: Delivery, is_parked: bool) -> None:
+        """A delivery is done."""
+        lane = one.lane
+        for entry in one.entries:
+            if one.failures and not is_parked:
+                self._troubles.append((lane.topic, lane.client_id, entry.sequence, None))
+            if one.is_redriven and not is_parked:
+                self._redriven.append((lane.topic, lane.client_id, entry.sequence))
+            if entry.info.waiter:
+                error = one.error.replace("\n", " ").replace("\0", " ") if is_parked else ""
+                words = f"{lane.topic}\0{lane.client_id}\0{entry.sequence}\0{error}"
+                self._done[entry.info.waiter].append(words.encode())
+
+    def take(self) -> Taken:
+        """Return what has come, for one round."""
+        taken = Taken(self._parked, self._troubles, self._redriven, self._done)
+        self._parked, self._troubles, self._redriven = [], [], []
+        self._done = defaultdict(list)
+        return taken
+
+    def put_back(self, taken: Taken) -> None:
+        """The round failed."""
+        self._parked[:0] = taken.parked
+        self._troubles[:0] = taken.troubles
+        self._redriven[:0] = taken.redriven
+        for process, words in taken.done.items():
+            self._done[process][:0] = words
+
+
+def _parking(one: Delivery) -> Parking:
+    lane, entry = one.lane, one.entries[0]
+    trouble = Trouble(one.failures, one.first_at, time.time(), one.error)
+    message = Parked(entry.epoch, trouble, entry.info, entry.payload)
+    return Parking(lane.topic, lane.client_id, lane.term, entry.sequence, message)
