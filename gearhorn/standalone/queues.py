@@ -47,12 +47,13 @@ class Job:
     clients: list[Peer] = field(default_factory=list)  # one entry per foreground submit
     worker: Peer | None = None  # it runs there; None: it waits
     deaths: int = 0  # how often its worker gave it back unfinished
+    cancelled: bool = False  # while it ran; its clients hear how it ends all the same
     progress: tuple[bytes, bytes] = (b"0", b"0")  # numerator, denominator
 
     @property
     def wanted(self) -> bool:
         """Whether anybody still wants the job to be run."""
-        return self.background or bool(self.clients)
+        return not self.cancelled and (self.background or bool(self.clients))
 
 
 class Function:
@@ -126,17 +127,18 @@ class Queues:
     def cancel(self, handle: bytes) -> list[Peer] | None:
         """Withdraw a job and return the clients to be told, or None if there is no such job.
 
-        A waiting job is gone; a running one runs on, for nobody, and is not run again.
+        A waiting job is gone; a running one runs on and is not run again, and its clients are told
+        once more when its worker ends it.
         """
         job = self.jobs.get(handle)
         if job is None:
             return None
-        clients = job.clients
         if job.worker is None:
             self._remove(job)
         else:
-            self._abandon(job)
-        return clients
+            job.cancelled, job.background = True, False
+            self._release(job)
+        return job.clients
 
     # Workers
 
@@ -245,20 +247,17 @@ class Queues:
         job.worker = None
         job.function.running -= 1
 
-    def _abandon(self, job: Job) -> None:
-        """Nobody waits for the job any more, and a later submit is a new job."""
-        for client in job.clients:
-            client.awaits.discard(job)
-        job.clients, job.background = [], False
+    def _release(self, job: Job) -> None:
+        """A later submit with the job's unique is a new job."""
         if job.key:
             self._by_key.pop(job.key, None)
             job.key = None
 
     def _remove(self, job: Job) -> None:
         """Forget a job that does not run; ``job.clients`` still says who is to be told."""
-        clients = job.clients
-        self._abandon(job)
-        job.clients = clients
+        for client in job.clients:
+            client.awaits.discard(job)
+        self._release(job)
         job.function.waiting[job.priority].pop(job.handle, None)
         del self.jobs[job.handle]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support.job_servers import SERVERS, Connect, JobServer, counts, leave, refuses
-from support.wire import CANT_DO, RESET_ABILITIES, Outcome, Refused, Wire
+from support.wire import CANT_DO, RESET_ABILITIES, Outcome, Refused, Wire, admin
 
 pytest_plugins = ["support.job_servers"]
 
@@ -110,6 +110,33 @@ def test_the_jobs_of_a_dead_worker_go_to_the_next(
     client.expect_nothing(timeout=0.05)
 
 
+@pytest.mark.parametrize("background", [False, True], ids=["foreground", "background"])
+def test_the_list_of_jobs_counts_the_workers_that_died_with_a_job(
+    job_server: JobServer, client: Wire, function: bytes, background: bool
+) -> None:
+    handle = client.submit(function, background=background)
+
+    def deaths() -> list[str]:
+        lines = [line.split("\t") for line in admin(job_server.address, "show jobs")]
+        return [line[1] for line in lines if line[0] == handle.decode()]
+
+    assert deaths() == ["0"]
+    for died in "1", "2":
+        worker = Wire(job_server.address)
+        worker.can_do(function)
+        assert worker.grab_now()
+        assert deaths() == [str(int(died) - 1)], "one that has the job is alive"
+        leave(worker, job_server.address)
+        assert deaths() == [died], "while the job waits"
+    with Wire(job_server.address) as worker:
+        worker.can_do(function)
+        assert worker.grab_now()
+        assert deaths() == ["2"], "while another has it"
+        worker.complete(handle)
+        worker.echo()
+    assert deaths() == []
+
+
 @pytest.mark.parametrize("server", SERVERS, ids=lambda kind: kind.__name__)
 def test_a_job_that_outlives_no_worker_is_given_up_after_so_many(
     server: type[JobServer], function: bytes
@@ -166,6 +193,82 @@ def test_a_running_job_outlives_its_client_but_not_its_worker_too(
     leave(worker, job_server.address)
     assert heir.grab_now() is None
     assert heir.status(lost) == (False, False)
+
+
+# Cancelled jobs
+
+
+@pytest.mark.parametrize("others", [0, 1], ids=["one client", "two clients"])
+def test_how_a_cancelled_running_job_ends_is_told_behind_the_failure(
+    job_server: JobServer,
+    connect: Connect,
+    client: Wire,
+    worker: Wire,
+    function: bytes,
+    others: int,
+) -> None:
+    """A delivery that timed out is withdrawn so, and its receiver may finish all the same."""
+    clients = [client, *(connect() for _ in range(others))]
+    worker.can_do(function)
+    [handle] = {one.submit(function, unique=b"u") for one in clients}
+    assert worker.grab_now()
+    assert admin(job_server.address, f"cancel job {handle.decode()}") == "OK"
+    for one in clients:
+        assert one.outcome(handle) == Outcome("fail", b"", [], [])
+        assert one.status(handle) == (True, True)
+        one.expect_nothing(timeout=0.05)
+    worker.data(handle, b"half")
+    worker.warn(handle, b"careful")
+    worker.complete(handle, b" done")
+    for one in clients:
+        assert one.outcome(handle) == Outcome("complete", b"half done", [b"careful"], [])
+        assert one.status(handle) == (False, False)
+        one.expect_nothing(timeout=0.05)
+    assert counts(job_server.address, function) == [0, 0, 1]
+
+
+def test_a_cancelled_running_job_that_fails_fails_twice(
+    job_server: JobServer, client: Wire, worker: Wire, function: bytes
+) -> None:
+    worker.can_do(function)
+    handle = client.submit(function)
+    assert worker.grab_now()
+    assert admin(job_server.address, f"cancel job {handle.decode()}") == "OK"
+    assert client.outcome(handle) == Outcome("fail", b"", [], [])
+    worker.fail(handle)
+    assert client.outcome(handle) == Outcome("fail", b"", [], [])
+    client.expect_nothing(timeout=0.05)
+
+
+def test_a_cancelled_running_job_dies_with_its_worker_in_silence(
+    job_server: JobServer, connect: Connect, client: Wire, worker: Wire, function: bytes
+) -> None:
+    heir = connect()
+    heir.can_do(function)
+    worker.can_do(function)
+    handle = client.submit(function, unique=b"u")
+    assert worker.grab_now()
+    assert admin(job_server.address, f"cancel job {handle.decode()}") == "OK"
+    assert client.outcome(handle) == Outcome("fail", b"", [], [])
+    leave(worker, job_server.address)
+    assert heir.grab_now() is None
+    client.expect_nothing(timeout=0.05)
+    assert client.status(handle) == (False, False)
+
+
+def test_a_cancelled_running_job_may_be_ended_though_its_client_has_left(
+    job_server: JobServer, client: Wire, worker: Wire, function: bytes
+) -> None:
+    worker.can_do(function)
+    handle = client.submit(function)
+    assert worker.grab_now()
+    assert admin(job_server.address, f"cancel job {handle.decode()}") == "OK"
+    assert client.outcome(handle) == Outcome("fail", b"", [], [])
+    leave(client, job_server.address)
+    assert worker.status(handle) == (True, True)
+    worker.complete(handle, b"result")
+    worker.echo()  # and not an ERROR
+    assert counts(job_server.address, function) == [0, 0, 1]
 
 
 # Abilities
