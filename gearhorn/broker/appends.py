@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from hashlib import sha256
-from typing import NamedTuple
 
 import structlog
 
@@ -33,11 +32,7 @@ log = structlog.get_logger(__name__)
 Then = Callable[[Logged | Unavailable | None], None]
 
 
-class _Append(NamedTuple):
-    job: Job
-    topic: str
-    item: Item
-    then: Then
+_Append = tuple[Job, str, Item, Then]  # a plain tuple: one is made for every message
 
 
 class Appends:
@@ -65,8 +60,8 @@ class Appends:
         or why it is not logged."""
         waiter = "" if message.background else self._process
         info = Info(time.time(), message.unique, tuple(message.exclude), waiter)
-        item = Item(_key(message), encode(info), message.payload)
-        self._waiting.append(_Append(job, message.topic, item, then))
+        item = _key(message), encode(info), message.payload
+        self._waiting.append((job, message.topic, item, then))
         self._added += 1
         self._came.set()
 
@@ -89,8 +84,8 @@ class Appends:
                 await self._log(batch)
             except Exception:  # a bug: the jobs fail, and their senders know it
                 log.exception("messages cannot be logged")
-                for one in batch:
-                    one.job.fail("internal error")
+                for job, *_ in batch:
+                    job.fail("internal error")
             self._passed += count
             while self._barriers and self._barriers[0][0] <= self._passed:
                 self._barriers.popleft()[1].set_result(None)
@@ -100,7 +95,7 @@ class Appends:
         size = 0
         while self._waiting and len(batch) < ROUND and size < ROUND_BYTES:
             batch.append(self._waiting.popleft())
-            size += len(batch[-1].item.payload)
+            size += len(batch[-1][2][2])
         return batch
 
     async def _log(self, batch: list[_Append]) -> None:
@@ -110,12 +105,12 @@ class Appends:
             began = loop.time()
             topics: dict[str, list[_Append]] = {}
             for one in batch:
-                if not one.job.is_given_back:
-                    topics.setdefault(one.topic, []).append(one)
+                if not one[0].is_given_back:
+                    topics.setdefault(one[1], []).append(one)
             batch = []
             try:
                 found = await self._store.append(
-                    {topic: [one.item for one in some] for topic, some in topics.items()},
+                    {topic: [one[2] for one in some] for topic, some in topics.items()},
                     self._clock_ms(),
                 )
             except StoreError as error:
@@ -125,17 +120,17 @@ class Appends:
                 places = found[topic]
                 if isinstance(places, StoreRefused | StoreReadOnly):
                     refusal = Unavailable(f"the store: {places}")
-                    for one in some:
-                        one.then(refusal)
+                    for *_, then in some:
+                        then(refusal)
                 elif isinstance(places, StoreError):
                     self._is_away(began, places)
                     batch += some
                 elif places is None:
-                    for one in some:
-                        one.then(None)
+                    for *_, then in some:
+                        then(None)
                 else:
                     for one, place in zip(some, places, strict=True):
-                        one.then(place)
+                        one[3](place)
             if batch:
                 await asyncio.sleep(backoff.next_s())
             elif self.waiting_since is not None:

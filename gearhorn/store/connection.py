@@ -51,6 +51,7 @@ from hashlib import sha1
 from importlib import resources
 from typing import Any
 
+import hiredis
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -96,6 +97,15 @@ SHA = {name: sha1(text.encode()).hexdigest() for name, text in SCRIPTS.items()}
 _RUN_ID = re.compile(rb"^run_id:(\w+)", re.M)
 
 
+class _Packing:
+    """Has commands packed in C: redis-py's asyncio connections do it in Python, which was 14 % of
+    a worker's time when it delivers."""
+
+    def pack_command(self, name: str, *arguments: Any) -> list[bytes]:
+        """Return a command as it goes to the server; ``name`` may be two words."""
+        return [hiredis.pack_command((*name.split(), *arguments))]
+
+
 class Connection:
     """A pool of connections to one store; ``url`` is ``redis://``, ``rediss://`` or ``unix://``.
 
@@ -116,6 +126,10 @@ class Connection:
                 retry=Retry(NoBackoff(), 1),  # once, on a connection that had died meanwhile
                 redis_connect_func=self._connected,
                 **options,
+            )
+            pool = self._redis.connection_pool
+            pool.connection_class = type(
+                "Connection", (_Packing, pool.connection_class), {"__module__": __name__}
             )
             self._check_options()
         except (ValueError, TypeError, OSError) as error:

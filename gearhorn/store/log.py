@@ -24,12 +24,8 @@ def fresh_epoch() -> str:
     return secrets.token_hex(8)
 
 
-class Item(NamedTuple):
-    """A message to append; ``repeats`` is what tells a repeated one, or nothing."""
-
-    repeats: str
-    info: bytes
-    payload: bytes
+# A message to append: what tells a repeated one or nothing, its info, its payload.
+Item = tuple[str, bytes, bytes]
 
 
 class Entry:
