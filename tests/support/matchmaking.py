@@ -81,13 +81,19 @@ class Bench:
         self.known = Known()
         self.servers = Servers()
         self.events: list[tuple[str, str]] = []
+        self.lanes: list[str] = []  # the topics whose lanes were dropped with their lists
         self.settling: asyncio.Future[None] | None = None
         self.matchmaker = Matchmaker(
             self.known,  # type: ignore[arg-type]
             self.servers,  # type: ignore[arg-type]
-            lambda topic: self.events.append(("drop", topic)),
+            self._drop,
             self._settle,
         )
+
+    def _drop(self, topic: str, is_durable: bool) -> None:
+        self.events.append(("drop", topic))
+        if is_durable:
+            self.lanes.append(topic)
 
     async def _settle(self, topics: Sequence[str]) -> None:
         self.events += [("settle", topic) for topic in topics]
@@ -95,10 +101,10 @@ class Bench:
             await self.settling
 
     def tell(
-        self, *changes: tuple[str, int], peers: Sequence[str] = ("peer",)
+        self, *changes: tuple[str, int] | Changed, peers: Sequence[str] = ("peer",)
     ) -> asyncio.Task[None]:
-        """Begin to tell peers of (topic, version) changes."""
-        changed = [Changed(topic, version) for topic, version in changes]
+        """Begin to tell peers of changes, as they are or as (topic, version)."""
+        changed = [one if isinstance(one, Changed) else Changed(*one) for one in changes]
         told = self.matchmaker.tell(changed, [peer(name) for name in peers], SINCE_S)
         return asyncio.create_task(told)
 

@@ -15,7 +15,7 @@ def test_lists_are_dropped_before_the_answer_is_given() -> None:
     async def test(bench: Bench) -> None:
         order: list[str] = []
         job = Job(b'{"member":"peer","changes":[{"topic":"t","version":7,"removed":false}]}')
-        bench.matchmaker._drop = lambda topic: order.append(f"drop {topic}")
+        bench.matchmaker._drop = lambda topic, _: order.append(f"drop {topic}")
         job.complete = lambda data=b"": order.append("answer")  # type: ignore[method-assign]
         bench.matchmaker.handle("me", job)  # type: ignore[arg-type]
         assert order == ["drop t", "answer"]
@@ -29,6 +29,22 @@ def test_an_answer_names_the_member_that_was_asked_and_the_highest_version() -> 
         assert [json.loads(data) for data in job.completed] == [{"member": "me", "version": 9}]
         assert bench.events == [("drop", "a"), ("drop", "b")]
         assert bench.known.heard_ == [[9, 7]]
+
+    run(test)
+
+
+def test_lanes_go_with_the_list_unless_the_teller_says_that_none_are_concerned() -> None:
+    async def test(bench: Bench) -> None:
+        changes = [
+            {"topic": "direct", "version": 5, "durable": False},
+            {"topic": "durable", "version": 6, "durable": True},
+            {"topic": "unsaid", "version": 7},
+        ]
+        job = Job(json.dumps({"member": "peer", "changes": changes}).encode())
+        bench.matchmaker.handle("me", job)  # type: ignore[arg-type]
+        dropped = [topic for event, topic in bench.events if event == "drop"]
+        assert dropped == ["direct", "durable", "unsaid"]
+        assert bench.lanes == ["durable", "unsaid"], "an older teller cannot know"
 
     run(test)
 

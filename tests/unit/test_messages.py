@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 
 from gearhorn import messages
 from gearhorn.errors import BadRequest, TooLarge
+from gearhorn.messages import durable
 
 LIMIT = 1000
+Decode = Callable[[bytes], object]
 
 
 def fanout(**request: object) -> messages.Fanout:
@@ -89,6 +92,9 @@ def test_no_bytes_break_the_decoders(body: bytes) -> None:
         lambda: messages.decode_unsubscribe(body),
         lambda: messages.decode_matchmaking(body),
         lambda: messages.decode_answer(body),
+        lambda: durable.decode_retain(body),
+        lambda: durable.decode_fetch(body),
+        lambda: durable.decode_parked_request(body),
     ):
         with contextlib.suppress(BadRequest, TooLarge):
             decode()
@@ -128,10 +134,185 @@ def test_foreground_is_any_falsehood(value: object) -> None:
     assert not fanout(background=value).background
 
 
-@pytest.mark.parametrize("option", [{"durable": True}, {"durable": {}}])
-def test_what_this_release_cannot_do_is_refused(option: dict[str, object]) -> None:
-    with pytest.raises(BadRequest, match=next(iter(option))):
-        messages.decode_subscribe(json.dumps({"topic": "t", "client_id": "c"} | option).encode())
+# Durable subscriptions
+
+
+def subscribe(**options: object) -> messages.Subscribe:
+    body = json.dumps({"topic": "t", "client_id": "c"} | options)
+    return messages.decode_subscribe(body.replace("Infinity", "1e999").encode())
+
+
+SECONDS = "expected seconds > 0 and <= 1000000000, got"
+STARTS = "expected either sequence or window"
+WRONG_DURABLES = [
+    (None, "durable: expected"),
+    (1, "durable: expected"),
+    ("yes", "durable: expected"),
+    ([], "durable: expected"),
+    *(({key: None}, f"durable.{key}: expected") for key in ("start", "in_flight", "timeout")),
+    *(({key: None}, f"durable.{key}: expected") for key in ("max_attempts", "max_backoff")),
+    *(({key: None}, f"durable.{key}: expected") for key in ("batch", "pull")),
+    ({"in_flight": 0}, "durable.in_flight: expected an integer from 1 to 10000, got 0"),
+    ({"in_flight": 10_001}, "durable.in_flight: expected an integer from 1 to 10000, got 10001"),
+    ({"in_flight": 1.5}, "durable.in_flight: expected"),
+    ({"in_flight": True}, "durable.in_flight: expected"),
+    ({"in_flight": "1"}, "durable.in_flight: expected"),
+    ({"timeout": 0}, f"durable.timeout: {SECONDS} 0"),
+    ({"timeout": -1}, f"durable.timeout: {SECONDS} -1"),
+    ({"timeout": 10**9 + 1}, f"durable.timeout: {SECONDS}"),
+    ({"timeout": float("inf")}, "durable.timeout: "),
+    ({"timeout": "30"}, "durable.timeout: expected"),
+    ({"max_attempts": -1}, "durable.max_attempts: expected an integer from 0 to 1000000, got -1"),
+    ({"max_attempts": 10**6 + 1}, "durable.max_attempts: expected an integer from 0 to 1000000"),
+    ({"max_attempts": 2.5}, "durable.max_attempts: expected"),
+    ({"max_backoff": 0}, f"durable.max_backoff: {SECONDS} 0"),
+    ({"max_backoff": 10**9 + 1}, f"durable.max_backoff: {SECONDS}"),
+    ({"max_backoff": False}, "durable.max_backoff: expected"),
+    ({"batch": 0}, "durable.batch: expected an integer from 1 to 10000, got 0"),
+    ({"batch": 10_001}, "durable.batch: expected an integer from 1 to 10000, got 10001"),
+    ({"batch": 2.0}, "durable.batch: expected"),
+    ({"pull": 1}, "durable.pull: expected"),
+    ({"pull": "true"}, "durable.pull: expected"),
+    ({"start": "old"}, "durable.start: "),
+    ({"start": 7}, "durable.start: expected"),
+    ({"start": []}, "durable.start: expected"),
+    ({"start": {}}, f"durable.start: {STARTS}"),
+    ({"start": {"sequence": 1, "window": 1}}, f"durable.start: {STARTS}"),
+    ({"start": {"sequence": -1}}, "durable.start.sequence: expected an integer >= 0, got -1"),
+    ({"start": {"sequence": 1.5}}, "durable.start.sequence: expected"),
+    ({"start": {"sequence": "1"}}, "durable.start.sequence: expected"),
+    ({"start": {"sequence": None}}, "durable.start.sequence: expected"),
+    ({"start": {"window": 0}}, f"durable.start.window: {SECONDS} 0"),
+    ({"start": {"window": 10**9 + 1}}, f"durable.start.window: {SECONDS}"),
+    ({"start": {"window": float("inf")}}, "durable.start.window: "),
+    ({"start": {"window": True}}, "durable.start.window: expected"),
+]
+
+
+@pytest.mark.parametrize(("option", "words"), WRONG_DURABLES)
+def test_a_wrong_durable_option_is_named(option: object, words: str) -> None:
+    with pytest.raises(BadRequest) as refusal:
+        subscribe(durable=option)
+    assert str(refusal.value).startswith(f"bad_request: {words}")
+
+
+LEAST = {"in_flight": 1, "timeout": 1e-3, "max_attempts": 0, "max_backoff": 1e-3, "batch": 1}
+MOST = {"in_flight": 10_000, "timeout": 10**9, "max_attempts": 10**6, "batch": 10_000}
+NOT_DURABLE = {"max_backlog": 7, "envelope": True, "ttl": 60.0}
+
+
+@pytest.mark.parametrize(
+    "some", [{}, LEAST, MOST, {"pull": True}, {"pull": False}, {"batch": 5}], ids=str
+)
+def test_the_store_keeps_the_durable_options_that_were_given(some: dict[str, object]) -> None:
+    request = subscribe(durable=some | {"unknown": 1}, **NOT_DURABLE)
+    assert request.is_durable
+    kept = messages.encode_given_options(request)
+    assert json.loads(kept) == NOT_DURABLE | {"durable": some}
+    options = messages.decode_options(kept).durable
+    assert options == durable.DurableOptions(**some)  # type: ignore[arg-type]
+
+
+def test_a_durable_subscription_without_options_has_the_defaults() -> None:
+    assert durable.DurableOptions() == durable.DurableOptions(
+        in_flight=1, timeout=30.0, max_attempts=20, max_backoff=3600.0, batch=1, pull=False
+    )  # PROTOCOL §6
+    for word in True, {}:
+        kept = messages.encode_given_options(subscribe(durable=word))
+        assert json.loads(kept) == {"durable": {}}
+        assert messages.decode_options(kept).durable == durable.DurableOptions()
+
+
+def test_what_ends_durability_is_not_what_leaves_it_alone() -> None:
+    ends, leaves = subscribe(durable=False), subscribe()
+    assert not ends.is_durable
+    assert not leaves.is_durable
+    assert json.loads(messages.encode_given_options(ends)) == {"durable": False}
+    assert json.loads(messages.encode_given_options(leaves)) == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "start"),
+    [
+        ({}, "new"),
+        *(({"start": word}, word) for word in ("new", "all", "last")),
+        ({"start": {"sequence": 0}}, {"sequence": 0}),
+        ({"start": {"sequence": 17}}, {"sequence": 17}),
+        ({"start": {"window": 0.5}}, {"window": 0.5}),
+        ({"start": {"window": 3600}}, {"window": 3600.0}),
+    ],
+)
+def test_where_a_durable_subscription_begins_is_told_apart_from_what_is_kept(
+    options: dict[str, object], start: object
+) -> None:
+    request = subscribe(durable=options)
+    assert isinstance(request.durable, durable.GivenDurable)
+    assert json.loads(durable.encode_start(request.durable)) == start
+    assert json.loads(messages.encode_given_options(request)) == {"durable": {}}
+
+
+RETAIN: Decode = durable.decode_retain
+FETCH: Decode = durable.decode_fetch
+PARKED: Decode = durable.decode_parked_request
+FROM: dict[str, object] = {"after": 0}
+PULL: dict[str, object] = {"client_id": "c"}
+LIST: dict[str, object] = {"client_id": "c", "action": "list"}
+COUNT = "expected an integer from 1 to 1000000000000, got"
+
+
+@pytest.mark.parametrize(
+    ("decode", "request_", "words"),
+    [
+        (RETAIN, {"topic": None}, "topic: expected"),
+        (RETAIN, {"max_age": 0}, f"max_age: {SECONDS} 0"),
+        (RETAIN, {"max_age": -1}, f"max_age: {SECONDS} -1"),
+        (RETAIN, {"max_age": 10**9 + 1}, f"max_age: {SECONDS}"),
+        (RETAIN, {"max_age": "1h"}, "max_age: expected"),
+        (RETAIN, {"max_messages": 0}, f"max_messages: {COUNT} 0"),
+        (RETAIN, {"max_messages": 10**12 + 1}, f"max_messages: {COUNT}"),
+        (RETAIN, {"max_messages": 1.5}, "max_messages: expected"),
+        (RETAIN, {"max_bytes": -1}, f"max_bytes: {COUNT} -1"),
+        (RETAIN, {"max_bytes": 10**12 + 1}, f"max_bytes: {COUNT}"),
+        (RETAIN, {"max_bytes": "1M"}, "max_bytes: expected"),
+        (FETCH, {}, "after: expected either after or client_id"),
+        (FETCH, FROM | PULL, "after: expected either after or client_id"),
+        (FETCH, {"after": -1}, "after: expected an integer >= 0, got -1"),
+        (FETCH, {"after": "1"}, "after: expected"),
+        (FETCH, {"client_id": 1}, "client_id: expected"),
+        (FETCH, FROM | {"ack": 1}, "ack: expected a client_id"),
+        (FETCH, PULL | {"ack": -1}, "ack: expected an integer >= 0, got -1"),
+        (FETCH, PULL | {"ack": 1.0}, "ack: expected"),
+        (FETCH, PULL | {"purge": -1}, "purge: expected an integer >= 0, got -1"),
+        (FETCH, FROM | {"epoch": 1}, "epoch: expected"),
+        (FETCH, FROM | {"limit": 0}, "limit: expected an integer from 1 to 10000, got 0"),
+        (FETCH, FROM | {"limit": 10_001}, "limit: expected an integer from 1 to 10000, got 10001"),
+        (FETCH, FROM | {"wait": -0.5}, "wait: expected seconds from 0 to 3600, got -0.5"),
+        (FETCH, FROM | {"wait": 3601}, "wait: expected seconds from 0 to 3600, got 3601"),
+        (PARKED, {"action": "list"}, "client_id: missing"),
+        (PARKED, PULL, "action: missing"),
+        (PARKED, PULL | {"action": "drop"}, 'action: expected "list", "redrive" or "purge"'),
+        (PARKED, LIST | {"limit": 0}, "limit: expected an integer >= 1, got 0"),
+        (PARKED, LIST | {"limit": "all"}, "limit: expected"),
+    ],
+)
+def test_a_bad_request_about_a_log_names_the_key(
+    decode: Decode, request_: dict[str, object], words: str
+) -> None:
+    with pytest.raises(BadRequest) as refusal:
+        decode(json.dumps({"topic": "t"} | request_).encode())
+    assert str(refusal.value).startswith(f"bad_request: {words}")
+
+
+@pytest.mark.parametrize("decode", [RETAIN, FETCH, PARKED])
+def test_a_request_about_a_log_needs_a_topic(decode: Decode) -> None:
+    with pytest.raises(BadRequest, match="topic: missing"):
+        decode(b'{"client_id":"c","action":"list"}')
+
+
+def test_retention_that_is_null_is_not_what_is_left_out() -> None:
+    body = b'{"topic":"t","max_age":null,"max_bytes":5}'
+    kept = durable.encode_given_retention(durable.decode_retain(body))
+    assert json.loads(kept) == {"max_age": None, "max_bytes": 5}
 
 
 def test_an_envelope_tells_what_plain_copies_cannot() -> None:
