@@ -110,6 +110,7 @@ class Deliverer:
     def quiet(self, lane: Lane) -> None:
         """No receiver has a job of the lane's former owner."""
         if lane.apply(LaneEvent.QUIET):
+            lane.is_settled = True
             self._touch(lane)
 
     def close(self, lane: Lane) -> None:
@@ -484,10 +485,10 @@ class Deliverer:
         if not self._closed:
             return
         closed = self._closed
-        by_topic: dict[str, list[Settlement]] = {}
+        by_topic: dict[tuple[str, bool], list[Settlement]] = {}
         for lane in closed:
             one = Settlement(lane.client_id, lane.term, lane.position, lane.epoch)
-            by_topic.setdefault(lane.topic, []).append(one)
+            by_topic.setdefault((lane.topic, lane.is_settled), []).append(one)
         await self._store.release(member, by_topic)
         self._closed = self._closed[len(closed) :]
         for lane in closed:

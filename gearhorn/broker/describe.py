@@ -115,7 +115,7 @@ class Descriptions:
                     logs[topic].last - held.position,
                     attempts,
                     parked,
-                    None if held.owner in ("-", "pull") else held.owner,
+                    None if held.owner in ("-", "?", "pull") else held.owner,
                     held.term,
                     options.in_flight,
                     options.timeout,

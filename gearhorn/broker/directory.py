@@ -131,7 +131,7 @@ class Directory:
                 await asyncio.shield(pending.served)
 
     def _weight(self, subscribers: Subscribers) -> int:
-        return len(subscribers.queues) + TOPIC_WEIGHT
+        return len(subscribers.queues) + len(subscribers.durable) + TOPIC_WEIGHT
 
     def _keep(self, subscribers: Subscribers) -> None:
         self._young[subscribers.topic] = subscribers

@@ -175,7 +175,7 @@ class Lane:
     """
 
     __slots__ = (
-        "active", "client_id", "counter", "envelope", "epoch", "gap", "is_dirty", "next", "options",
+        "active", "client_id", "counter", "envelope", "epoch", "gap", "is_dirty", "is_settled", "next", "options",
         "position", "queue", "redrives", "settled", "skip", "state", "term", "topic", "troubles",
         "wait_until_s", "window",
     )  # fmt: skip
@@ -209,6 +209,7 @@ class Lane:
         self.skip: set[int] = set()  # parked under a former owner
         self.gap = 0  # messages that the log had dropped before they were delivered
         self.is_dirty = False
+        self.is_settled = False  # no receiver has a job of a former owner
         self.wait_until_s = 0.0  # for the former owner's job
 
     def apply(self, event: LaneEvent) -> bool:

@@ -1,7 +1,8 @@
 -- Take lanes of one topic that nobody holds, or that this member holds already: a new TERM.
--- KEYS: 1 the lanes  2 the members   ARGV: 1 the member  2… client_ids
--- A lane's record is "OWNER TERM POSITION"; the owner is "-" where it was released, "pull" where
--- nothing is delivered.
+-- KEYS: 1 the lanes  2 the members  3 the last TERM given   ARGV: 1 the member  2… client_ids
+-- A lane's record is "OWNER TERM POSITION"; the owner is "-" where it was released, "?" where it was
+-- while a receiver might have a job of a former owner, "pull" where nothing is delivered. TERMs are
+-- counted over all lanes, so that one never comes again, also where a subscription is made anew.
 -- Returns for each client false where there is no such lane, {0} where another member holds it,
 -- else {TERM, position, the former owner}.
 
@@ -15,9 +16,9 @@ for at = 2, #ARGV do
         local is_free = owner == '-' or owner == ARGV[1]
             or (owner ~= 'pull' and redis.call('HEXISTS', KEYS[2], owner) == 0)
         if is_free and is_member then
-            redis.call('HSET', KEYS[1], ARGV[at],
-                ARGV[1] .. ' ' .. (tonumber(term) + 1) .. ' ' .. position)
-            taken = {tonumber(term) + 1, tonumber(position), owner}
+            term = redis.call('INCR', KEYS[3])
+            redis.call('HSET', KEYS[1], ARGV[at], ARGV[1] .. ' ' .. term .. ' ' .. position)
+            taken = {term, tonumber(position), owner}
         else
             taken = {0}
         end

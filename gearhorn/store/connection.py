@@ -21,6 +21,7 @@ key (all under ``{NAMESPACE}``)  type       what
 ``log:TOPIC``                   hash       the topic's log (``log.lua`` names the fields)
 ``messages:TOPIC``              stream     SEQUENCE-0 -> header, info and payload of a message
 ``lanes:TOPIC``                 hash       durable client_id -> "OWNER TERM POSITION"
+``term``                        string     the last TERM that a lane was given
 ``durable``                     zset       topics that have lanes, all with score 0
 ``due``                         zset       topic that has a log -> reading of ``clock`` at which it
                                            is pruned

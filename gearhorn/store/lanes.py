@@ -27,7 +27,7 @@ PAGE = 500  # topics or lanes read in one round trip
 
 
 class Held(NamedTuple):
-    """A lane as the store knows it: ``owner`` is a member, "-" or "pull"."""
+    """A lane as the store knows it: ``owner`` is a member, "-", "?" or "pull"."""
 
     owner: str
     term: int
@@ -134,7 +134,9 @@ class Lanes:
         connection = self._connection
         key = connection.key
         commands = [
-            connection.script("acquire", [key("lanes", topic), key("members")], member, *clients)
+            connection.script(
+                "acquire", [key("lanes", topic), key("members"), key("term")], member, *clients
+            )
             for topic, clients in wanted.items()
         ]
         replies = await connection.pipeline(commands)
@@ -174,28 +176,32 @@ class Lanes:
         return acquired, held_topics
 
     async def release(
-        self, member: str, lanes: Mapping[str, Sequence[Settlement]], is_told: bool = True
+        self, member: str, lanes: Mapping[tuple[str, bool], list[Settlement]]
     ) -> None:
-        """Give lanes up, with their last positions; ``is_told``: everybody hears of it."""
-        commands = [self._settle(member, "release", topic, some) for topic, some in lanes.items()]
-        if is_told:
-            commands += [
-                ("PUBLISH", self._connection.key("events"), f"released\0{topic}") for topic in lanes
-            ]
+        """Give lanes up, with their last positions, and let everybody know. Lanes are by topic, and
+        by whether no receiver can have a job of a former owner."""
+        commands = [
+            self._settle(member, "-" if is_settled else "?", topic, some)
+            for (topic, is_settled), some in lanes.items()
+        ]
+        events = self._connection.key("events")
+        commands += [
+            ("PUBLISH", events, f"released\0{topic}") for topic in {one for one, _ in lanes}
+        ]
         await self._connection.pipeline(commands)
 
-    def _settle(self, member: str, how: str, topic: str, some: Iterable[Settlement]) -> Command:
+    def _settle(self, member: str, holder: str, topic: str, some: Iterable[Settlement]) -> Command:
         key = self._connection.key
         arguments = [part for one in some for part in one]
         keys = [key("lanes", topic), key("log", topic)]
-        return self._connection.script("settle", keys, member, how, *arguments)
+        return self._connection.script("settle", keys, member, holder, *arguments)
 
     async def round(self, member: str, work: Round) -> RoundReply:
         """Carry out a round in one round trip."""
         connection = self._connection
         key = connection.key
         commands = [
-            self._settle(member, "", topic, some) for topic, some in work.settlements.items()
+            self._settle(member, member, topic, some) for topic, some in work.settlements.items()
         ]
         for one in work.parkings:
             pair = f"{one.topic}\0{one.client_id}"

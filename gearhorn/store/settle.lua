@@ -1,6 +1,6 @@
 -- Move the positions of lanes of one topic, for the member that holds them.
 -- KEYS: 1 the lanes  2 the log
--- ARGV: 1 the member  2 "release" where it gives them up, or ''  3… for each lane its client_id, its
+-- ARGV: 1 the member  2 who holds them from now on: the member, "-" or "?"  3… for each lane its client_id, its
 --       TERM, its position, and the epoch of the message there ('' where it has not moved)
 -- Returns the client_ids of lanes that this member does not hold under that TERM, or whose position
 -- the log knows nothing of: the store lost it.
@@ -14,10 +14,7 @@ for at = 3, #ARGV, 4 do
     local mine = ARGV[1] .. ' ' .. ARGV[at + 1] .. ' '
     if record and string.sub(record, 1, #mine) == mine and position <= last
         and (under == '' or position < base or under == epoch) then
-        if ARGV[2] == 'release' then
-            mine = '- ' .. ARGV[at + 1] .. ' '
-        end
-        redis.call('HSET', KEYS[1], client, mine .. ARGV[at + 2])
+        redis.call('HSET', KEYS[1], client, ARGV[2] .. ' ' .. ARGV[at + 1] .. ' ' .. ARGV[at + 2])
     else
         fenced[#fenced + 1] = client
     end
