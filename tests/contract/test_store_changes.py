@@ -8,7 +8,7 @@ from support.store import Bench, expire, run, subscribe, unsubscribe
 
 from gearhorn.errors import StoreRefused
 from gearhorn.store.members import Member
-from gearhorn.store.subscriptions import Applied
+from gearhorn.store.subscriptions import Applied, Listed
 
 pytest_plugins = ["support.store"]
 HELD_OFF = Applied(0, False)
@@ -67,8 +67,9 @@ def test_a_change_hands_back_the_members_as_of_just_after(server: Redis) -> None
 def test_options_that_are_given_replace_and_the_others_stay(server: Redis) -> None:
     async def test(bench: Bench) -> None:
         async def options() -> tuple[int | None, bool]:
-            [(_, found)] = await bench.subscriptions.read(["t"])
-            return found[b"alice"].max_backlog, found[b"alice"].envelope
+            [listed] = await bench.subscriptions.read(["t"])
+            found = listed.options[b"alice"]
+            return found.max_backlog, found.envelope
 
         limited = b'{"max_backlog":2147483647,"envelope":true}'
         assert await bench.one(subscribe("t", "alice", limited)) == Applied(1, False, False)
@@ -80,8 +81,8 @@ def test_options_that_are_given_replace_and_the_others_stay(server: Redis) -> No
         assert await options() == (2**31 - 1, False)
         assert await bench.one(unsubscribe("t", "alice")) == Applied(4, True, True)
         assert await bench.one(subscribe("t", "alice")) == Applied(5, False, False)
-        [(_, found)] = await bench.subscriptions.read(["t"])
-        assert found == {}, "nothing is left of a subscription that ended"
+        [listed] = await bench.subscriptions.read(["t"])
+        assert listed.options == {}, "nothing is left of a subscription that ended"
 
     run(server, test)
 
@@ -169,11 +170,13 @@ def test_a_subscribe_that_was_refused_leaves_nothing(server: Redis) -> None:
     async def test(bench: Bench) -> None:
         await bench.join()
         await bench.one(subscribe("a_b", "c"))
-        refused = await bench.one(subscribe("a", "b_c", b'{"ttl":5,"envelope":true}'))
+        refused = await bench.one(subscribe("a", "b_c", b'{"ttl":5,"envelope":true,"durable":{}}'))
         assert refused.owner == ("a_b", "c")
-        assert await bench.subscriptions.read(["a"]) == [([], {})]
+        assert await bench.subscriptions.read(["a"]) == [Listed([], {}, has_log=False)]
         assert await bench.ends_at("a", "b_c") is None
         assert await bench.ask("ZRANGE", "topics", 0, -1) == [b"a_b"]
+        assert await bench.ask("ZRANGE", "durable", 0, -1) == []
+        assert await bench.ask("EXISTS", "lanes:a") == 0
         assert await bench.changed_since(0) == {"a_b"}
         assert (await bench.renew(1)).version == 1
 

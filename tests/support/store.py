@@ -84,8 +84,8 @@ class Bench:
 
     async def clients(self, topic: str) -> set[bytes]:
         """The client_ids subscribed to a topic."""
-        [(clients, _)] = await self.subscriptions.read([topic])
-        return set(clients)
+        [listed] = await self.subscriptions.read([topic])
+        return set(listed.clients)
 
     async def ends_at(self, topic: str, client_id: str) -> float | None:
         """When a subscription ends by itself, in ms of the members' clock."""
