@@ -9,8 +9,6 @@ that was lost is noticed before anything more is sent for it.
 from __future__ import annotations
 
 import asyncio
-import random
-import time
 from collections.abc import Callable, Iterable
 
 import structlog
@@ -24,15 +22,14 @@ from gearhorn.broker.lanes import (
     LaneEvent,
     LaneState,
     State,
-    rest_s,
 )
 from gearhorn.broker.membership import Membership
 from gearhorn.broker.notes import Notes
+from gearhorn.broker.retries import Retries
 from gearhorn.broker.shipping import Job, Shipment, Shipping
 from gearhorn.errors import StoreError
 from gearhorn.gearman.client import Result, Submission
 from gearhorn.gearman.cluster import Cluster
-from gearhorn.messages.durable import Trouble
 from gearhorn.store.lanes import Acquired, Lanes, Round, Settlement
 from gearhorn.store.log import Entry
 from gearhorn.timing import Backoff, now_s
@@ -70,9 +67,10 @@ class Deliverer:
         self._closed: list[Lane] = []  # to be released
         self._notes = Notes()
         self._shipping = Shipping(cluster, self)
+        self._retries = Retries(
+            self._shipping, self._notes, self._touch, lambda: membership.clock_ms
+        )
         self.count = 0  # lanes held
-        self.failures = 0  # attempts, since the beginning
-        self.parked = 0
         cluster.on_change(self._server_changed)
 
     # Lanes come and go
@@ -193,7 +191,8 @@ class Deliverer:
             log.warning("delivery refused", queue=one.lane.queue.decode(), code=code.decode())
             if self._is_present(submission, index):
                 one.apply(Event.REFUSE)
-                self._rest(one, REFUSED_S)
+                one.job = None
+                self._retries.rest(one, REFUSED_S)
         if self._dirty:
             self._woken.set()
 
@@ -225,14 +224,24 @@ class Deliverer:
         if result.lost:
             self._lose(submission, index)
         elif result.ok:
-            actions = one.apply(Event.COMPLETE if is_present else Event.LATE)
-            if one.state is State.DONE and actions:
-                self._shipping.withdraw([one.job])
-            if one.state is State.DONE:
+            if is_present:
+                one.apply(Event.COMPLETE)
                 self._finish(one)
+            else:
+                self._finish_late(one)
         elif is_present:
             words = result.text[:TOLD_BYTES].decode(errors="replace")
-            self._fail(one, Event.GIVE_UP if self._gives_up(one) else Event.FAIL, words or "failed")
+            self._retries.fail(one, words or "failed")
+            self._maybe_release(lane)
+
+    def _finish_late(self, one: Delivery) -> None:
+        """A receiver acknowledged after its time; a batch may have been split meanwhile."""
+        for late in one.singles or [one]:
+            if late.state in (State.DONE, State.PARKING):
+                continue
+            if Action.CANCEL in late.apply(Event.LATE):
+                self._shipping.withdraw([late.job])
+            self._finish(late)
 
     def _is_present(self, shipment: Shipment, index: int) -> bool:
         job = shipment.deliveries[index].job
@@ -261,58 +270,8 @@ class Deliverer:
     def _expire(self, one: Delivery, job: Job) -> None:
         if one.job is job and one.state is State.TAKEN:
             words = f"no answer in {one.lane.options.timeout:g} s"
-            event = Event.EXPIRE_LAST if self._gives_up(one) else Event.EXPIRE
-            self._fail(one, event, words)
-
-    def _gives_up(self, one: Delivery) -> bool:
-        """Whether a failure parks the message; a batch is first tried one by one."""
-        return one.is_last and len(one.entries) == 1
-
-    def _fail(self, one: Delivery, event: Event, words: str) -> None:
-        """An attempt failed."""
-        lane = one.lane
-        job = one.job
-        actions = one.apply(event)
-        if not actions:
-            return
-        self.failures += 1
-        at = time.time()
-        one.failures += 1
-        one.first_at = one.first_at or at
-        one.error = words
-        one.job = None
-        if Action.CANCEL in actions:
-            one.former.append(job)
-            self._shipping.withdraw([job], is_late=True)
-        if Action.PARK in actions:
-            self.parked += 1
-            log.warning(
-                "message parked",
-                topic=lane.topic,
-                client=lane.client_id,
-                sequence=one.sequence,
-                attempts=one.failures,
-                error=words,
-            )
-            self._notes.park(one)
-            self._touch(lane)
-            return
-        wait_s = rest_s(one.failures - one.since, lane.options.max_backoff, random.random())
-        due_ms = self._membership.clock_ms + int(wait_s * 1000)
-        self._notes.fail(one, Trouble(one.failures, one.first_at, at, words, due_ms, one.since))
-        for single in lane.split(one) if len(one.entries) > 1 else [one]:
-            self._rest(single, wait_s)
-        self._touch(lane)
-        self._maybe_release(lane)
-
-    def _rest(self, one: Delivery, wait_s: float) -> None:
-        one.due_s = now_s() + wait_s
-        asyncio.get_running_loop().call_later(wait_s, self._due, one, one.due_s)
-
-    def _due(self, one: Delivery, due_s: float) -> None:
-        if one.due_s == due_s and one.state is State.RESTING:
-            one.apply(Event.DUE)
-            self._touch(one.lane)
+            self._retries.fail(one, words, is_late=True)
+            self._maybe_release(one.lane)
 
     def _finish(self, one: Delivery, parked: bool = False) -> None:
         """A delivery is done."""
@@ -395,6 +354,7 @@ class Deliverer:
                 if held is not None:
                     log.warning("lane is not ours any more", topic=topic, client=client_id)
                     self.fence(held)
+                    self._feed.forget(topic)
                     self._lost(topic)
             for topic, some in settled.items():
                 held_here = self.find(topic)
@@ -418,7 +378,7 @@ class Deliverer:
     def _holds_lease(self) -> bool:
         return now_s() <= self._membership.lease.until_s
 
-    def _take_in(self, plan: Plan, replies: list[list[Entry]]) -> None:
+    def _take_in(self, plan: Plan, replies: list[tuple[list[Entry], bool]]) -> None:
         """Keep what was read, and let lanes pass over what is gone."""
         found = self._feed.take_in(plan, replies)
         for topic, gone, first in found.gaps:
@@ -432,8 +392,8 @@ class Deliverer:
     async def _redrive(self, lanes: list[Lane]) -> None:
         """Read messages that were put back, as many as may be under way."""
         for lane in lanes:
-            count = min(lane.options.in_flight - lane.active, len(lane.redrives), READ_ENTRIES)
-            if count <= 0 or lane.state is not LaneState.OPEN:
+            count = min(lane.redrive_room, READ_ENTRIES)
+            if not count:
                 continue
             sequences = [lane.redrives[at] for at in range(count)]
             found = await self._store.parked(lane.topic, lane.client_id, sequences)
@@ -443,7 +403,12 @@ class Deliverer:
                 lane.redrives.popleft()
                 if one is not None:
                     entry = Entry(sequence, one.epoch, one.info, one.payload)
-                    lane.take_redriven(entry, one.trouble)
+                    at_s = now_s()
+                    resting = lane.take_redriven(
+                        entry, one.trouble, at_s, self._membership.clock_ms
+                    )
+                    if resting is not None:
+                        self._retries.rest(resting, resting.due_s - at_s)
             if not lane.redrives:
                 self._touch(lane)
 
@@ -454,7 +419,7 @@ class Deliverer:
             if entries := self._feed.run(lane.topic, lane.next, room):
                 at_s = now_s()
                 for one in lane.take(entries, at_s, self._membership.clock_ms):
-                    self._rest(one, one.due_s - at_s)
+                    self._retries.rest(one, one.due_s - at_s)
             is_more = lane.room and not self._feed.is_at_end(lane.topic, lane.next)
             if is_more or lane.position > lane.settled:
                 self._touch(lane)
@@ -484,12 +449,15 @@ class Deliverer:
         """Give up the lanes that have closed."""
         if not self._closed:
             return
-        closed = self._closed
+        closed, self._closed = self._closed, []
         by_topic: dict[tuple[str, bool], list[Settlement]] = {}
         for lane in closed:
             one = Settlement(lane.client_id, lane.term, lane.position, lane.epoch)
             by_topic.setdefault((lane.topic, lane.is_settled), []).append(one)
-        await self._store.release(member, by_topic)
-        self._closed = self._closed[len(closed) :]
+        try:
+            await self._store.release(member, by_topic)
+        except StoreError:
+            self._closed[:0] = closed
+            raise
         for lane in closed:
             self._end(lane)

@@ -21,7 +21,7 @@ class Entries:
         self._most = most
         self._size = 0
         self._topics: dict[str, dict[int, Entry]] = {}
-        self._reads: deque[tuple[str, list[int], int]] = deque()  # the oldest first
+        self._reads: deque[tuple[str, list[Entry], int]] = deque()  # the oldest first
 
     def add(self, topic: str, entries: Sequence[Entry]) -> None:
         """Keep entries, and forget those that were read longest ago."""
@@ -31,19 +31,20 @@ class Entries:
         known = self._topics.setdefault(topic, {})
         for entry in entries:
             known[entry.sequence] = entry
-        self._reads.append((topic, [entry.sequence for entry in entries], size))
+        self._reads.append((topic, list(entries), size))
         self._size += size
         while self._size > self._most and len(self._reads) > 1:
             self._forget_oldest()
 
     def _forget_oldest(self) -> None:
-        topic, sequences, size = self._reads.popleft()
+        topic, entries, size = self._reads.popleft()
         self._size -= size
-        known = self._topics[topic]
-        for sequence in sequences:
-            known.pop(sequence, None)
+        known = self._topics.get(topic, {})
+        for entry in entries:
+            if known.get(entry.sequence) is entry:  # and not read again since
+                del known[entry.sequence]
         if not known:
-            del self._topics[topic]
+            self._topics.pop(topic, None)
 
     def run(self, topic: str, first: int, count: int) -> list[Entry]:
         """Return up to ``count`` entries that follow each other from ``first`` on."""
@@ -60,6 +61,13 @@ class Entries:
                 break
             found.append(entry)
         return found
+
+    def forget(self, topic: str) -> None:
+        """Forget a topic's entries: its log is another one."""
+        if self._topics.pop(topic, None) is not None:
+            gone = sum(size for name, _, size in self._reads if name == topic)
+            self._reads = deque(read for read in self._reads if read[0] != topic)
+            self._size -= gone
 
     def clear(self) -> None:
         """Forget everything."""

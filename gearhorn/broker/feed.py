@@ -32,7 +32,7 @@ class Plan(NamedTuple):
 
     reads: list[Wanted]
     later: set[str]  # topics that have to wait for the next round
-    heard: Mapping[str, int]  # what was told of each topic's end before
+    tails: Mapping[str, tuple[_Tail, int]]  # and what was told of each topic's end before
 
 
 class Found(NamedTuple):
@@ -58,6 +58,13 @@ class Feed:
     def leave(self, topic: str) -> None:
         """Deliver from a log no more."""
         self._tails.pop(topic, None)
+        self._entries.forget(topic)
+
+    def forget(self, topic: str) -> None:
+        """What was read of a log may not be what the store holds."""
+        self._entries.forget(topic)
+        if topic in self._tails:
+            self._tails[topic] = _Tail()
 
     def hear(self, topic: str, last: int) -> bool:
         """Messages were logged up to this sequence; return whether that is news."""
@@ -100,21 +107,22 @@ class Feed:
                 most = max(READ_ENTRIES, firsts[first])
                 reads.append(Wanted(topic, first, most, READ_BYTES))
                 end = first + most
-        heard = {topic: self._tails[topic].heard for topic in wanted if topic in self._tails}
-        return Plan(reads, later, heard)
+        found = ((topic, self._tails.get(topic)) for topic in wanted)
+        tails = {topic: (tail, tail.heard) for topic, tail in found if tail is not None}
+        return Plan(reads, later, tails)
 
-    def take_in(self, plan: Plan, replies: Sequence[list[Entry]]) -> Found:
+    def take_in(self, plan: Plan, replies: Sequence[tuple[list[Entry], bool]]) -> Found:
         """Keep what was read, and note where logs end."""
         found = Found([], [])
-        for wanted, entries in zip(plan.reads, replies, strict=True):
+        for wanted, (entries, is_end) in zip(plan.reads, replies, strict=True):
             tail = self._tails.get(wanted.topic)
-            if tail is None:
-                continue
+            asked, heard = plan.tails.get(wanted.topic, (None, 0))
+            if tail is None or tail is not asked:
+                continue  # left, or forgotten, meanwhile
             self._entries.add(wanted.topic, entries)
             last = entries[-1].sequence if entries else wanted.first - 1
-            size = sum(len(entry.payload) for entry in entries)
-            if len(entries) < wanted.most and size < wanted.size:
-                if not entries and plan.heard.get(wanted.topic, 0) >= wanted.first:
+            if is_end:
+                if not entries and heard >= wanted.first:
                     tail.heard = last
                     found.lost.append(wanted.topic)
                 tail.is_known = True

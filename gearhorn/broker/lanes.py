@@ -128,7 +128,7 @@ class Delivery:
 
     __slots__ = (
         "due_s", "entries", "epoch", "error", "failures", "first_at", "former", "is_redriven",
-        "job", "lane", "look_s", "sent_s", "since", "state", "through",
+        "job", "lane", "look_s", "sent_s", "since", "singles", "state", "through",
     )  # fmt: skip
 
     def __init__(self, lane: Lane, entries: tuple[Entry, ...], through: int) -> None:
@@ -145,6 +145,7 @@ class Delivery:
         self.sent_s = 0.0
         self.look_s = 0.0  # when to ask next whether somebody has taken it
         self.is_redriven = False
+        self.singles: list[Delivery] = []  # in the place of a batch that failed
         self.job: Any = None
         self.former: list[Any] = []
 
@@ -175,9 +176,9 @@ class Lane:
     """
 
     __slots__ = (
-        "active", "client_id", "counter", "envelope", "epoch", "gap", "is_dirty", "is_settled", "next", "options",
-        "position", "queue", "redrives", "settled", "skip", "state", "term", "topic", "troubles",
-        "wait_until_s", "window",
+        "active", "client_id", "counter", "envelope", "epoch", "gap", "is_dirty", "is_settled",
+        "next", "options", "position", "queue", "redrives", "settled", "skip", "state", "term",
+        "topic", "troubles", "wait_until_s", "window",
     )  # fmt: skip
 
     def __init__(
@@ -270,12 +271,7 @@ class Lane:
                     self._add(chosen)
                     chosen = []
                 one = self._add([entry])
-                one.failures, one.since = trouble.attempts, trouble.since
-                one.first_at, one.error = trouble.first_at, trouble.error
-                left_s = (trouble.due_ms - clock_ms) / 1000
-                if left_s > 0:
-                    one.state = State.RESTING
-                    one.due_s = now_s + min(left_s, self.options.max_backoff * (1 + JITTER))
+                if self._burden(one, trouble, now_s, clock_ms):
                     resting.append(one)
                 continue
             chosen.append(entry)
@@ -286,15 +282,39 @@ class Lane:
             self._add(chosen)
         return resting
 
-    def take_redriven(self, entry: Entry, trouble: Trouble) -> None:
-        """Make a delivery of a message that was put back."""
+    @property
+    def redrive_room(self) -> int:
+        """How many messages that were put back may be taken now."""
+        if self.state is not LaneState.OPEN:
+            return 0
+        in_flight = self.options.in_flight
+        free = min(in_flight - self.active, SPAN * in_flight - len(self.window))
+        return max(0, min(free, len(self.redrives)))
+
+    def take_redriven(
+        self, entry: Entry, parked: Trouble, now_s: float, clock_ms: int
+    ) -> Delivery | None:
+        """Make a delivery of a message that was put back; return it if it has to rest first."""
         one = Delivery(self, (entry,), self.position)
         one.is_redriven = True
-        one.failures = one.since = trouble.attempts
-        if (since := self.troubles.pop(entry.sequence, None)) is not None:
-            one.failures, one.since = since.attempts, since.since  # it failed again since
-        one.first_at, one.error = trouble.first_at, trouble.error
+        one.failures = one.since = parked.attempts
+        one.first_at, one.error = parked.first_at, parked.error
         self._append(one)
+        trouble = self.troubles.pop(entry.sequence, None)  # it failed again since
+        if trouble is not None and self._burden(one, trouble, now_s, clock_ms):
+            return one
+        return None
+
+    def _burden(self, one: Delivery, trouble: Trouble, now_s: float, clock_ms: int) -> bool:
+        """Count attempts that failed under a former owner; return whether it has to rest first."""
+        one.failures, one.since = trouble.attempts, trouble.since
+        one.first_at, one.error = trouble.first_at, trouble.error
+        left_s = (trouble.due_ms - clock_ms) / 1000
+        if left_s <= 0:
+            return False
+        one.state = State.RESTING
+        one.due_s = now_s + min(left_s, self.options.max_backoff * (1 + JITTER))
+        return True
 
     def _add(self, entries: list[Entry]) -> Delivery:
         one = Delivery(self, tuple(entries), entries[-1].sequence)
@@ -340,6 +360,8 @@ class Lane:
             one.first_at, one.error = batch.first_at, batch.error
             singles.append(one)
         singles[-1].through, singles[-1].epoch = batch.through, batch.epoch
+        singles[-1].former, batch.former = batch.former, []
+        batch.singles = singles
         at = self.window.index(batch)
         del self.window[at]
         for one in reversed(singles):

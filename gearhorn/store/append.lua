@@ -61,24 +61,6 @@ if was_idle then
     redis.call('ZADD', KEYS[6], now + 1000 * math.min(2 * log.max_age, 60), ARGV[1])
 end
 
-local keep = math.max(log.first, log.last - log.max_messages + 1)
-if log.bytes - log.floor > log.max_bytes then
-    -- the newest message stays, whatever its size
-    local low, high = keep, log.last
-    while low < high do
-        local middle = math.floor((low + high) / 2)
-        local _, offset = head(entry_at(KEYS[2], middle))
-        if log.bytes - offset > log.max_bytes then
-            low = middle + 1
-        else
-            high = middle
-        end
-    end
-    keep = low
-end
-if keep > log.first then
-    redis.call('HINCRBY', log.key, 'dropped', keep - log.first)
-    forget(log, KEYS[2], keep)
-end
+cap(log, KEYS[2])
 redis.call('PUBLISH', ARGV[4], 'appended\0' .. ARGV[1] .. '\0' .. log.last)
 return reply

@@ -42,7 +42,7 @@ class Acquired(NamedTuple):
     position: int
     former: str  # who held it before, "-" where it was released
     troubles: dict[int, Trouble]
-    parked: set[int]  # sequences past the position that are parked
+    parked: set[int]  # sequences past the position that are parked or were
     redrives: list[int]  # sequences that were put back
 
 
@@ -89,7 +89,7 @@ class RoundReply(NamedTuple):
     """What became of a round."""
 
     fenced: set[tuple[str, str]]  # topic, client_id of lanes that the member has lost
-    entries: list[list[Entry]]  # as wanted
+    entries: list[tuple[list[Entry], bool]]  # as wanted, and whether the log ends there
 
 
 class Lanes:
@@ -163,14 +163,16 @@ class Lanes:
             for (topic, client_id, (term, position, former)), troubles in zip(
                 page, found, strict=False
             ):
+                parked = {int(n) for n in next(found)}
+                redrives = [int(n) for n in next(found)]
                 one = Acquired(
                     client_id,
                     term,
                     position,
                     former.decode(),
                     {int(n): decode_trouble(body) for n, body in troubles.items()},
-                    {int(n) for n in next(found)},
-                    [int(n) for n in next(found)],
+                    parked.union(n for n in redrives if n > position),
+                    redrives,
                 )
                 acquired.setdefault(topic, []).append(one)
         return acquired, held_topics

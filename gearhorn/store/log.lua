@@ -79,6 +79,28 @@ local function first_since(log, messages, clock)
     return low
 end
 
+-- Forget what the caps do not allow, whoever has not done with it.
+local function cap(log, messages)
+    local keep = math.max(log.first, log.last - log.max_messages + 1)
+    if log.bytes - log.floor > log.max_bytes then
+        local low, high = keep, log.last -- the newest message stays, whatever its size
+        while low < high do
+            local middle = math.floor((low + high) / 2)
+            local _, offset = head(entry_at(messages, middle))
+            if log.bytes - offset > log.max_bytes then
+                low = middle + 1
+            else
+                high = middle
+            end
+        end
+        keep = low
+    end
+    if keep > log.first then
+        redis.call('HINCRBY', log.key, 'dropped', keep - log.first)
+        forget(log, messages, keep)
+    end
+end
+
 local function position_of(record)
     return tonumber(string.match(record, '(%d+)$'))
 end

@@ -55,12 +55,14 @@ def read_command(connection: Connection, topic: str, first: int, count: int, siz
     return connection.script("read", [connection.key("messages", topic)], first, count, size)
 
 
-def entries_of(reply: Sequence[Any]) -> list[Entry]:
-    """Return what ``read_command`` was answered."""
-    return [
+def entries_of(reply: Sequence[Any]) -> tuple[list[Entry], bool]:
+    """Return what ``read_command`` was answered, and whether the log ends there."""
+    is_end, *found = reply
+    entries = [
         Entry(sequence, header.partition(b" ")[0].decode(), decode_info(info), payload)
-        for sequence, header, info, payload in reply
+        for sequence, header, info, payload in found
     ]
+    return entries, bool(is_end)
 
 
 class Log:
@@ -99,7 +101,7 @@ class Log:
         """Return up to ``count`` entries from ``first`` on, 8 MiB of payloads but at least one."""
         command = read_command(self._connection, topic, first, count, FETCH_BYTES)
         [reply] = await self._connection.pipeline([command], READ_TIMEOUT_S)
-        return entries_of(reply)
+        return entries_of(reply)[0]
 
     async def fetch(
         self, topic: str, client_id: str, epoch: str, ack: int | None, purge: int | None
