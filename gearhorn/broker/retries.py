@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 
 class Retries:
-    """``touch`` has a lane worked off with the next round, ``clock_ms`` reads the members' clock."""
+    """``touch`` has a lane worked off soon, ``clock_ms`` reads the members' clock."""
 
     def __init__(
         self,

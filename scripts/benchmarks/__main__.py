@@ -10,7 +10,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import fanouts, foregrounds, members, memory, others, payloads, peers, subscribing
+from benchmarks import (
+    durables,
+    fanouts,
+    foregrounds,
+    members,
+    memory,
+    others,
+    payloads,
+    peers,
+    subscribing,
+)
 from benchmarks.lines import Line, Plan
 from benchmarks.processes import Neighbours
 from benchmarks.report import show, write
@@ -25,6 +35,7 @@ GROUPS = {
     "members": members.measure,
     "payload": payloads.measure,
     "memory": memory.measure,
+    "durable": durables.measure,
 }
 ROUNDS, QUICK_ROUNDS = 5, 2
 QUICK_AMOUNT = 0.25

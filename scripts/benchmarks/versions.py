@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
-_PACKAGES = ("gearhorn", "gear", "msgspec", "redis", "hiredis", "pika")
+_PACKAGES = ("gearhorn", "gear", "msgspec", "redis", "hiredis", "pika", "nats-py")
 _COMMANDS = {
     "gearmand": ("gearmand", "--version"),
     "redis-server": ("redis-server", "--version"),
+    "nats-server": ("nats-server", "--version"),
 }
 _PLACES = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
 _NUMBER = re.compile(r"\d+(?:\.\d+)+")

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 from support.cluster import Cluster
 from support.foreign import Raw, refusal
 
 pytest_plugins = ["support.foreign"]
 
-FUNCTIONS = ["fanout", "subscribe_fanout", "register_fanout_subscriber", "unsubscribe_fanout"]
-GOOD = {
+GOOD: dict[str, dict[str, object]] = {
     "fanout": {"topic": "some", "payload": "x"},
     "subscribe_fanout": {"topic": "some", "client_id": "body"},
     "unsubscribe_fanout": {"topic": "some", "client_id": "body"},
+    "retain_fanout": {"topic": "some"},
+    "fetch_fanout": {"topic": "some", "after": 0},
+    "parked_fanout": {"topic": "some", "client_id": "body", "action": "list"},
 }
+FUNCTIONS = [*GOOD, "register_fanout_subscriber"]
 ALL = b'"topic": "some", "client_id": "body", "payload": "x"'  # enough for any function
 NOT_JSON = [
     *(b"", b" ", b"{", b"}", b"hello", b"\0" * 100, bytes(range(256)), b"{%s" % ALL),
@@ -36,6 +42,8 @@ NOT_UTF_8 = [
 ]
 TEXT = [1, 1.5, True, None, ["a"], {"a": "b"}]  # what is no string
 BOOLEAN = [1, 0, "true", None, [], {}]
+COUNT = [0, -1, 1.5, "10", True, [10], 10**15]
+SECONDS = [0, -1, -0.5, "5", True, [5], 10**10]
 WRONG = {
     ("fanout", "topic"): TEXT,
     ("fanout", "unique"): TEXT,
@@ -53,13 +61,46 @@ WRONG = {
     ("subscribe_fanout", "overflow"): ["drop", "", 1, None, ["drop_new"]],
     ("subscribe_fanout", "envelope"): BOOLEAN,
     ("subscribe_fanout", "ttl"): [0, -1, -0.5, "5", True, None, [5], 10**10],
+    ("subscribe_fanout", "durable"): [None, 1, 0, "true", "new", []],
+    ("subscribe_fanout", "durable.in_flight"): [*COUNT, None, 10_001],
+    ("subscribe_fanout", "durable.timeout"): [*SECONDS, None],
+    ("subscribe_fanout", "durable.max_attempts"): [-1, 1.5, "20", True, None, [1], 10**15],
+    ("subscribe_fanout", "durable.max_backoff"): [*SECONDS, None],
+    ("subscribe_fanout", "durable.batch"): [*COUNT, None, 10_001],
+    ("subscribe_fanout", "durable.pull"): BOOLEAN,
+    ("subscribe_fanout", "durable.start"): [
+        *("", "New", "first", 0, 17, True, None, [], {}, {"after": 1}),
+        *({"sequence": 1, "window": 1}, {"sequence": 1, "window": 1.5}),
+    ],
+    ("subscribe_fanout", "durable.start.sequence"): [-1, 0.5, "1", True, None, [1], {}],
+    ("subscribe_fanout", "durable.start.window"): [*SECONDS, None],
     ("unsubscribe_fanout", "topic"): TEXT,
     ("unsubscribe_fanout", "client_id"): TEXT,
     ("unsubscribe_fanout", "drain"): BOOLEAN,
+    ("retain_fanout", "topic"): TEXT,
+    ("retain_fanout", "max_age"): SECONDS,
+    ("retain_fanout", "max_messages"): COUNT,
+    ("retain_fanout", "max_bytes"): COUNT,
+    ("fetch_fanout", "topic"): TEXT,
+    ("fetch_fanout", "after"): [-1, 1.5, "0", True, None, [0], 10**17],
+    ("fetch_fanout", "client_id"): TEXT,
+    ("fetch_fanout", "epoch"): TEXT,
+    ("fetch_fanout", "limit"): [*COUNT, None, 10_001],
+    ("fetch_fanout", "wait"): [-1, -0.5, "5", True, None, [5], 3601],
+    ("fetch_fanout", "ack"): [-1, 0, 7, 1.5, "0", True, None, [0]],  # only of a pull subscription
+    ("fetch_fanout", "purge"): [-1, 1.5, "0", True, None, [0], 10**17],
+    ("parked_fanout", "topic"): TEXT,
+    ("parked_fanout", "client_id"): TEXT,
+    ("parked_fanout", "action"): ["", "List", "drop", 1, None, ["list"]],
+    ("parked_fanout", "limit"): [0, -1, 1.5, "10", True, None, [10], 10**15],
 }
-LATER = [  # what later releases have: a caller must not believe that this one does it
-    *(("durable", True), ("durable", {}), ("durable", {"start": "all"}), ("durable", None)),
-]
+
+
+def at(key: str, value: object) -> dict[str, Any]:
+    """The part of a request that has this value at ``key.of.key``."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -94,22 +135,29 @@ def test_a_missing_key_is_named(raw: Raw, function: str) -> None:
 @pytest.mark.parametrize(("function", "key"), list(WRONG))
 def test_a_wrong_value_is_refused_and_its_key_named(raw: Raw, function: str, key: str) -> None:
     for value in WRONG[function, key]:
-        text = refusal(raw.ask(function, **GOOD[function] | {key: value}))
-        assert text.startswith(f"bad_request: {key}"), (value, text)
+        text = refusal(raw.ask(function, **GOOD[function] | at(key, value)))
+        named = re.match(r"bad_request: ([a-z_.]+)(\[\d\])?: ", text)
+        assert named, (value, text)
+        assert named[1] == key, (value, text)
 
 
-@pytest.mark.parametrize(("key", "value"), LATER)
-def test_what_only_later_releases_do_is_refused(
-    cluster: Cluster, raw: Raw, topic: str, key: str, value: object
+@pytest.mark.parametrize("key", [key for _, key in WRONG if key.startswith("durable")])
+def test_a_durable_subscription_that_was_refused_is_none(
+    cluster: Cluster, raw: Raw, topic: str, key: str
 ) -> None:
-    request = {"topic": topic, "client_id": "alice", key: value}
-    assert refusal(raw.ask("subscribe_fanout", **request)).startswith(f"bad_request: {key}")
+    for value in WRONG["subscribe_fanout", key][:2]:
+        refusal(raw.ask("subscribe_fanout", topic=topic, client_id="alice", **at(key, value)))
     assert cluster.publish(topic, "x").data == b"0"
+    text = refusal(raw.ask("fetch_fanout", topic=topic, after=0))
+    assert text.startswith("unknown: "), "nor is there a log"
 
 
-def test_the_words_of_this_release_are_accepted(cluster: Cluster, topic: str) -> None:
+def test_a_subscription_that_says_not_to_be_durable_is_a_direct_one(
+    cluster: Cluster, raw: Raw, topic: str
+) -> None:
     cluster.subscribe(topic, "alice", durable=False, overflow="drop_new")
     assert cluster.publish(topic, "x").data == b"1"
+    assert refusal(raw.ask("fetch_fanout", topic=topic, after=0)).startswith("unknown: ")
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "1" * 400, "NaN"])

@@ -6,6 +6,6 @@ import pytest
 pytest.register_assert_rewrite(
     *(
         f"support.{name}"
-        for name in ("foreign", "job_servers", "membership", "store", "trial", "wire")
+        for name in ("foreign", "job_servers", "lanes", "membership", "store", "trial", "wire")
     )
 )
