@@ -319,8 +319,17 @@ class Deliverer:
                 backoff.reset()
 
     async def _round(self, lanes: list[Lane]) -> None:
+        closed, self._closed = self._closed, []
+        try:
+            await self._exchange(lanes)
+            await self._release(closed)  # last: what they left behind is written under their TERM
+        except StoreError:
+            self._closed[:0] = closed
+            raise
+
+    async def _exchange(self, lanes: list[Lane]) -> None:
+        """Tell the store what has happened, and send what may be sent then."""
         member = self._membership.id
-        await self._release(member)
         settled: dict[str, list[Settlement]] = {}
         wanted: dict[str, dict[int, int]] = {}
         redriving: list[Lane] = []
@@ -339,9 +348,7 @@ class Deliverer:
         plan = self._feed.plan(wanted)
         taken = self._notes.take()
         if settled or plan.reads or any(taken):
-            work = Round(
-                settled, taken.parkings, taken.troubles, taken.redriven, plan.reads, taken.done
-            )
+            work = Round(settled, taken.parkings, taken.notes, plan.reads, taken.done)
             try:
                 reply = await self._store.round(member, work)
             except StoreError:
@@ -445,19 +452,14 @@ class Deliverer:
             one.sent_s = sent_s
             one.look_s = 0.0
 
-    async def _release(self, member: str) -> None:
-        """Give up the lanes that have closed."""
-        if not self._closed:
+    async def _release(self, closed: list[Lane]) -> None:
+        """Give up lanes that have closed."""
+        if not closed:
             return
-        closed, self._closed = self._closed, []
         by_topic: dict[tuple[str, bool], list[Settlement]] = {}
         for lane in closed:
             one = Settlement(lane.client_id, lane.term, lane.position, lane.epoch)
             by_topic.setdefault((lane.topic, lane.is_settled), []).append(one)
-        try:
-            await self._store.release(member, by_topic)
-        except StoreError:
-            self._closed[:0] = closed
-            raise
+        await self._store.release(self._membership.id, by_topic)
         for lane in closed:
             self._end(lane)

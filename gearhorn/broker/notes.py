@@ -8,19 +8,19 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from gearhorn.broker.lanes import Delivery, LaneState
+from gearhorn.broker.lanes import Delivery, Lane, LaneState
+from gearhorn.messages.codec import encode
 from gearhorn.messages.durable import Parked, Trouble
-from gearhorn.store.lanes import Parking
+from gearhorn.store.lanes import Note, Parking
 
 
 class Taken(NamedTuple):
     """What one round writes."""
 
     parked: list[Delivery]
-    troubles: list[tuple[str, str, int, Trouble | None]]
-    redriven: list[tuple[str, str, int]]
+    notes: list[Note]
     done: Mapping[str, list[bytes]]
 
     @property
@@ -34,8 +34,7 @@ class Notes:
 
     def __init__(self) -> None:
         self._parked: list[Delivery] = []
-        self._troubles: list[tuple[str, str, int, Trouble | None]] = []
-        self._redriven: list[tuple[str, str, int]] = []
+        self._notes: list[Note] = []
         self._done: defaultdict[str, list[bytes]] = defaultdict(list)  # by process that waits
 
     def park(self, one: Delivery) -> None:
@@ -44,35 +43,43 @@ class Notes:
 
     def fail(self, one: Delivery, trouble: Trouble) -> None:
         """An attempt failed: keep what it left behind."""
-        lane = one.lane
+        body = encode(trouble)
         for entry in one.entries:
-            self._troubles.append((lane.topic, lane.client_id, entry.sequence, trouble))
+            self._add(one.lane, "fail", entry.sequence, body)
 
     def finish(self, one: Delivery, is_parked: bool) -> None:
         """A delivery is done."""
         lane = one.lane
         for entry in one.entries:
             if one.failures and not is_parked:
-                self._troubles.append((lane.topic, lane.client_id, entry.sequence, None))
+                self._add(lane, "clear", entry.sequence)
             if one.is_redriven and not is_parked:
-                self._redriven.append((lane.topic, lane.client_id, entry.sequence))
+                self._add(lane, "redriven", entry.sequence)
             if entry.info.waiter:
                 error = one.error.replace("\n", " ").replace("\0", " ") if is_parked else ""
                 words = f"{lane.topic}\0{lane.client_id}\0{entry.sequence}\0{error}"
                 self._done[entry.info.waiter].append(words.encode())
 
+    def _add(
+        self,
+        lane: Lane,
+        kind: Literal["fail", "clear", "redriven"],
+        sequence: int,
+        body: bytes = b"",
+    ) -> None:
+        self._notes.append(Note(lane.topic, lane.client_id, lane.term, kind, sequence, body))
+
     def take(self) -> Taken:
         """Return what has come, for one round."""
-        taken = Taken(self._parked, self._troubles, self._redriven, self._done)
-        self._parked, self._troubles, self._redriven = [], [], []
+        taken = Taken(self._parked, self._notes, self._done)
+        self._parked, self._notes = [], []
         self._done = defaultdict(list)
         return taken
 
     def put_back(self, taken: Taken) -> None:
         """The round failed."""
         self._parked[:0] = taken.parked
-        self._troubles[:0] = taken.troubles
-        self._redriven[:0] = taken.redriven
+        self._notes[:0] = taken.notes
         for process, words in taken.done.items():
             self._done[process][:0] = words
 

@@ -90,7 +90,7 @@ SCRIPTS = {
     "prune": _LOG + _script("prune"),
     **{
         name: _script(name)
-        for name in ("member", "remove", "read", "acquire", "settle", "park", "redrive")
+        for name in ("member", "remove", "read", "acquire", "settle", "park", "note", "redrive")
     },
 }
 # as EVALSHA names them

@@ -8,10 +8,9 @@ member that holds the lane under its present TERM, and by nobody else. Every met
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from gearhorn.messages import decode_options
-from gearhorn.messages.codec import encode
 from gearhorn.messages.durable import (
     DurableOptions,
     Parked,
@@ -65,6 +64,18 @@ class Parking(NamedTuple):
     message: Parked
 
 
+class Note(NamedTuple):
+    """What failed attempts of a message left behind: to keep (``body``), to forget, or the message
+    itself that was put back and is done with."""
+
+    topic: str
+    client_id: str
+    term: int
+    kind: Literal["fail", "clear", "redriven"]
+    sequence: int
+    body: bytes = b""
+
+
 class Wanted(NamedTuple):
     """A part of a log to read."""
 
@@ -79,8 +90,7 @@ class Round(NamedTuple):
 
     settlements: Mapping[str, Sequence[Settlement]]
     parkings: Sequence[Parking]
-    troubles: Sequence[tuple[str, str, int, Trouble | None]]  # topic, client_id, sequence
-    redriven: Sequence[tuple[str, str, int]]  # done with after they were put back
+    notes: Sequence[Note]
     wanted: Sequence[Wanted]
     done: Mapping[str, Sequence[bytes]]  # by process that waits
 
@@ -215,16 +225,14 @@ class Lanes:
             commands.append(
                 connection.script("park", keys, one.client_id, member, one.term, one.sequence, body)
             )
-        for topic, client_id, sequence, trouble in work.troubles:
-            name = key("trouble", f"{topic}\0{client_id}")
-            if trouble is None:
-                commands.append(("HDEL", name, sequence))
-            else:
-                commands.append(("HSET", name, sequence, encode(trouble)))
-        for topic, client_id, sequence in work.redriven:
-            pair = f"{topic}\0{client_id}"
-            commands.append(("ZREM", key("redrive", pair), sequence))
-            commands.append(("HDEL", key("parked", pair), sequence))
+        for note in work.notes:
+            pair = f"{note.topic}\0{note.client_id}"
+            keys = [
+                key("lanes", note.topic),
+                *(key(name, pair) for name in ("trouble", "redrive", "parked")),
+            ]
+            rest = note.term, note.kind, note.sequence, note.body
+            commands.append(connection.script("note", keys, note.client_id, member, *rest))
         reads = len(commands)
         commands += [read_command(connection, *wanted) for wanted in work.wanted]
         ends = len(commands)
