@@ -1,0 +1,60 @@
+"""Lanes and log messages for tests without any server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from gearhorn.broker.lanes import Delivery, Event, Lane, LaneEvent, State
+from gearhorn.messages.durable import DurableOptions, Info, Trouble
+from gearhorn.store.log import Entry
+
+EPOCH = "0123456789abcdef"
+CLIENT = "me"
+
+
+def entry(sequence: int, *exclude: str, epoch: str = EPOCH, payload: bytes = b"") -> Entry:
+    """A message of the log."""
+    return Entry(sequence, epoch, Info(0.0, exclude=exclude), payload or b"%d" % sequence)
+
+
+def entries(first: int, last: int) -> list[Entry]:
+    """The messages from the first to the last."""
+    return [entry(sequence) for sequence in range(first, last + 1)]
+
+
+def trouble(attempts: int, due_ms: int = 0, since: int = 0) -> Trouble:
+    """What failed attempts left behind."""
+    return Trouble(attempts, 5.0, 6.0, "disk full", due_ms, since)
+
+
+def settling(position: int = 0, **options: Any) -> Lane:
+    """A lane that was just acquired."""
+    return Lane("t", CLIENT, b"t_me", DurableOptions(**options), False, 1, position)
+
+
+def lane(position: int = 0, **options: Any) -> Lane:
+    """A lane that delivers."""
+    one = settling(position, **options)
+    one.apply(LaneEvent.QUIET)
+    return one
+
+
+def send(lane: Lane) -> list[Delivery]:
+    """Send what may be sent."""
+    sent = list(lane.sendable())
+    for one in sent:
+        one.apply(Event.SEND)
+    return sent
+
+
+def finish(one: Delivery) -> None:
+    """A delivery that is on its way is acknowledged."""
+    one.apply(Event.COMPLETE)
+    assert one.state is State.DONE
+    one.lane.done()
+
+
+def sequences(deliveries: Iterable[Delivery]) -> list[list[int]]:
+    """The messages of each delivery."""
+    return [[one.sequence for one in delivery.entries] for delivery in deliveries]
