@@ -16,6 +16,7 @@ from gearhorn.errors import StoreError
 from gearhorn.store.lanes import Lanes
 
 LOOK_S = 0.5
+_PARKED = "too many attempts"  # where whoever parked it did not tell
 
 log = structlog.get_logger(__name__)
 
@@ -92,4 +93,4 @@ class Waiting:
         if done:
             parked = await self._store.are_parked(topic, done)
             for (client_id, sequence), is_parked in zip(done, parked, strict=True):
-                self._tell(topic, sequence, client_id, "parked" if is_parked else "")
+                self._tell(topic, sequence, client_id, _PARKED if is_parked else "")

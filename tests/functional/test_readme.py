@@ -27,7 +27,7 @@ BLOCK = re.compile(
     r"^\.\. code-block:: \w+\n    :name: (?P<name>\S+)\n(?P<code>(?:\n|    .*\n)+)", re.M
 )
 TEXTS = [ROOT / "README.rst", *sorted((ROOT / "docs").glob("*.rst"))]
-SHELL = ["subscribe", "receive", "publish", "receipt", "unsubscribe"]
+SHELL = ["subscribe", "receive", "publish", "receipt", "durable", "unsubscribe"]
 CLIENTS = {"python": "bob", "perl": "carol", "php": "dave"}  # who subscribes in which language
 
 
@@ -169,7 +169,12 @@ def test_the_shell_commands_do_what_the_text_says(reader: Reader) -> None:
     assert '"copies":1,"delivered":["alice"]' in receipt
     assert "100% Complete" in receipt
     eventually(lambda: received.read_text() == "hellohello")
-    assert re.fullmatch(r'\{"version":\d+\}', reader.run("shell-unsubscribe").stdout)
+    durable = reader.run("shell-durable")
+    assert re.fullmatch(r'\{"queue":"news_alice","version":\d+\}', durable.stdout), durable
+    assert '"sequence":1,' in reader.run("shell-receipt").stdout
+    eventually(lambda: received.read_text() == "hellohellohello")
+    ended = reader.run("shell-unsubscribe").stdout
+    assert re.fullmatch(r'\{"version":\d+,"parked_discarded":0\}', ended), ended
     assert reader.run("shell-publish").stdout == "0"
 
 
