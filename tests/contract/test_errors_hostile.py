@@ -23,6 +23,9 @@ from support.wire import (
 pytest_plugins = ["support.foreign"]
 
 MIB = 1024 * 1024
+OTHERS = [  # than fanout
+    *("subscribe_fanout", "unsubscribe_fanout", "retain_fanout", "fetch_fanout", "parked_fanout"),
+]
 BAD = [
     b"",
     b"{",
@@ -31,8 +34,8 @@ BAD = [
     b'{"topic": 1, "payload": 2}',
     b'{"topic": "", "payload": 2}',
     b'{"topic": "__matchmaking", "payload": 2}',
-    b'{"topic": "some", "payload": 2, "timeout": -1}',
-    b'{"topic": "some", "payload": "\\ud800"}',
+    b'{"topic": "some", "payload": 2, "timeout": -1, "max_age": -1}',
+    b'{"topic": "some", "payload": "\\ud800", "max_age": "\\ud800"}',
     b'{"topic": "some", "payload": ' + b"[" * 5000 + b"}",
     bytes(range(256)),
 ]
@@ -103,11 +106,11 @@ def test_deep_nesting_harms_nobody(cluster: Cluster, raw: Raw, topic: str, depth
     assert cluster.publish(topic, "still there").data == b"0"
 
 
-@pytest.mark.parametrize("function", ["subscribe_fanout", "unsubscribe_fanout"])
-def test_deep_nesting_in_a_change_harms_nobody(
+@pytest.mark.parametrize("function", [*OTHERS, "describe_fanout"])
+def test_deep_nesting_in_another_request_harms_nobody(
     cluster: Cluster, raw: Raw, topic: str, function: str
 ) -> None:
-    for key in (b"durable", b"ttl", b"topic", b"drain", b"whatever"):
+    for key in (b"durable", b"ttl", b"topic", b"drain", b"max_age", b"after", b"whatever"):
         nested = b"[" * 100_000 + b"]" * 100_000
         body = b'{"topic": "%s", "client_id": "x", "%s": %s}' % (topic.encode(), key, nested)
         assert refusal(raw.ask(function, body)).startswith("bad_request: ")
@@ -138,8 +141,8 @@ def test_a_request_far_above_every_limit_is_too_large(
     assert raw.taker(f"{topic}_alice").finish(2) == [b"small"] * 2
 
 
-@pytest.mark.parametrize("function", ["subscribe_fanout", "unsubscribe_fanout"])
-def test_a_change_far_above_every_limit_is_too_large(
+@pytest.mark.parametrize("function", OTHERS)
+def test_another_request_far_above_every_limit_is_too_large(
     cluster: Cluster, raw: Raw, topic: str, function: str
 ) -> None:
     body = b'{"topic": "%s", "client_id": "x", "z": "%s"}' % (topic.encode(), b"x" * (20 * MIB))
@@ -170,7 +173,7 @@ def test_every_good_request_among_ten_thousand_bad_ones_is_served(
         for at in range(number * bad // good, (number + 1) * bad // good):
             # those in the foreground are answered, the others go the way of the mistaken
             kind = SUBMIT_JOB if at % 2 else SUBMIT_JOB_BG
-            function = (b"fanout", b"subscribe_fanout", b"unsubscribe_fanout")[at % 3]
+            function = ("fanout", *OTHERS)[at % (1 + len(OTHERS))].encode()
             blocks.append(packet(kind, function, b"", BAD[at % len(BAD)]))
         blocks.append(packet(SUBMIT_JOB, b"fanout", b"", body))
     caller = raw.wire()
