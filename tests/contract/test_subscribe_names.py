@@ -16,7 +16,11 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "subscribe_fanout": {"topic": "some", "client_id": "body"},
     "unsubscribe_fanout": {"topic": "some", "client_id": "body"},
     "fanout": {"topic": "some", "payload": "x", "background": True},
+    "retain_fanout": {"topic": "some"},
+    "fetch_fanout": {"topic": "some", "client_id": "body"},
+    "parked_fanout": {"topic": "some", "client_id": "body", "action": "list"},
 }
+PUBLIC = ["subscribe_fanout", "unsubscribe_fanout", "fanout", "retain_fanout"]  # the others look
 PLACES = [(f, key) for f, request in REQUESTS.items() for key in request if key in NAMES]
 BOTH = ["subscribe_fanout", "unsubscribe_fanout"]
 
@@ -113,7 +117,7 @@ def test_a_name_is_the_same_however_json_spells_it(raw: Raw, topic: str) -> None
 
 
 @pytest.mark.parametrize("name", ["__", "__x", "__matchmaking", "__matchmaking_X", "__gossipping"])
-@pytest.mark.parametrize("function", list(REQUESTS))
+@pytest.mark.parametrize("function", PUBLIC)
 def test_topics_that_begin_with_two_underscores_are_reserved(
     raw: Raw, function: str, name: str
 ) -> None:
@@ -129,6 +133,15 @@ def test_gossip_may_be_subscribed_but_not_published(raw: Raw, topic: str) -> Non
         outcome = raw.ask("fanout", topic="__gossip", payload="psst", background=background)
         assert refusal(outcome).startswith("reserved: ")
     assert raw.ask("unsubscribe_fanout", topic="__gossip", client_id=topic).kind == "complete"
+
+
+def test_gossip_has_no_log(raw: Raw, topic: str) -> None:
+    request = {"topic": "__gossip", "client_id": topic}
+    for durable in (True, {}, {"pull": True}):
+        text = refusal(raw.ask("subscribe_fanout", **request, durable=durable))
+        assert text.startswith("reserved: ")
+    assert refusal(raw.ask("retain_fanout", topic="__gossip")).startswith("reserved: ")
+    assert refusal(raw.ask("fetch_fanout", topic="__gossip", after=0)).startswith("unknown: ")
 
 
 @pytest.mark.parametrize("client", ["matchmaking_X", "gossip_X", "x", "_"])
@@ -148,7 +161,6 @@ def test_a_queue_that_begins_with_two_underscores_is_reserved(
         ("unsubscribe", "fanout"),
         ("register", "fanout_subscriber"),
         ("register_fanout", "subscriber"),
-        # of releases to come, which could not serve them if a queue had their name
         *((name, "fanout") for name in ("retain", "fetch", "parked", "describe")),
     ],
 )
