@@ -28,6 +28,9 @@ NAMES = (
     "register_fanout_subscriber",
     "unsubscribe_fanout",
     "describe_fanout",
+    "retain_fanout",
+    "fetch_fanout",
+    "parked_fanout",
 )
 
 
@@ -201,6 +204,7 @@ def test_file_environment_and_command_line_are_put_together(
         'fanout-function = "file_fanout"',
         'subscribe-function = "file_subscribe"',
         'unsubscribe_function = "file_unsubscribe"',
+        'retain-function = "file_retain"',
         'max-payload = "1k"',
         "max-fanout-bytes = 1500",
         'log-format = "json"',
@@ -212,17 +216,26 @@ def test_file_environment_and_command_line_are_put_together(
         "redis": cluster.store.url,
         "fanout_function": "env_fanout",
         "unsubscribe_function": "env_unsubscribe",
+        "fetch_function": "env_fetch",
         "max_payload": "2k",
         "log_level": "warning",
         "namespace": "env",
     }
     options = ("--fanout-function", "cli_fanout", "--max-payload", "1000", "--log-level", "info")
+    options += ("--parked-function", "cli_parked")
     worker = launch(cluster.address, *options, env=env).ready()
     names = {"cli_fanout", "file_subscribe", "env_unsubscribe"}
     names |= {"register_fanout_subscriber", "describe_fanout"}
+    names |= {"file_retain", "env_fetch", "cli_parked"}
     eventually(lambda: workers_of(cluster.address) == names)
     for client in ("alice", "bob"):
         assert cluster.run("file_subscribe", topic="t", client_id=client).kind == "complete"
+    pair = {"topic": "t", "client_id": "alice"}
+    assert json.loads(cluster.run("file_retain", topic="t").data).keys() == {"version"}
+    assert json.loads(cluster.run("env_fetch", topic="t", after=0).data)["messages"] == []
+    [direct] = cluster.run("cli_parked", **pair, action="list").warnings
+    assert direct == b"unknown: client alice has no durable subscription to topic t"
+    assert cluster.run("file_retain", topic="t", max_age=None).kind == "complete"
     with redis.Redis.from_url(cluster.store.url) as store:
         assert {key.partition(b":")[0] for key in store.scan_iter()} == {b"{env}"}
     [large] = cluster.run("cli_fanout", topic="t", payload="x" * 1001).warnings
@@ -339,32 +352,39 @@ def test_a_store_on_a_unix_socket_is_used(launch: Launch, cluster: Cluster, tmp_
 def test_a_worker_with_other_names_serves_those_and_not_the_usual_ones(
     launch: Launch, cluster: Cluster
 ) -> None:
-    ours = ("my_fanout", "my_subscribe", "my_register", "my_unsubscribe", "my_describe")
     kinds = ("fanout", "subscribe", "register", "unsubscribe", "describe")
-    options = [
-        word
-        for kind, name in zip(kinds, ours, strict=True)
-        for word in (f"--{kind}-function", name)
-    ]
+    kinds += ("retain", "fetch", "parked")
+    options = [word for kind in kinds for word in (f"--{kind}-function", f"my_{kind}")]
     launch(cluster.address, "--redis", cluster.store.url, *options).ready()
-    eventually(lambda: workers_of(cluster.address) == set(ours))
+    eventually(lambda: workers_of(cluster.address) == {f"my_{kind}" for kind in kinds})
     assert cluster.run("my_subscribe", topic="t", client_id="alice").kind == "complete"
     assert cluster.run("my_register", topic="t", client_id="bob").kind == "complete"
     cluster.receiver("t_alice", "t_bob")
     assert cluster.run("my_fanout", topic="t", payload="x").data == b"2"
     assert cluster.run("my_unsubscribe", topic="t", client_id="bob").kind == "complete"
     assert cluster.run("my_fanout", topic="t", payload="x").data == b"1"
+    assert json.loads(cluster.run("my_describe", topic="t").data)["topics"].keys() == {"t"}
+    durable = {"topic": "log", "client_id": "carol"}
+    assert cluster.run("my_subscribe", **durable, durable={"pull": True}).kind == "complete"
+    assert cluster.run("my_fanout", topic="log", payload="kept", background=True).data == b"1"
+    assert cluster.run("my_retain", topic="log", max_age=60).kind == "complete"
+    [message] = json.loads(cluster.run("my_fetch", **durable).data)["messages"]
+    assert message["payload"] == "kept"
+    assert cluster.run("my_parked", **durable, action="list").data == b'{"parked":[]}'
 
 
 def test_the_names_that_a_worker_serves_are_the_ones_nobody_may_subscribe(
     launch: Launch, cluster: Cluster
 ) -> None:
-    options = ("--fanout-function", "my_fanout", "--subscribe-function", "my_subscribe")
+    kinds = ("fanout", "subscribe", "retain", "fetch", "parked")
+    options = [word for kind in kinds for word in (f"--{kind}-function", f"my_{kind}")]
     launch(cluster.address, "--redis", cluster.store.url, *options).ready()
-    refused = cluster.run("my_subscribe", topic="my", client_id="fanout")
-    assert refused.kind == "fail"
-    assert refused.warnings[0].startswith(b"reserved: ")
-    assert cluster.run("my_subscribe", topic="subscribe", client_id="fanout").kind == "complete"
+    for kind in kinds:
+        refused = cluster.run("my_subscribe", topic="my", client_id=kind)
+        assert refused.kind == "fail"
+        assert refused.warnings[0].startswith(b"reserved: ")
+    for kind in kinds[1:]:
+        assert cluster.run("my_subscribe", topic=kind, client_id="fanout").kind == "complete"
 
 
 def test_two_namespaces_on_one_store_do_not_see_each_other(
@@ -386,7 +406,7 @@ def test_two_namespaces_on_one_store_do_not_see_each_other(
         assert not [key for key in store.scan_iter() if not key.startswith((b"{a}:", b"{b}:"))]
 
 
-@pytest.mark.parametrize("schema", ["1", "3", ""])
+@pytest.mark.parametrize("schema", ["1", "2", "4", ""])
 def test_a_store_of_another_layout_is_refused_and_left_alone(
     launch: Launch, cluster: Cluster, schema: str
 ) -> None:
