@@ -1,8 +1,8 @@
 """Appends: messages on their way into the logs of their topics.
 
-Law: runs on the event loop. One round at a time writes everything that has come, so messages of
-one topic are logged in the order in which their jobs were taken. A store that is away is waited
-for; one that refuses the write is told to the caller.
+Law: runs on the event loop. A round writes everything that has come, and rounds follow each other
+on one line to the store, so messages are logged in the order in which their jobs were taken. A
+store that is away is waited for; one that refuses the write is told to the caller.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from hashlib import sha256
+from itertools import repeat
 
 import structlog
 
@@ -23,6 +24,7 @@ from gearhorn.messages.durable import Info
 from gearhorn.store.log import Item, Log
 from gearhorn.timing import Backoff
 
+ROUNDS = 2  # under way: the store works on one while answers to the other are sent
 ROUND = 500  # messages written together
 ROUND_BYTES = 8 * 1024 * 1024
 LONGEST_KEY = 64  # of what tells repeats; longer ones are hashed
@@ -32,6 +34,7 @@ log = structlog.get_logger(__name__)
 Then = Callable[[Logged | Unavailable | None], None]
 
 
+_Found = dict[str, list[Logged] | StoreError | None]
 _Append = tuple[Job, str, Item, Then]  # a plain tuple: one is made for every message
 
 
@@ -45,6 +48,10 @@ class Appends:
         self._process = process
         self._waiting: deque[_Append] = deque()
         self._came = asyncio.Event()
+        self._slots = asyncio.Semaphore(ROUNDS)
+        self._steady = asyncio.Event()  # nothing has to be asked again
+        self._steady.set()
+        self._rounds: asyncio.Queue[tuple[list[_Append], asyncio.Task[_Found]]] = asyncio.Queue()
         self._passed = 0  # that were worked off, since the beginning
         self._added = 0
         self._barriers: deque[tuple[int, asyncio.Future[None]]] = deque()
@@ -74,21 +81,92 @@ class Appends:
 
     async def run(self) -> None:
         """Work off rounds, for ever."""
+        await asyncio.gather(self._begin(), self._end())
+
+    async def _begin(self) -> None:
+        """Write what has come; more than one round may be under way."""
         while True:
             await self._came.wait()
+            await self._slots.acquire()
+            await self._steady.wait()
             batch = self._take()
             if not self._waiting:
                 self._came.clear()
-            count = len(batch)
+            if batch:
+                await self._rounds.put((batch, asyncio.create_task(self._write(batch))))
+            else:
+                self._slots.release()
+
+    async def _end(self) -> None:
+        """Take the answers, in order."""
+        while True:
+            batch, task = await self._rounds.get()
             try:
-                await self._log(batch)
+                left = await self._finish(batch, task)
+                if left:
+                    await self._recover(left)
             except Exception:  # a bug: the jobs fail, and their senders know it
                 log.exception("messages cannot be logged")
                 for job, *_ in batch:
                     job.fail("internal error")
-            self._passed += count
+            self._slots.release()
+            self._passed += len(batch)
             while self._barriers and self._barriers[0][0] <= self._passed:
                 self._barriers.popleft()[1].set_result(None)
+
+    async def _write(self, batch: list[_Append]) -> _Found:
+        topics: dict[str, list[Item]] = {}
+        for _, topic, item, _ in batch:
+            topics.setdefault(topic, []).append(item)
+        return await self._store.append(topics, self._clock_ms())
+
+    async def _finish(self, batch: list[_Append], task: asyncio.Task[_Found]) -> list[_Append]:
+        """Tell where the messages of a round stand; return those of which it is not known."""
+        began = asyncio.get_running_loop().time()
+        try:
+            return self._tell(batch, await task, began)
+        except StoreError as error:
+            self._is_away(began, error)
+            return batch
+
+    async def _recover(self, batch: list[_Append]) -> None:
+        """Ask again until all is told. Nothing new is begun meanwhile, and what was asked behind it
+        has failed with it: so nothing overtakes it."""
+        backoff = Backoff(0.05, 1.0)
+        self._steady.clear()
+        while batch:
+            await asyncio.sleep(backoff.next_s())
+            while not self._rounds.empty():
+                more, task = self._rounds.get_nowait()
+                batch += await self._finish(more, task)
+                self._slots.release()
+                self._passed += len(more)
+            batch = [one for one in batch if not one[0].is_given_back]
+            self._store.mend()
+            batch = await self._finish(batch, asyncio.create_task(self._write(batch)))
+        self._steady.set()
+        if self.waiting_since is not None:
+            self.waiting_since = None
+            log.info("store is back; messages are logged again")
+
+    def _tell(self, batch: list[_Append], found: _Found, began: float) -> list[_Append]:
+        """Tell those that have an answer; return the others."""
+        places = {
+            topic: repeat(one) if one is None or isinstance(one, StoreError) else iter(one)
+            for topic, one in found.items()
+        }
+        again = []
+        for append in batch:
+            _, topic, _, then = append
+            place = next(places[topic])
+            if isinstance(place, StoreRefused | StoreReadOnly):
+                then(Unavailable(f"the store: {place}"))
+            elif isinstance(place, StoreError):
+                self._is_away(began, place)
+                again.append(append)
+            else:
+                then(place)
+        return again
 
     def _take(self) -> list[_Append]:
         batch: list[_Append] = []
@@ -97,45 +175,6 @@ class Appends:
             batch.append(self._waiting.popleft())
             size += len(batch[-1][2][2])
         return batch
-
-    async def _log(self, batch: list[_Append]) -> None:
-        backoff = Backoff(0.05, 1.0)
-        loop = asyncio.get_running_loop()
-        while batch:
-            began = loop.time()
-            topics: dict[str, list[_Append]] = {}
-            for one in batch:
-                if not one[0].is_given_back:
-                    topics.setdefault(one[1], []).append(one)
-            batch = []
-            try:
-                found = await self._store.append(
-                    {topic: [one[2] for one in some] for topic, some in topics.items()},
-                    self._clock_ms(),
-                )
-            except StoreError as error:
-                found = dict.fromkeys(topics, error)
-                self._is_away(began, error)
-            for topic, some in topics.items():
-                places = found[topic]
-                if isinstance(places, StoreRefused | StoreReadOnly):
-                    refusal = Unavailable(f"the store: {places}")
-                    for *_, then in some:
-                        then(refusal)
-                elif isinstance(places, StoreError):
-                    self._is_away(began, places)
-                    batch += some
-                elif places is None:
-                    for *_, then in some:
-                        then(None)
-                else:
-                    for one, place in zip(some, places, strict=True):
-                        one[3](place)
-            if batch:
-                await asyncio.sleep(backoff.next_s())
-            elif self.waiting_since is not None:
-                self.waiting_since = None
-                log.info("store is back; messages are logged again")
 
     def _is_away(self, since: float, error: StoreError) -> None:
         if self.waiting_since is None:

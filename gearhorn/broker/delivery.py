@@ -1,9 +1,9 @@
 """Delivery: runs the lanes of this member against the store and the job servers.
 
-Law: runs on the event loop, in rounds. A round takes every lane to which something happened, does
-one round trip to the store for all of them, and only then submits what comes next, one block to
-each job server. So the store has an acknowledgement before the next message is started, and a lane
-that was lost is noticed before anything more is sent for it.
+Law: runs on the event loop, in rounds. A round takes every lane to which something happened and
+that is in no other, does one round trip to the store for all of them, and only then submits what
+comes next, one block to each job server. So the store has an acknowledgement before the next
+message is started, and a lane that was lost is noticed before anything more is sent for it.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ from gearhorn.gearman.client import Result, Submission
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.store.lanes import Acquired, Lanes, Round, Settlement
 from gearhorn.store.log import Entry
+from gearhorn.tasks import Tasks
 from gearhorn.timing import Backoff, now_s
 
+ROUNDS = 2  # under way: one is worked on while the store works on the other
 LANES_IN_ROUND = 1000
 REFUSED_S = 1.0  # until a job that its server refused is sent again
 TOLD_BYTES = 200  # of a receiver's words that are kept with a failure
@@ -66,6 +68,8 @@ class Deliverer:
         self._woken = asyncio.Event()
         self._closed: list[Lane] = []  # to be released
         self._notes = Notes()
+        self._slots = asyncio.Semaphore(ROUNDS)
+        self._tasks = Tasks()
         self._shipping = Shipping(cluster, self)
         self._retries = Retries(
             self._shipping, self._notes, self._touch, lambda: membership.clock_ms
@@ -171,8 +175,9 @@ class Deliverer:
     def _touch(self, lane: Lane) -> None:
         if not lane.is_dirty:
             lane.is_dirty = True
-            self._dirty.append(lane)
-            self._woken.set()
+            if not lane.in_round:
+                self._dirty.append(lane)
+                self._woken.set()
 
     def _server_changed(self) -> None:
         for lane in self.busy:
@@ -297,26 +302,37 @@ class Deliverer:
                 await asyncio.sleep(backoff.next_s())  # nothing is known of who holds what
                 self._woken.set()
                 continue
+            await self._slots.acquire()
             lanes, self._dirty = self._dirty[:LANES_IN_ROUND], self._dirty[LANES_IN_ROUND:]
             if self._dirty:
                 self._woken.set()
             for lane in lanes:
-                lane.is_dirty = False
-            try:
-                await self._round(lanes)
-            except StoreError as error:
-                log.debug("a round of deliveries failed", error=str(error))
-                for lane in lanes:
-                    self._touch(lane)
-                await asyncio.sleep(backoff.next_s())
+                lane.is_dirty, lane.in_round = False, True
+            self._tasks.spawn(self._take_up(lanes, backoff), "deliveries")
+
+    async def _take_up(self, lanes: list[Lane], backoff: Backoff) -> None:
+        """Work off one round; lanes to which something happens meanwhile wait for another."""
+        try:
+            await self._round(lanes)
+            backoff.reset()
+        except StoreError as error:
+            log.debug("a round of deliveries failed", error=str(error))
+            for lane in lanes:
+                lane.is_dirty = True
+            await asyncio.sleep(backoff.next_s())
+        except Exception:  # a bug: the store is asked again what is to be delivered
+            log.exception("deliveries failed")
+            self.abandon()
+            self._lost("")
+            await asyncio.sleep(1.0)
+        finally:
+            for lane in lanes:
+                lane.in_round = False
+                if lane.is_dirty:
+                    self._dirty.append(lane)
+            self._slots.release()
+            if self._dirty or self._closed:
                 self._woken.set()
-            except Exception:  # a bug: the store is asked again what is to be delivered
-                log.exception("deliveries failed")
-                self.abandon()
-                self._lost("")
-                await asyncio.sleep(1.0)
-            else:
-                backoff.reset()
 
     async def _round(self, lanes: list[Lane]) -> None:
         closed, self._closed = self._closed, []
@@ -358,7 +374,7 @@ class Deliverer:
                 return  # another life: every lane was abandoned
             for topic, client_id in reply.fenced:
                 held = self.find(topic).get(client_id)
-                if held is not None:
+                if held is not None and held.state is not LaneState.CLOSED:
                     log.warning("lane is not ours any more", topic=topic, client=client_id)
                     self.fence(held)
                     self._feed.forget(topic)
@@ -393,6 +409,10 @@ class Deliverer:
                 if gone <= lane.next < first:
                     lane.gap += first - lane.next
                     lane.pass_over(first - 1)
+        for topic in found.news:
+            for lane in self.find(topic).values():
+                if lane.active < lane.options.in_flight:
+                    self._touch(lane)
         for topic in found.lost:
             self._lost(topic)
 

@@ -87,6 +87,7 @@ class Durable:
     async def stop(self) -> None:
         """Do nothing more."""
         await self._tasks.cancel()
+        await asyncio.gather(self.log.close(), self.lanes.close())
 
     def changed(self, topic: str) -> None:
         """A topic's lanes may have changed; "" is every topic."""

@@ -41,6 +41,7 @@ class Found(NamedTuple):
     gaps: list[
         tuple[str, int, int]
     ]  # topic, the first sequence that is gone, the first that is not
+    news: set[str]  # topics whose logs turned out to be longer than anybody had told
     lost: list[str]  # topics whose logs do not have what somebody told of
 
 
@@ -113,7 +114,7 @@ class Feed:
 
     def take_in(self, plan: Plan, replies: Sequence[tuple[list[Entry], bool]]) -> Found:
         """Keep what was read, and note where logs end."""
-        found = Found([], [])
+        found = Found([], set(), [])
         for wanted, (entries, is_end) in zip(plan.reads, replies, strict=True):
             tail = self._tails.get(wanted.topic)
             asked, heard = plan.tails.get(wanted.topic, (None, 0))
@@ -126,7 +127,9 @@ class Feed:
                     tail.heard = last
                     found.lost.append(wanted.topic)
                 tail.is_known = True
-            tail.heard = max(tail.heard, last)
+            if last > tail.heard:
+                tail.heard = last
+                found.news.add(wanted.topic)  # the lanes that have not asked are to know it too
             if entries and entries[0].sequence > wanted.first:
                 found.gaps.append((wanted.topic, wanted.first, entries[0].sequence))
         return found

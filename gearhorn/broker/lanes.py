@@ -176,9 +176,9 @@ class Lane:
     """
 
     __slots__ = (
-        "active", "client_id", "counter", "envelope", "epoch", "gap", "is_dirty", "is_settled",
-        "next", "options", "position", "queue", "redrives", "settled", "skip", "state", "term",
-        "topic", "troubles", "wait_until_s", "window",
+        "active", "client_id", "counter", "envelope", "epoch", "gap", "in_round", "is_dirty",
+        "is_settled", "next", "options", "position", "queue", "redrives", "settled", "skip",
+        "state", "term", "topic", "troubles", "wait_until_s", "window",
     )  # fmt: skip
 
     def __init__(
@@ -209,7 +209,8 @@ class Lane:
         self.troubles: dict[int, Trouble] = {}  # of messages that failed under a former owner
         self.skip: set[int] = set()  # parked under a former owner
         self.gap = 0  # messages that the log had dropped before they were delivered
-        self.is_dirty = False
+        self.is_dirty = False  # something happened to it that no round has taken up
+        self.in_round = False
         self.is_settled = False  # no receiver has a job of a former owner
         self.wait_until_s = 0.0  # for the former owner's job
 

@@ -30,6 +30,7 @@ end
 
 local reply = {log.epoch}
 local before = log.last
+local place = string.format('%s %.0f ', log.epoch, now)
 for at = 5, #ARGV, 3 do
     local unique, info, payload = ARGV[at], ARGV[at + 1], ARGV[at + 2]
     local former = false
@@ -43,8 +44,8 @@ for at = 5, #ARGV, 3 do
         reply[#reply + 1] = former
     else
         log.last = log.last + 1
-        local place = string.format('%s %.0f %.0f', log.epoch, now, log.bytes)
-        redis.call('XADD', KEYS[2], log.last .. '-0', 'h', place, 'i', info, 'p', payload)
+        redis.call(
+            'XADD', KEYS[2], log.last .. '-0', 'h', place .. log.bytes, 'i', info, 'p', payload)
         log.bytes = log.bytes + #payload
         if unique ~= '' then
             redis.call('ZADD', KEYS[3], now, unique)

@@ -167,6 +167,11 @@ class Connection:
         """Return what listens to channels, on a connection of its own."""
         return self._redis.pubsub()
 
+    def make(self) -> Any:
+        """Return a connection of redis's that is not connected, and has no time-outs of its own."""
+        pool = self._redis.connection_pool
+        return pool.connection_class(**{**pool.connection_kwargs, "socket_timeout": None})
+
     async def pipeline(
         self,
         commands: Sequence[Command],
@@ -204,8 +209,8 @@ class Connection:
                     for at, reply in zip(unknown, again, strict=True):
                         replies[at] = reply
         except (RedisError, OSError) as error:
-            raise _ours(error, timeout_s) from error
-        return [_ours(one, timeout_s) if isinstance(one, Exception) else one for one in replies]
+            raise ours(error, timeout_s) from error
+        return [ours(one, timeout_s) if isinstance(one, Exception) else one for one in replies]
 
     async def _run(self, commands: Sequence[Command], atomic: bool) -> list[Any]:
         async with self._redis.pipeline(transaction=atomic) as pipe:
@@ -247,7 +252,10 @@ class Connection:
 _PASSING = (BusyLoadingError, ClusterDownError, MasterDownError, TryAgainError)
 
 
-def _ours(error: Exception, timeout_s: float) -> StoreError:
+def ours(error: Exception, timeout_s: float) -> StoreError:
+    """Return an error of redis's as one of ours."""
+    if isinstance(error, StoreError):
+        return error
     words = str(error) or f"no answer in {timeout_s:g} s"
     if isinstance(error, ReadOnlyError):
         return StoreReadOnly(words)

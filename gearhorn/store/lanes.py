@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from gearhorn.errors import StoreError
 from gearhorn.messages import decode_options
 from gearhorn.messages.durable import (
     DurableOptions,
@@ -20,6 +21,7 @@ from gearhorn.messages.durable import (
     encode_parked,
 )
 from gearhorn.store.connection import READ_TIMEOUT_S, Command, Connection
+from gearhorn.store.line import Line
 from gearhorn.store.log import Entry, entries_of, read_command
 
 PAGE = 500  # topics or lanes read in one round trip
@@ -107,6 +109,11 @@ class Lanes:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._line = Line(connection)
+
+    async def close(self) -> None:
+        """Write no more rounds."""
+        await self._line.close()
 
     async def topics(self, after: str | None = None) -> list[str]:
         """Return a page of the topics that have lanes."""
@@ -209,7 +216,7 @@ class Lanes:
         return self._connection.script("settle", keys, member, holder, *arguments)
 
     async def round(self, member: str, work: Round) -> RoundReply:
-        """Carry out a round in one round trip."""
+        """Carry out a round in one round trip; several may be under way."""
         connection = self._connection
         key = connection.key
         commands = [
@@ -238,7 +245,10 @@ class Lanes:
         ends = len(commands)
         for process, words in work.done.items():
             commands.append(("PUBLISH", key("done", process), b"\n".join(words)))
-        replies = await connection.pipeline(commands, READ_TIMEOUT_S)
+        replies = await self._line.ask(commands, READ_TIMEOUT_S)
+        for reply in replies:
+            if isinstance(reply, StoreError):
+                raise reply
         fenced = set()
         for topic, reply in zip(work.settlements, replies, strict=False):
             fenced |= {(topic, client.decode()) for client in reply}

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from gearhorn.errors import StoreError
 from gearhorn.messages import Logged
 from gearhorn.messages.durable import Info, decode_info
-from gearhorn.store.connection import READ_TIMEOUT_S, Command, Connection
+from gearhorn.store.connection import READ_TIMEOUT_S, WRITE_TIMEOUT_S, Command, Connection
+from gearhorn.store.line import Line
 
 FETCH_BYTES = 8 * 1024 * 1024  # PROTOCOL §6
 PRUNED = 10_000  # entries in one go: 2 ms of the store's time
@@ -70,12 +71,22 @@ class Log:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._line = Line(connection, is_strict=True)
+
+    async def close(self) -> None:
+        """Append nothing more."""
+        await self._line.close()
+
+    def mend(self) -> None:
+        """Go on appending after a ``StoreError``: whoever was appending knows of it."""
+        self._line.mend()
 
     async def append(
         self, topics: Mapping[str, Sequence[Item]], clock_ms: int
     ) -> dict[str, list[Logged] | StoreError | None]:
         """Append messages; return where they stand, None for a topic without a log, and the
-        ``StoreError`` for one that the store refused.
+        ``StoreError`` for one that the store refused. Calls are carried out in their order, and
+        one that fails takes those behind it along, until ``mend``.
 
         ``clock_ms`` is the caller's reading of the members' clock.
         """
@@ -91,7 +102,7 @@ class Log:
                     "append", [*own, *shared], topic, clock_ms, fresh_epoch(), events, *arguments
                 )
             )
-        replies = await self._connection.each(commands)
+        replies = await self._line.ask(commands, WRITE_TIMEOUT_S)
         return {
             topic: reply if isinstance(reply, StoreError) else _logged(reply)
             for topic, reply in zip(topics, replies, strict=True)

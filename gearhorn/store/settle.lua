@@ -7,16 +7,25 @@
 
 local place = redis.call('HMGET', KEYS[2], 'epoch', 'base', 'last')
 local epoch, base, last = place[1], tonumber(place[2] or 0), tonumber(place[3] or -1)
-local fenced = {}
+local clients, changed, fenced = {}, {}, {}
 for at = 3, #ARGV, 4 do
-    local client, position, under = ARGV[at], tonumber(ARGV[at + 2]), ARGV[at + 3]
-    local record = redis.call('HGET', KEYS[1], client)
+    clients[#clients + 1] = ARGV[at]
+end
+local records = redis.call('HMGET', KEYS[1], unpack(clients))
+for n, client in ipairs(clients) do
+    local at = 4 * n - 1
+    local position, under = tonumber(ARGV[at + 2]), ARGV[at + 3]
+    local record = records[n]
     local mine = ARGV[1] .. ' ' .. ARGV[at + 1] .. ' '
     if record and string.sub(record, 1, #mine) == mine and position <= last
         and (under == '' or position < base or under == epoch) then
-        redis.call('HSET', KEYS[1], client, ARGV[2] .. ' ' .. ARGV[at + 1] .. ' ' .. ARGV[at + 2])
+        changed[#changed + 1] = client
+        changed[#changed + 1] = ARGV[2] .. ' ' .. ARGV[at + 1] .. ' ' .. ARGV[at + 2]
     else
         fenced[#fenced + 1] = client
     end
+end
+if #changed > 0 then
+    redis.call('HSET', KEYS[1], unpack(changed))
 end
 return fenced
