@@ -160,3 +160,16 @@ def test_a_receiver_that_has_a_batch_still_is_heard_until_its_last_message_is_do
     singles = one.split(batch)
     assert batch.singles == singles
     assert [single.former for single in (batch, *singles)] == [[], [], ["job"]]
+
+
+def test_a_batch_that_was_split_puts_no_more_under_way_than_before() -> None:
+    one = lane(in_flight=2, batch=2)
+    one.take(entries(1, 3), 0.0, 0)
+    first, second = send(one)
+    first.apply(Event.FAIL)
+    singles = one.split(first)
+    for single in singles:
+        single.apply(Event.DUE)
+    assert sequences(send(one)) == [[1]], "3 is under way"
+    finish(second)
+    assert sequences(send(one)) == [[2]]
