@@ -111,6 +111,19 @@ def test_a_message_that_is_parked_while_its_caller_waits_has_failed(raw: Raw, to
     assert (got["delivered"], got["pending"], got["sequence"]) == ([], [], 1)
 
 
+def test_a_second_caller_of_one_unique_waits_for_the_same_message(raw: Raw, topic: str) -> None:
+    subscribe(raw, topic, "alice", "bob")
+    first = raw.fanout(topic, "x", unique="u", receipt=True)
+    assert raw.taker(f"{topic}_alice").finish() == [b"x"]
+    reaches(raw, topic, "alice", 1)
+    second = raw.fanout(topic, "again", unique="u", receipt=True)
+    second.progress()
+    assert raw.taker(f"{topic}_bob").finish() == [b"x"]
+    for caller in (first, second):
+        got = receipt(caller.outcome(5))
+        assert (sorted(got["delivered"]), got["sequence"]) == (["alice", "bob"], 1)
+
+
 def test_a_background_receipt_has_the_messages_number(raw: Raw, topic: str) -> None:
     subscribe(raw, topic, "alice")
     [got] = publish(raw, topic, "x")

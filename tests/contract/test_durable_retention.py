@@ -33,6 +33,7 @@ def test_caps_hold_whatever_the_subscriptions_and_leave_a_gap(raw: Raw, topic: s
         subscribe(raw, name, "alice")
     ask(raw, "retain_fanout", topic=messages, max_messages=2)
     ask(raw, "retain_fanout", topic=size, max_bytes=2500)
+    drops: dict[str, int] = {}
     for name in (messages, size):
         publish(raw, name, "x" * 1000)
         eventually(lambda name=name: on_queue(raw, f"{name}_alice") == (1, 0))
@@ -51,8 +52,9 @@ def test_caps_hold_whatever_the_subscriptions_and_leave_a_gap(raw: Raw, topic: s
         # the first was on its queue already; a worker may have had others in its hands
         assert got in ([1, 4, 5], [1, 2, 4, 5], [1, 3, 4, 5])
         reaches(raw, name, "alice", 5)
-        drops = 5 - len(got)
-        eventually(lambda name=name, drops=drops: lane(raw, name, "alice")["drops"] == drops)
+        drops[name] = 5 - len(got)
+    for name, count in drops.items():
+        eventually(lambda name=name, count=count: lane(raw, name, "alice")["drops"] == count)
 
 
 def test_a_cap_holds_for_what_there_is(raw: Raw, topic: str) -> None:
@@ -85,13 +87,10 @@ def test_a_message_is_forgotten_when_it_is_old_and_acknowledged(raw: Raw, topic:
         assert 4 in kept
     eventually(lambda: sequences(fetch(raw, own)) == [3], MAX_AGE_S + PRUNED_S)
     eventually(lambda: fetch(raw, unread)["first"] == 5, MAX_AGE_S + PRUNED_S)
-    for_a_while(
-        lambda: sequences(fetch(raw, own)) == [3], 4 * MAX_AGE_S
-    )  # alice has not done with it
+    # what alice has not done with stays, however old
+    for_a_while(lambda: sequences(fetch(raw, own)) == [3], 4 * MAX_AGE_S)
     alice[own].finish()
-    began = time.monotonic()
     eventually(lambda: fetch(raw, own)["first"] == 4, PRUNED_S)
-    assert time.monotonic() - began < PRUNED_S
     assert sequences(fetch(raw, default)) == [1, 2, 3]
     assert publish(raw, own, "4")[0]["sequence"] == 4
 
