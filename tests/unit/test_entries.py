@@ -144,7 +144,7 @@ def test_nothing_is_left_after_a_clear() -> None:
 
 def test_whatever_is_read_it_is_found_then_and_memory_is_bounded() -> None:
     chance = random.Random(20)
-    cache = Entries(20 * SIZE)
+    cache = Entries(20 * (ENTRY_BYTES + 2))
     recent: list[tuple[str, list[Entry]]] = []
     for _ in range(3000):
         topic = chance.choice("tuv")
