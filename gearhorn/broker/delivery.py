@@ -407,8 +407,7 @@ class Deliverer:
         for topic, gone, first in found.gaps:
             for lane in self.find(topic).values():
                 if gone <= lane.next < first:
-                    lane.gap += first - lane.next
-                    lane.pass_over(first - 1)
+                    self._notes.forget(lane, lane.pass_gap(first))
         for topic in found.news:
             for lane in self.find(topic).values():
                 if lane.active < lane.options.in_flight:

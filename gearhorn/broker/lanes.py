@@ -254,9 +254,7 @@ class Lane:
         chosen: list[Entry] = []
         for entry in entries:
             if entry.sequence > self.next:
-                self.gap += entry.sequence - self.next
-                if not chosen:
-                    self.pass_over(entry.sequence - 1)
+                self.pass_gap(entry.sequence)
             is_skipped = entry.sequence in self.skip
             if is_skipped or (entry.info.exclude and self.client_id in entry.info.exclude):
                 if chosen:
@@ -326,16 +324,29 @@ class Lane:
         self.window.append(one)
         self.active += 1
 
+    def pass_gap(self, first: int) -> list[int]:
+        """Pass over messages that the log has dropped, up to ``first``; return those that had
+        failed: what that left behind is of no use any more."""
+        self.gap += first - self.next
+        self.pass_over(first - 1)
+        dead = [n for n in self.troubles if n < first and n not in self.redrives]
+        for sequence in dead:
+            del self.troubles[sequence]
+        return dead
+
     def sendable(self) -> Iterator[Delivery]:
         """Yield what may be sent now: a delivery waits while as many before it as may be under
         way are not done."""
         if self.state is not LaneState.OPEN:
             return
-        left = self.options.in_flight
+        left = spare = self.options.in_flight
+        if self.active > left:  # a batch was split: others behind it may be under way
+            spare -= sum(one.state in (State.SENT, State.TAKEN) for one in self.window)
         for one in self.window:
             if one.state is State.DONE:
                 continue
-            if one.state is State.READY:
+            if one.state is State.READY and spare > 0:
+                spare -= 1
                 yield one
             left -= 1
             if not left:

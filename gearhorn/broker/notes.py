@@ -60,6 +60,11 @@ class Notes:
                 words = f"{lane.topic}\0{lane.client_id}\0{entry.sequence}\0{error}"
                 self._done[entry.info.waiter].append(words.encode())
 
+    def forget(self, lane: Lane, sequences: Sequence[int]) -> None:
+        """Messages that had failed are gone from the log."""
+        for sequence in sequences:
+            self._add(lane, "clear", sequence)
+
     def _add(
         self,
         lane: Lane,

@@ -166,6 +166,7 @@ class Lanes:
                 elif one:
                     held_topics.add(topic)
         acquired: dict[str, list[Acquired]] = {}
+        dead: list[Command] = []
         for at in range(0, len(taken), PAGE):
             page = taken[at : at + PAGE]
             commands = []
@@ -182,16 +183,21 @@ class Lanes:
             ):
                 parked = {int(n) for n in next(found)}
                 redrives = [int(n) for n in next(found)]
+                failed = {int(n): decode_trouble(body) for n, body in troubles.items()}
+                if over := [n for n in failed if n <= position and n not in redrives]:
+                    dead.append(("HDEL", key("trouble", f"{topic}\0{client_id}"), *over))
                 one = Acquired(
                     client_id,
                     term,
                     position,
                     former.decode(),
-                    {int(n): decode_trouble(body) for n, body in troubles.items()},
+                    {n: trouble for n, trouble in failed.items() if n not in over},
                     parked.union(n for n in redrives if n > position),
                     redrives,
                 )
                 acquired.setdefault(topic, []).append(one)
+        if dead:
+            await connection.pipeline(dead)
         return acquired, held_topics
 
     async def release(
