@@ -241,6 +241,25 @@ def test_a_gap_behind_what_is_under_way_does_not_move_the_position_yet() -> None
     assert one.position == 5
 
 
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_a_gap_in_the_middle_of_what_is_read_passes_over_nothing_else(batch: int) -> None:
+    one = lane(in_flight=10, batch=batch)
+    one.take([entry(1), entry(5)], 0.0, 0)
+    assert (one.gap, one.position, one.next) == (3, 0, 6)
+    for delivery in send(one):
+        finish(delivery)
+    assert one.position == 5
+
+
+def test_what_failed_and_fell_into_a_gap_is_handed_back_and_forgotten() -> None:
+    one = lane()
+    one.troubles = {1: trouble(1), 3: trouble(2), 4: trouble(1), 5: trouble(1)}
+    one.redrives.append(3)
+    assert one.pass_gap(5) == [1, 4]
+    assert (one.gap, one.position, one.next) == (4, 4, 5)
+    assert one.troubles.keys() == {3, 5}, "3 comes all the same: it was put back"
+
+
 def test_a_gap_before_an_excluded_message_is_counted_too() -> None:
     one = lane()
     one.take([entry(4, CLIENT)], 0.0, 0)

@@ -1,0 +1,380 @@
+"""What a durable subscription promises (PROTOCOL §6), whatever happens in whatever order.
+
+A lane is driven as its member drives it, against a store that holds what the real one would. The
+model beside it knows only what was published, acknowledged, parked, put back, and what failed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+from support.windows import CLIENT, entry, trouble
+
+from gearhorn.broker.lanes import (
+    SPAN,
+    Action,
+    Delivery,
+    Event,
+    Lane,
+    LaneEvent,
+    LaneState,
+    State,
+    rest_s,
+)
+from gearhorn.messages.durable import DurableOptions, Trouble
+from gearhorn.store.log import Entry
+
+UNDER_WAY = (State.SENT, State.TAKEN)
+pick = st.integers(0, 10**6)  # one of however many there are
+
+
+class Store:
+    """What is kept of one subscription."""
+
+    def __init__(self) -> None:
+        self.position = 0
+        self.troubles: dict[int, Trouble] = {}
+        self.parked: dict[int, Trouble] = {}
+        self.redrives: dict[int, Trouble] = {}
+
+
+class Promise(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.log: list[Entry] = []
+        self.first = 1  # what is before was dropped by the log's caps
+        self.store = Store()
+        self.clock_ms = 0
+        # the model
+        self.excluded: set[int] = set()
+        self.done: set[int] = set()  # acknowledged
+        self.failed: dict[int, int] = {}  # since it was last put back, as the store knows it
+        self.fresh: dict[int, int] = {}  # and what the store does not know yet
+
+    @initialize(
+        in_flight=st.integers(1, 4), batch=st.integers(1, 3), max_attempts=st.integers(0, 3)
+    )
+    def begin(self, in_flight: int, batch: int, max_attempts: int) -> None:
+        self.options = DurableOptions(
+            in_flight=in_flight, batch=batch, max_attempts=max_attempts, max_backoff=20.0
+        )
+        self.acquire()
+
+    # What a member does
+
+    def acquire(self) -> None:
+        """Another member takes the lane, with what the store holds."""
+        store = self.store
+        self.lane = Lane("t", CLIENT, b"t_me", self.options, False, 1, store.position)
+        for number in list(store.troubles):
+            if number <= store.position and number not in store.redrives:
+                del store.troubles[number]
+        self.lane.troubles = dict(store.troubles)
+        self.lane.skip = {
+            number for number in (*store.parked, *store.redrives) if number > store.position
+        }
+        self.lane.redrives.extend(sorted(store.redrives))
+        self.notes: dict[int, Trouble | None] = {}
+        self.parkings: list[Delivery] = []
+        self.redriven: set[int] = set()
+        self.late: list[Delivery] = []  # receivers that have had their time
+        self.fresh.clear()
+        self.most = 0
+
+    def write(self) -> None:
+        """A round: the store has everything that came up to now."""
+        store, lane = self.store, self.lane
+        assert lane.position >= store.position
+        store.position = lane.position
+        for one in self.parkings:
+            kept = trouble(one.failures)
+            store.parked[one.sequence] = kept
+            store.troubles.pop(one.sequence, None)
+            store.redrives.pop(one.sequence, None)
+            self.failed.pop(one.sequence, None)
+            self.fresh.pop(one.sequence, None)
+            one.apply(Event.PARK)
+            assert one.state is State.DONE
+            lane.done()
+        self.parkings.clear()
+        for number, left in self.notes.items():
+            if left is None:
+                store.troubles.pop(number, None)
+            else:
+                store.troubles[number] = left
+        self.notes.clear()
+        self.failed.update(self.fresh)
+        self.fresh.clear()
+        for number in self.redriven:
+            del store.redrives[number]
+        self.redriven.clear()
+
+    def release(self) -> None:
+        """A lane that closes is given up as soon as it is idle, and taken anew."""
+        lane = self.lane
+        if lane.state is LaneState.CLOSING and lane.is_idle and not self.parkings:
+            assert lane.apply(LaneEvent.IDLE)
+            self.write()
+            self.acquire()
+
+    def close(self) -> None:
+        self.lane.apply(LaneEvent.CLOSE)
+        self.release()
+
+    def finish(self, one: Delivery) -> None:
+        for message in one.entries:
+            self.done.add(message.sequence)
+            self.failed.pop(message.sequence, None)
+            self.fresh.pop(message.sequence, None)
+            if one.failures:
+                self.notes[message.sequence] = None
+            if one.is_redriven:
+                self.redriven.add(message.sequence)
+        self.lane.done()
+
+    def fails(self, one: Delivery, is_expired: bool) -> None:
+        """As ``Retries.fail``; parks exactly when the failures are as many as are allowed."""
+        is_batch = len(one.entries) > 1
+        gives_up = one.is_last and not is_batch
+        count = self.failures(one.sequence) + 1
+        most = self.options.max_attempts
+        assert gives_up == (bool(most) and count >= most and not is_batch)
+        # a batch is tried one by one, also where it had its only attempt
+        assert not most or count <= max(most, 2 if self.options.batch > 1 else 1)
+        if is_expired:
+            actions = one.apply(Event.EXPIRE_LAST if gives_up else Event.EXPIRE)
+            assert Action.CANCEL in actions
+            self.late.append(one)
+        else:
+            actions = one.apply(Event.GIVE_UP if gives_up else Event.FAIL)
+            assert Action.CANCEL not in actions
+        one.failures += 1
+        for message in one.entries:
+            self.fresh[message.sequence] = count
+        if gives_up:
+            assert Action.PARK in actions
+            self.parkings.append(one)
+            return
+        assert Action.STORE in actions
+        wait_s = rest_s(one.failures - one.since, 20.0, 0.0)
+        one.due_s = self.clock_ms / 1000 + wait_s
+        for message in one.entries:
+            due_ms = self.clock_ms + int(wait_s * 1000)
+            self.notes[message.sequence] = trouble(one.failures, due_ms, one.since)
+        if is_batch:
+            self.lane.split(one)
+        self.release()
+
+    # What the model knows
+
+    def failures(self, number: int) -> int:
+        """How often a message failed since it was last put back."""
+        return self.fresh.get(number, self.failed.get(number, 0))
+
+    def is_over(self, number: int) -> bool:
+        """Whether a message needs no delivery, or is to come from those that were put back."""
+        return (
+            number in self.done
+            or number in self.store.parked
+            or number in self.store.redrives
+            or number in self.excluded
+            or number < self.first
+        )
+
+    def of(self, *states: State) -> list[Delivery]:
+        return [one for one in self.lane.window if one.state in states]
+
+    # What happens
+
+    @rule(count=st.integers(1, 6), excluded=st.sets(st.integers(0, 5), max_size=2))
+    def publish(self, count: int, excluded: set[int]) -> None:
+        for at in range(count):
+            number = len(self.log) + 1
+            if at in excluded:
+                self.excluded.add(number)
+                self.log.append(entry(number, CLIENT))
+            else:
+                self.log.append(entry(number))
+
+    @rule(few=st.integers(1, 20))
+    def work(self, few: int) -> None:
+        """A round: write, read (perhaps not all that was asked for) and send."""
+        self.write()
+        self.release()
+        lane = self.lane
+        for _ in range(lane.redrive_room):
+            number = lane.redrives.popleft()
+            lane.take_redriven(
+                self.log[number - 1],
+                self.store.redrives[number],
+                self.clock_ms / 1000,
+                self.clock_ms,
+            )
+        if lane.room:
+            if self.first > lane.next:
+                self.notes.update(dict.fromkeys(lane.pass_gap(self.first)))
+            found = self.log[lane.next - 1 : lane.next - 1 + min(lane.room, few)]
+            resting = lane.take(found, self.clock_ms / 1000, self.clock_ms)
+            assert all(one.state is State.RESTING for one in resting)
+        for one in list(lane.sendable()):
+            one.apply(Event.SEND)
+
+    @precondition(lambda self: self.lane.state is LaneState.SETTLING)
+    @rule()
+    def quiet(self) -> None:
+        self.lane.apply(LaneEvent.QUIET)
+
+    @precondition(lambda self: self.of(State.SENT))
+    @rule(which=pick)
+    def take(self, which: int) -> None:
+        waiting = self.of(State.SENT)
+        waiting[which % len(waiting)].apply(Event.TAKE)
+
+    @precondition(lambda self: self.of(*UNDER_WAY))
+    @rule(which=pick)
+    def complete(self, which: int) -> None:
+        running = self.of(*UNDER_WAY)
+        one = running[which % len(running)]
+        one.apply(Event.COMPLETE)
+        self.finish(one)
+        self.release()
+
+    @precondition(lambda self: self.of(*UNDER_WAY))
+    @rule(which=pick)
+    def fail(self, which: int) -> None:
+        running = self.of(*UNDER_WAY)
+        self.fails(running[which % len(running)], is_expired=False)
+
+    @precondition(lambda self: self.of(State.TAKEN))
+    @rule(which=pick)
+    def expire(self, which: int) -> None:
+        taken = self.of(State.TAKEN)
+        self.fails(taken[which % len(taken)], is_expired=True)
+
+    @precondition(lambda self: self.late)
+    @rule(which=pick)
+    def complete_late(self, which: int) -> None:
+        """As ``Deliverer._finish_late``."""
+        former = self.late.pop(which % len(self.late))
+        for one in former.singles or [former]:
+            if one.state not in (State.DONE, State.PARKING):
+                one.apply(Event.LATE)
+                assert one.state is State.DONE
+                self.finish(one)
+        self.release()
+
+    @precondition(lambda self: self.of(*UNDER_WAY))
+    @rule(which=pick)
+    def lose(self, which: int) -> None:
+        """A job server goes away: no attempt, and another TERM."""
+        running = self.of(*UNDER_WAY)
+        one = running[which % len(running)]
+        before = one.failures
+        one.apply(Event.LOSE)
+        assert (one.state, one.failures) == (State.READY, before)
+        self.close()
+
+    @rule()
+    def give_up_the_lane(self) -> None:
+        self.close()
+
+    @precondition(lambda self: self.lane.state is LaneState.CLOSING and self.of(State.SENT))
+    @rule(which=pick)
+    def withdraw(self, which: int) -> None:
+        waiting = self.of(State.SENT)
+        waiting[which % len(waiting)].apply(Event.WITHDRAW)
+        self.release()
+
+    @rule()
+    def die(self) -> None:
+        """The member dies with everything that it has not written."""
+        self.acquire()
+
+    @rule(seconds=st.integers(1, 20))
+    def wait(self, seconds: int) -> None:
+        self.clock_ms += 1000 * seconds
+        for one in self.of(State.RESTING):
+            if one.due_s <= self.clock_ms / 1000:
+                one.apply(Event.DUE)
+
+    @precondition(lambda self: self.store.parked)
+    @rule(count=st.integers(1, 3))
+    def redrive(self, count: int) -> None:
+        for number in sorted(self.store.parked)[:count]:
+            self.store.redrives[number] = self.store.parked.pop(number)
+        self.close()
+
+    @precondition(lambda self: len(self.log) > self.first)
+    @rule(which=pick)
+    def drop(self, which: int) -> None:
+        """The log reaches its cap; what was put back is kept apart from it."""
+        self.first += 1 + which % min(3, len(self.log) - self.first)
+
+    # What holds all the time
+
+    @invariant()
+    def no_more_than_in_flight_are_under_way(self) -> None:
+        assert len(self.of(*UNDER_WAY)) <= self.options.in_flight
+
+    @invariant()
+    def with_in_flight_1_everything_before_what_is_sent_is_done(self) -> None:
+        if self.options.in_flight == 1:
+            for one in self.of(*UNDER_WAY):
+                if not one.is_redriven:
+                    assert all(self.is_over(number) for number in range(1, one.sequence))
+
+    @invariant()
+    def no_message_is_under_way_twice(self) -> None:
+        sent = [message.sequence for one in self.of(*UNDER_WAY) for message in one.entries]
+        assert len(sent) == len(set(sent))
+        assert not self.excluded & set(sent)
+        assert not self.store.parked.keys() & set(sent)
+
+    @invariant()
+    def the_position_only_grows_and_passes_nothing_that_is_not_done(self) -> None:
+        assert self.most <= self.lane.position <= len(self.log)
+        assert self.store.position <= self.lane.position
+        self.most = self.lane.position
+        assert all(self.is_over(number) for number in range(1, self.lane.position + 1))
+
+    @invariant()
+    def a_lane_knows_how_many_are_not_done(self) -> None:
+        assert self.lane.active == len(self.lane.window) - len(self.of(State.DONE))
+
+    @invariant()
+    def the_window_is_bounded(self) -> None:
+        in_flight, batch = self.options.in_flight, self.options.batch
+        # full but for one, then what there is room for one by one, and every batch of it split
+        assert len(self.lane.window) < SPAN * in_flight + 2 * in_flight * batch
+
+    def teardown(self) -> None:
+        """When everything succeeds in the end, everything is done in the end."""
+        if not hasattr(self, "lane"):
+            return
+        for _ in range(20 + 2 * len(self.log)):
+            self.quiet()
+            self.wait(20)
+            self.work(20)
+            for one in self.of(*UNDER_WAY):
+                one.apply(Event.COMPLETE)
+                self.finish(one)
+            self.release()
+        self.write()
+        assert self.store.position == len(self.log)
+        assert all(self.is_over(number) for number in range(1, len(self.log) + 1))
+        assert (self.store.redrives, self.store.troubles) == ({}, {})
+        assert not self.lane.window
+        assert self.lane.active == 0
+
+
+Promise.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+TestPromise: Any = Promise.TestCase
