@@ -14,8 +14,8 @@ import structlog
 from gearhorn.errors import StoreError
 from gearhorn.store.log import Log
 
-INTERVAL_S = 1.0
-AGAIN_S = 0.02  # when something was pruned there may be more
+LONGEST_S = 1.0  # logs may become due earlier meanwhile
+SHORTEST_S = 0.02
 
 log = structlog.get_logger(__name__)
 
@@ -23,9 +23,11 @@ log = structlog.get_logger(__name__)
 async def prune(store: Log, clock_ms: Callable[[], int]) -> None:
     """Prune for ever."""
     while True:
+        wait_s = LONGEST_S
         try:
-            count = await store.prune(clock_ms())
+            due_ms = await store.prune(clock_ms())
+            if due_ms is not None:
+                wait_s = (due_ms - clock_ms()) / 1000
         except StoreError as error:
             log.debug("logs are not pruned", error=str(error))
-            count = -1
-        await asyncio.sleep(AGAIN_S if count > 0 else INTERVAL_S * random.uniform(0.9, 1.1))
+        await asyncio.sleep(min(max(wait_s, SHORTEST_S), LONGEST_S) * random.uniform(0.9, 1.0))

@@ -2,9 +2,20 @@
 -- KEYS: 1 the lanes  2 the members  3 the last TERM given   ARGV: 1 the member  2… client_ids
 -- A lane's record is "OWNER TERM POSITION"; the owner is "-" where it was released, "?" where it was
 -- while a receiver might have a job of a former owner, "pull" where nothing is delivered. TERMs are
--- counted over all lanes, so that one never comes again, also where a subscription is made anew.
+-- counted over all topics, so that one never comes again, also where a subscription is made anew; and
+-- are no lower than the store's time in seconds, so that they rise where the store lost its data.
 -- Returns for each client false where there is no such lane, {0} where another member holds it,
 -- else {TERM, position, the former owner}.
+
+local given = nil -- one for all lanes of this call
+local function term_now()
+    if not given then
+        local last = tonumber(redis.call('GET', KEYS[3]) or 0)
+        given = math.max(last + 1, tonumber(redis.call('TIME')[1]))
+        redis.call('SET', KEYS[3], given)
+    end
+    return given
+end
 
 local reply = {}
 local is_member = redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1
@@ -16,8 +27,8 @@ for at = 2, #ARGV do
         local is_free = owner == '-' or owner == ARGV[1]
             or (owner ~= 'pull' and redis.call('HEXISTS', KEYS[2], owner) == 0)
         if is_free and is_member then
-            term = redis.call('INCR', KEYS[3])
-            redis.call('HSET', KEYS[1], ARGV[at], ARGV[1] .. ' ' .. term .. ' ' .. position)
+            term = term_now()
+            redis.call('HSET', KEYS[1], ARGV[at], string.format('%s %.0f %s', ARGV[1], term, position))
             taken = {term, tonumber(position), owner}
         else
             taken = {0}

@@ -128,22 +128,26 @@ class Log:
         what, found, first, last, position = reply
         return Place(what.decode(), found.decode(), first, last, position)
 
-    async def prune(self, clock_ms: int) -> int:
-        """Prune logs that are due; return how many entries are forgotten, or -1 where none was."""
+    async def prune(self, clock_ms: int) -> int | None:
+        """Prune logs that are due; return the reading of the clock at which the next one is, None
+        where none is."""
         key = self._connection.key
-        [due] = await self._connection.pipeline(
-            [("ZRANGEBYSCORE", key("due"), "-inf", clock_ms, "LIMIT", 0, DUE)]
+        due, following = await self._connection.pipeline(
+            [
+                ("ZRANGEBYSCORE", key("due"), "-inf", clock_ms, "LIMIT", 0, DUE),
+                ("ZRANGEBYSCORE", key("due"), clock_ms, "(+inf", "WITHSCORES", "LIMIT", 0, 1),
+            ]
         )
         if not due:
-            return -1
+            return int(following[0][1]) if following else None
         commands = []
         for name in due:
             topic = name.decode()
             own = ("log", "messages", "lanes", "logged", "places")
             keys = [*(key(one, topic) for one in own), key("clock"), key("due")]
             commands.append(self._connection.script("prune", keys, topic, clock_ms, PRUNED))
-        counts = await self._connection.pipeline(commands, READ_TIMEOUT_S)
-        return sum(count for count in counts if count > 0)
+        await self._connection.pipeline(commands, READ_TIMEOUT_S)
+        return clock_ms  # there may be more
 
     async def describe(self, topics: Sequence[str]) -> list[dict[str, str] | None]:
         """Return the fields of each topic's log (see ``log.lua``); None: there is none."""
