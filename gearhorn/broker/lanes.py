@@ -254,6 +254,9 @@ class Lane:
         chosen: list[Entry] = []
         for entry in entries:
             if entry.sequence > self.next:
+                if chosen:
+                    self._add(chosen)
+                    chosen = []
                 self.pass_gap(entry.sequence)
             is_skipped = entry.sequence in self.skip
             if is_skipped or (entry.info.exclude and self.client_id in entry.info.exclude):

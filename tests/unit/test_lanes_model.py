@@ -64,6 +64,7 @@ class Promise(RuleBasedStateMachine):
         in_flight=st.integers(1, 4), batch=st.integers(1, 3), max_attempts=st.integers(0, 3)
     )
     def begin(self, in_flight: int, batch: int, max_attempts: int) -> None:
+        self.publish(6, {2})
         self.options = DurableOptions(
             in_flight=in_flight, batch=batch, max_attempts=max_attempts, max_backoff=20.0
         )
@@ -205,20 +206,18 @@ class Promise(RuleBasedStateMachine):
             else:
                 self.log.append(entry(number))
 
-    @rule(few=st.integers(1, 20))
-    def work(self, few: int) -> None:
-        """A round: write, read (perhaps not all that was asked for) and send."""
+    @rule(few=st.integers(1, 20), seconds=st.sampled_from([0, 1, 3, 20]))
+    def work(self, few: int, seconds: int) -> None:
+        """Time passes, then a round: write, read (perhaps not all that was asked for), send."""
+        self.wait(seconds)
         self.write()
         self.release()
         lane = self.lane
+        lane.apply(LaneEvent.QUIET)
         for _ in range(lane.redrive_room):
             number = lane.redrives.popleft()
-            lane.take_redriven(
-                self.log[number - 1],
-                self.store.redrives[number],
-                self.clock_ms / 1000,
-                self.clock_ms,
-            )
+            message, left = self.log[number - 1], self.store.redrives[number]
+            lane.take_redriven(message, left, self.clock_ms / 1000, self.clock_ms)
         if lane.room:
             if self.first > lane.next:
                 self.notes.update(dict.fromkeys(lane.pass_gap(self.first)))
@@ -228,37 +227,25 @@ class Promise(RuleBasedStateMachine):
         for one in list(lane.sendable()):
             one.apply(Event.SEND)
 
-    @precondition(lambda self: self.lane.state is LaneState.SETTLING)
-    @rule()
-    def quiet(self) -> None:
-        self.lane.apply(LaneEvent.QUIET)
-
-    @precondition(lambda self: self.of(State.SENT))
-    @rule(which=pick)
-    def take(self, which: int) -> None:
-        waiting = self.of(State.SENT)
-        waiting[which % len(waiting)].apply(Event.TAKE)
+    def wait(self, seconds: int) -> None:
+        self.clock_ms += 1000 * seconds
+        for one in self.of(State.RESTING):
+            if one.due_s <= self.clock_ms / 1000:
+                one.apply(Event.DUE)
 
     @precondition(lambda self: self.of(*UNDER_WAY))
-    @rule(which=pick)
-    def complete(self, which: int) -> None:
+    @rule(which=pick, how=st.sampled_from(["take", "complete", "fail", "fail", "expire"]))
+    def answer(self, which: int, how: str) -> None:
         running = self.of(*UNDER_WAY)
         one = running[which % len(running)]
-        one.apply(Event.COMPLETE)
-        self.finish(one)
-        self.release()
-
-    @precondition(lambda self: self.of(*UNDER_WAY))
-    @rule(which=pick)
-    def fail(self, which: int) -> None:
-        running = self.of(*UNDER_WAY)
-        self.fails(running[which % len(running)], is_expired=False)
-
-    @precondition(lambda self: self.of(State.TAKEN))
-    @rule(which=pick)
-    def expire(self, which: int) -> None:
-        taken = self.of(State.TAKEN)
-        self.fails(taken[which % len(taken)], is_expired=True)
+        if how in ("take", "expire"):
+            one.apply(Event.TAKE)
+        if how == "complete":
+            one.apply(Event.COMPLETE)
+            self.finish(one)
+            self.release()
+        elif how != "take":
+            self.fails(one, is_expired=how == "expire")
 
     @precondition(lambda self: self.late)
     @rule(which=pick)
@@ -272,39 +259,26 @@ class Promise(RuleBasedStateMachine):
                 self.finish(one)
         self.release()
 
-    @precondition(lambda self: self.of(*UNDER_WAY))
-    @rule(which=pick)
-    def lose(self, which: int) -> None:
-        """A job server goes away: no attempt, and another TERM."""
-        running = self.of(*UNDER_WAY)
-        one = running[which % len(running)]
-        before = one.failures
-        one.apply(Event.LOSE)
-        assert (one.state, one.failures) == (State.READY, before)
-        self.close()
-
-    @rule()
-    def give_up_the_lane(self) -> None:
-        self.close()
-
-    @precondition(lambda self: self.lane.state is LaneState.CLOSING and self.of(State.SENT))
-    @rule(which=pick)
-    def withdraw(self, which: int) -> None:
-        waiting = self.of(State.SENT)
-        waiting[which % len(waiting)].apply(Event.WITHDRAW)
-        self.release()
-
-    @rule()
-    def die(self) -> None:
-        """The member dies with everything that it has not written."""
-        self.acquire()
-
-    @rule(seconds=st.integers(1, 20))
-    def wait(self, seconds: int) -> None:
-        self.clock_ms += 1000 * seconds
-        for one in self.of(State.RESTING):
-            if one.due_s <= self.clock_ms / 1000:
-                one.apply(Event.DUE)
+    @rule(which=pick, what=st.sampled_from(["lose", "give up", "withdraw", "die", "drop"]))
+    def accident(self, which: int, what: str) -> None:
+        waiting = self.of(*UNDER_WAY) if what == "lose" else self.of(State.SENT)
+        one = waiting[which % len(waiting)] if waiting else None
+        if what == "lose" and one is not None:
+            # a job server goes away: no attempt, and another TERM
+            before = one.failures
+            one.apply(Event.LOSE)
+            assert (one.state, one.failures) == (State.READY, before)
+            self.close()
+        elif what == "give up":
+            self.close()
+        elif what == "withdraw" and one is not None and self.lane.state is LaneState.CLOSING:
+            one.apply(Event.WITHDRAW)
+            self.release()
+        elif what == "die":
+            self.acquire()  # the member dies with everything that it has not written
+        elif what == "drop" and len(self.log) > self.first:
+            # the log reaches its cap; what was put back is kept apart from it
+            self.first += 1 + which % min(3, len(self.log) - self.first)
 
     @precondition(lambda self: self.store.parked)
     @rule(count=st.integers(1, 3))
@@ -312,12 +286,6 @@ class Promise(RuleBasedStateMachine):
         for number in sorted(self.store.parked)[:count]:
             self.store.redrives[number] = self.store.parked.pop(number)
         self.close()
-
-    @precondition(lambda self: len(self.log) > self.first)
-    @rule(which=pick)
-    def drop(self, which: int) -> None:
-        """The log reaches its cap; what was put back is kept apart from it."""
-        self.first += 1 + which % min(3, len(self.log) - self.first)
 
     # What holds all the time
 
@@ -361,9 +329,7 @@ class Promise(RuleBasedStateMachine):
         if not hasattr(self, "lane"):
             return
         for _ in range(20 + 2 * len(self.log)):
-            self.quiet()
-            self.wait(20)
-            self.work(20)
+            self.work(20, 20)
             for one in self.of(*UNDER_WAY):
                 one.apply(Event.COMPLETE)
                 self.finish(one)
