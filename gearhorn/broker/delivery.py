@@ -335,7 +335,7 @@ class Deliverer:
                 self._woken.set()
 
     async def _round(self, lanes: list[Lane]) -> None:
-        closed, self._closed = self._closed, []
+        closed, self._closed = self._closed[:LANES_IN_ROUND], self._closed[LANES_IN_ROUND:]
         try:
             await self._exchange(lanes)
             await self._release(closed)  # last: what they left behind is written under their TERM

@@ -44,8 +44,8 @@ for at = 5, #ARGV, 3 do
         reply[#reply + 1] = former
     else
         log.last = log.last + 1
-        redis.call(
-            'XADD', KEYS[2], log.last .. '-0', 'h', place .. log.bytes, 'i', info, 'p', payload)
+        local header = place .. string.format('%.0f', log.bytes)
+        redis.call('XADD', KEYS[2], log.last .. '-0', 'h', header, 'i', info, 'p', payload)
         log.bytes = log.bytes + #payload
         if unique ~= '' then
             redis.call('ZADD', KEYS[3], now, unique)
