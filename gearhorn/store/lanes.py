@@ -24,7 +24,7 @@ from gearhorn.store.connection import READ_TIMEOUT_S, Command, Connection
 from gearhorn.store.line import Line
 from gearhorn.store.log import Entry, entries_of, read_command
 
-PAGE = 500  # topics or lanes read in one round trip
+PAGE = 100  # topics or lanes read in one round trip: a few milliseconds of the loop
 
 
 class Held(NamedTuple):
