@@ -141,22 +141,23 @@ def test_a_job_server_killed_in_the_middle_of_a_run_loses_no_unanswered_fanout(
             for worker in cluster.workers:
                 worker.freeze()
             pipeline.settle()
-            # their copies may have waited on the dead server, which keeps its own
-            answered = set(pipeline.answers)
+            # what it accepted is received first, even where no worker has read that it did: a
+            # dead server keeps its own
+            eventually(lambda: not waiting(doomed.address, "t"))
+            answered = len(pipeline.answers)
             doomed.kill()
             for worker in cluster.workers:
                 worker.thaw()
     answers = pipeline.finish()
     pipeline.close()
     assert answers == [("complete", b"8")] * 600
-    owed = set(range(600)) - answered
-    assert len(owed) > 300, "none was in hand when the server died"
+    assert answered < 300, "none was in hand when the server died"
 
     def missing() -> set[tuple[bytes, int]]:
         came = {(job.function, int(job.payload)) for job in [*here.jobs, *there.jobs]}
-        return {(q.encode(), n) for q in queues for n in owed} - came
+        return {(q.encode(), n) for q in queues for n in range(600)} - came
 
-    eventually(lambda: not missing(), 20, "copies of unanswered fan-outs are missing")
+    eventually(lambda: not missing(), 20, "copies are missing")
     for queue in queues:
         after = [int(job.payload) for job in here.jobs if job.function == queue.encode()]
         since = [n for n in after if n > 400]
