@@ -60,7 +60,8 @@ def fetch(raw: Raw, topic: str, **request: Any) -> dict[str, Any]:
 
 def sequences(fetched: dict[str, Any]) -> list[int]:
     """The numbers of the messages in a reply to a fetch or to a list of parked ones."""
-    return [one["sequence"] for one in fetched.get("messages", fetched.get("parked"))]
+    messages = fetched["parked"] if "parked" in fetched else fetched["messages"]
+    return [one["sequence"] for one in messages]
 
 
 def parked(raw: Raw, topic: str, client: str, **request: Any) -> list[dict[str, Any]]:
@@ -73,7 +74,7 @@ def parked(raw: Raw, topic: str, client: str, **request: Any) -> list[dict[str, 
 def lane(raw: Raw, topic: str, client: str) -> dict[str, Any]:
     """What is told of a durable subscription."""
     told = ask(raw, "describe_fanout", topic=topic)["topics"][topic]["subscriptions"][client]
-    return told | (told.get("durable") or {})
+    return {**told, **(told.get("durable") or {})}
 
 
 def position(raw: Raw, topic: str, client: str) -> int:
