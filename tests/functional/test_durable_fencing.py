@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from support.cluster import Cluster, Worker, eventually
+from support.cluster import Cluster, eventually
 from support.lanes import (
     Came,
     Users,
+    busiest,
     describe,
     id_of,
     lane,
@@ -41,16 +42,6 @@ def fresh(deliveries: Iterable[Came]) -> list[int]:
     return found
 
 
-def busiest(cluster: Cluster) -> tuple[Worker, list[str]]:
-    """The worker with most lanes of topic t, and these."""
-    found: dict[str, list[str]] = {}
-    for client, member in owners(cluster, "t").items():
-        found.setdefault(member or "", []).append(client)
-    member = max(found, key=lambda one: len(found[one]))
-    [worker] = [worker for worker in cluster.workers if id_of(worker) == member]
-    return worker, found[member]
-
-
 def grab(wire: Wire) -> Assigned:
     """The next job."""
     job = wire.grab()
@@ -64,7 +55,7 @@ def test_what_a_frozen_member_hears_too_late_changes_nothing(
     cluster = make_cluster(workers=2, options=QUICK)
     subscribe(cluster, "t", *CLIENTS, max_backoff=0.5, max_attempts=5, envelope=True)
     eventually(lambda: None not in owners(cluster, "t").values())
-    frozen, lanes = busiest(cluster)
+    frozen, lanes = busiest(cluster, "t")
     acknowledged, failed, failing = lanes[:3]
     # each receiver has a job of the member when it freezes; that of `failing` is a second attempt
     wires = {client: cluster.wire() for client in (acknowledged, failed, failing)}

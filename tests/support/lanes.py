@@ -331,6 +331,16 @@ def worker_of(cluster: Cluster, topic: str, client: str) -> Worker:
     return ids[member]
 
 
+def busiest(cluster: Cluster, topic: str) -> tuple[Worker, list[str]]:
+    """The worker that delivers for most durable subscriptions of a topic, and these."""
+    found: dict[str, list[str]] = {}
+    for client, member in owners(cluster, topic).items():
+        found.setdefault(member or "", []).append(client)
+    most = max(found, key=lambda member: len(found[member]))
+    [worker] = [worker for worker in cluster.workers if id_of(worker) == most]
+    return worker, found[most]
+
+
 def running(address: str) -> Iterator[str]:
     """Queues whose jobs receivers of a job server have."""
     for line in admin(address, "status"):
