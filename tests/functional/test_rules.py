@@ -77,7 +77,7 @@ def read(trial: Trial) -> None:
     proxy = trial.proxy()
     changer, peer = trial.member(), trial.member(proxy)
     changer.change("alice").finish()
-    proxy.hold()
+    proxy.hold(b"alice")
     early = peer.publish()
     eventually(lambda: b"alice" in proxy.said)
     changer.change("bob").finish()

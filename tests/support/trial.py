@@ -31,15 +31,17 @@ class Proxy:
         self._target = host, int(port)
         self._open = threading.Event()
         self._open.set()
-        self.said = b""  # by the server since `hold`
+        self._word = b""
+        self.said = b""  # by the server since `hold`, where it is held back
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._sockets: list[socket.socket] = [self._listener]
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def hold(self) -> None:
-        """Let nothing through that the server says from now on."""
-        self.said = b""
+    def hold(self, word: bytes = b"") -> None:
+        """Let nothing through that the server says from now on; with a word, no answer that has
+        it, and nothing behind that on its connection."""
+        self._word, self.said = word, b""
         self._open.clear()
 
     def release(self) -> None:
@@ -72,8 +74,9 @@ class Proxy:
     def _bring(self, far: socket.socket, near: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := far.recv(1 << 16):
-                self.said += data
-                self._open.wait()
+                if not self._open.is_set() and self._word in data:
+                    self.said += data
+                    self._open.wait()
                 near.sendall(data)
             near.shutdown(socket.SHUT_RDWR)
 
