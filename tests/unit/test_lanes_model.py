@@ -14,7 +14,6 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
-    precondition,
     rule,
 )
 from support.windows import CLIENT, entry, trouble
@@ -34,7 +33,10 @@ from gearhorn.messages.durable import DurableOptions, Trouble
 from gearhorn.store.log import Entry
 
 UNDER_WAY = (State.SENT, State.TAKEN)
-pick = st.integers(0, 10**6)  # one of however many there are
+EXCLUDED = st.sampled_from([False, False, False, True])
+ANSWERS = st.sampled_from(["complete", "fail", "fail", "expire", "take"])
+RARE = ["late", "late", "redrive", "redrive", "drop", "die", "close", "lose", "withdraw"]
+ALSO = st.sampled_from(["", *RARE, *[""] * len(RARE)])
 
 
 class Store:
@@ -64,7 +66,7 @@ class Promise(RuleBasedStateMachine):
         in_flight=st.integers(1, 4), batch=st.integers(1, 3), max_attempts=st.integers(0, 3)
     )
     def begin(self, in_flight: int, batch: int, max_attempts: int) -> None:
-        self.publish(6, {2})
+        self.publish([False, False, True, False, False])
         self.options = DurableOptions(
             in_flight=in_flight, batch=batch, max_attempts=max_attempts, max_backoff=20.0
         )
@@ -134,8 +136,7 @@ class Promise(RuleBasedStateMachine):
     def finish(self, one: Delivery) -> None:
         for message in one.entries:
             self.done.add(message.sequence)
-            self.failed.pop(message.sequence, None)
-            self.fresh.pop(message.sequence, None)
+            self.fresh[message.sequence] = 0
             if one.failures:
                 self.notes[message.sequence] = None
             if one.is_redriven:
@@ -173,7 +174,6 @@ class Promise(RuleBasedStateMachine):
             self.notes[message.sequence] = trouble(one.failures, due_ms, one.since)
         if is_batch:
             self.lane.split(one)
-        self.release()
 
     # What the model knows
 
@@ -196,20 +196,88 @@ class Promise(RuleBasedStateMachine):
 
     # What happens
 
-    @rule(count=st.integers(1, 6), excluded=st.sets(st.integers(0, 5), max_size=2))
-    def publish(self, count: int, excluded: set[int]) -> None:
-        for at in range(count):
+    @rule(
+        published=st.lists(EXCLUDED, max_size=4),
+        answers=st.lists(ANSWERS, max_size=4),
+        also=ALSO,
+        which=st.integers(0, 10**6),
+        few=st.integers(1, 20),
+        seconds=st.sampled_from([0, 3, 20]),
+    )
+    def go_on(
+        self,
+        published: list[bool],
+        answers: list[str],
+        also: str,
+        which: int,
+        few: int,
+        seconds: int,
+    ) -> None:
+        """Publishers and receivers do something each, perhaps there is an accident, time passes,
+        and a round follows."""
+        self.publish(published)
+        for one, what in zip(self.of(*UNDER_WAY), answers, strict=False):
+            if what in ("take", "expire"):
+                one.apply(Event.TAKE)
+            if what == "complete":
+                one.apply(Event.COMPLETE)
+                self.finish(one)
+            elif what in ("fail", "expire"):
+                self.fails(one, is_expired=what == "expire")
+        self.release()
+        if also == "late" and self.late:
+            self.complete_late(self.late.pop(which % len(self.late)))
+        elif also == "redrive" and self.store.parked:
+            for number in sorted(self.store.parked)[: 1 + which % 3]:
+                self.store.redrives[number] = self.store.parked.pop(number)
+            self.close()
+        elif also == "drop" and len(self.log) > self.first:
+            # the log reaches its cap; what was put back is kept apart from it
+            self.first += 1 + which % min(3, len(self.log) - self.first)
+        elif also == "die":
+            self.acquire()  # the member dies with everything that it has not written
+        elif also == "close":
+            self.close()
+        elif also == "lose" and (lost := self.of(*UNDER_WAY)):
+            self.lose(lost[which % len(lost)])
+        elif also == "withdraw" and (waiting := self.of(State.SENT)):
+            if self.lane.state is LaneState.CLOSING:
+                waiting[which % len(waiting)].apply(Event.WITHDRAW)
+                self.release()
+        self.the_promise_holds()
+        self.clock_ms += 1000 * seconds
+        for one in self.of(State.RESTING):
+            if one.due_s <= self.clock_ms / 1000:
+                one.apply(Event.DUE)
+        self.work(few)
+
+    def publish(self, excluded: list[bool]) -> None:
+        for is_excluded in excluded:
             number = len(self.log) + 1
-            if at in excluded:
+            if is_excluded:
                 self.excluded.add(number)
                 self.log.append(entry(number, CLIENT))
             else:
                 self.log.append(entry(number))
 
-    @rule(few=st.integers(1, 20), seconds=st.sampled_from([0, 1, 3, 20]))
-    def work(self, few: int, seconds: int) -> None:
-        """Time passes, then a round: write, read (perhaps not all that was asked for), send."""
-        self.wait(seconds)
+    def complete_late(self, former: Delivery) -> None:
+        """As ``Deliverer._finish_late``."""
+        for one in former.singles or [former]:
+            if one.state not in (State.DONE, State.PARKING):
+                one.apply(Event.LATE)
+                assert one.state is State.DONE
+                self.finish(one)
+        self.release()
+
+    def lose(self, one: Delivery) -> None:
+        """A job server goes away: no attempt, and another TERM."""
+        before = one.failures
+        one.apply(Event.LOSE)
+        assert (one.state, one.failures) == (State.READY, before)
+        self.close()
+
+    def work(self, few: int) -> None:
+        """A round: write, read (perhaps not all that was asked for), send."""
         self.write()
         self.release()
         lane = self.lane
@@ -227,98 +295,41 @@ class Promise(RuleBasedStateMachine):
         for one in list(lane.sendable()):
             one.apply(Event.SEND)
 
-    def wait(self, seconds: int) -> None:
-        self.clock_ms += 1000 * seconds
-        for one in self.of(State.RESTING):
-            if one.due_s <= self.clock_ms / 1000:
-                one.apply(Event.DUE)
-
-    @precondition(lambda self: self.of(*UNDER_WAY))
-    @rule(which=pick, how=st.sampled_from(["take", "complete", "fail", "fail", "expire"]))
-    def answer(self, which: int, how: str) -> None:
-        running = self.of(*UNDER_WAY)
-        one = running[which % len(running)]
-        if how in ("take", "expire"):
-            one.apply(Event.TAKE)
-        if how == "complete":
-            one.apply(Event.COMPLETE)
-            self.finish(one)
-            self.release()
-        elif how != "take":
-            self.fails(one, is_expired=how == "expire")
-
-    @precondition(lambda self: self.late)
-    @rule(which=pick)
-    def complete_late(self, which: int) -> None:
-        """As ``Deliverer._finish_late``."""
-        former = self.late.pop(which % len(self.late))
-        for one in former.singles or [former]:
-            if one.state not in (State.DONE, State.PARKING):
-                one.apply(Event.LATE)
-                assert one.state is State.DONE
-                self.finish(one)
-        self.release()
-
-    @rule(which=pick, what=st.sampled_from(["lose", "give up", "withdraw", "die", "drop"]))
-    def accident(self, which: int, what: str) -> None:
-        waiting = self.of(*UNDER_WAY) if what == "lose" else self.of(State.SENT)
-        one = waiting[which % len(waiting)] if waiting else None
-        if what == "lose" and one is not None:
-            # a job server goes away: no attempt, and another TERM
-            before = one.failures
-            one.apply(Event.LOSE)
-            assert (one.state, one.failures) == (State.READY, before)
-            self.close()
-        elif what == "give up":
-            self.close()
-        elif what == "withdraw" and one is not None and self.lane.state is LaneState.CLOSING:
-            one.apply(Event.WITHDRAW)
-            self.release()
-        elif what == "die":
-            self.acquire()  # the member dies with everything that it has not written
-        elif what == "drop" and len(self.log) > self.first:
-            # the log reaches its cap; what was put back is kept apart from it
-            self.first += 1 + which % min(3, len(self.log) - self.first)
-
-    @precondition(lambda self: self.store.parked)
-    @rule(count=st.integers(1, 3))
-    def redrive(self, count: int) -> None:
-        for number in sorted(self.store.parked)[:count]:
-            self.store.redrives[number] = self.store.parked.pop(number)
-        self.close()
-
     # What holds all the time
 
     @invariant()
+    def the_promise_holds(self) -> None:
+        self.no_more_than_in_flight_are_under_way()
+        self.with_in_flight_1_everything_before_what_is_sent_is_done()
+        self.no_message_is_under_way_twice()
+        self.the_position_only_grows_and_passes_nothing_that_is_not_done()
+        self.a_lane_knows_how_many_are_not_done()
+        self.the_window_is_bounded()
+
     def no_more_than_in_flight_are_under_way(self) -> None:
         assert len(self.of(*UNDER_WAY)) <= self.options.in_flight
 
-    @invariant()
     def with_in_flight_1_everything_before_what_is_sent_is_done(self) -> None:
         if self.options.in_flight == 1:
             for one in self.of(*UNDER_WAY):
                 if not one.is_redriven:
                     assert all(self.is_over(number) for number in range(1, one.sequence))
 
-    @invariant()
     def no_message_is_under_way_twice(self) -> None:
         sent = [message.sequence for one in self.of(*UNDER_WAY) for message in one.entries]
         assert len(sent) == len(set(sent))
         assert not self.excluded & set(sent)
         assert not self.store.parked.keys() & set(sent)
 
-    @invariant()
     def the_position_only_grows_and_passes_nothing_that_is_not_done(self) -> None:
         assert self.most <= self.lane.position <= len(self.log)
         assert self.store.position <= self.lane.position
         self.most = self.lane.position
         assert all(self.is_over(number) for number in range(1, self.lane.position + 1))
 
-    @invariant()
     def a_lane_knows_how_many_are_not_done(self) -> None:
         assert self.lane.active == len(self.lane.window) - len(self.of(State.DONE))
 
-    @invariant()
     def the_window_is_bounded(self) -> None:
         in_flight, batch = self.options.in_flight, self.options.batch
         # full but for one, then what there is room for one by one, and every batch of it split
@@ -329,11 +340,10 @@ class Promise(RuleBasedStateMachine):
         if not hasattr(self, "lane"):
             return
         for _ in range(20 + 2 * len(self.log)):
-            self.work(20, 20)
-            for one in self.of(*UNDER_WAY):
-                one.apply(Event.COMPLETE)
-                self.finish(one)
-            self.release()
+            is_done = self.store.position == len(self.log)
+            if is_done and not self.lane.window and not self.store.redrives:
+                break
+            self.go_on([], ["complete"] * 20, "", 0, 20, 20)
         self.write()
         assert self.store.position == len(self.log)
         assert all(self.is_over(number) for number in range(1, len(self.log) + 1))
@@ -342,5 +352,5 @@ class Promise(RuleBasedStateMachine):
         assert self.lane.active == 0
 
 
-Promise.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+Promise.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestPromise: Any = Promise.TestCase
