@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable
+from functools import partial
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -275,6 +276,82 @@ def test_a_forgotten_submission_sends_no_more_and_tells_what_to_withdraw() -> No
         bench.answer(1)
         assert bench.outcome.events[-1] == ("accepted", behind)
         assert bench.client.running == 0
+
+    on_bench(test)
+
+
+def test_of_a_withdrawn_copy_the_failure_is_no_outcome_and_what_comes_late_is() -> None:
+    def test(bench: Bench) -> None:
+        submission = bench.submit(3, foreground=True)
+        bench.flush()
+        late, failing, other = bench.answer(3)
+        for index in range(2):
+            bench.client.expect_late(submission, index)
+        bench.receive(*((packets.WORK_FAIL, handle) for handle in (late, failing, other)))
+        assert [(index, result.ok) for index, result in bench.outcome.results] == [(2, False)]
+        bench.receive((packets.WORK_COMPLETE, late + b"\0done"), (packets.WORK_FAIL, failing))
+        [(index, result), (second, failure)] = bench.outcome.results[1:]
+        assert (index, result.ok, result.data) == (0, True, b"done")
+        assert (second, failure.ok) == (1, False)
+        assert bench.client.running == 0
+
+    on_bench(test)
+
+
+def test_of_coalesced_copies_the_withdrawn_one_alone_is_expected_late() -> None:
+    def test(bench: Bench) -> None:
+        withdrawn, kept = bench.submit(1, foreground=True), bench.submit(1, foreground=True)
+        bench.flush()
+        bench.receive((packets.JOB_CREATED, b"H:same"), (packets.JOB_CREATED, b"H:same"))
+        assert withdrawn.handles == kept.handles
+        bench.client.expect_late(withdrawn, 0)
+        bench.receive(*[(packets.WORK_FAIL, b"H:same")] * 2)
+        assert [result.ok for _, result in bench.outcome.results] == [False]
+        bench.receive(*[(packets.WORK_COMPLETE, b"H:same\0")] * 2)
+        assert [result.ok for _, result in bench.outcome.results] == [False, True]
+
+    on_bench(test)
+
+
+def test_of_a_dropped_copy_nothing_is_told() -> None:
+    def test(bench: Bench) -> None:
+        submission = bench.submit(2, foreground=True)
+        bench.flush()
+        dropped, kept = bench.answer(2)
+        bench.client.expect_late(submission, 0)
+        bench.client.drop(submission, 0)
+        bench.client.drop(submission, 0)
+        assert bench.client.running == 1
+        bench.receive((packets.WORK_FAIL, dropped), (packets.WORK_COMPLETE, dropped + b"\0"))
+        assert bench.outcome.results == []
+        bench.receive((packets.WORK_COMPLETE, kept + b"\0"))
+        assert [index for index, _ in bench.outcome.results] == [1]
+
+    on_bench(test)
+
+
+def test_what_the_server_knows_of_copies_is_told_in_the_order_of_the_questions() -> None:
+    def test(bench: Bench) -> None:
+        told: list[tuple[int, bool, bool]] = []
+        submission = bench.submit(3, foreground=True)
+        bench.flush()
+        handles = bench.answer(3)
+        for index in (2, 0, 1, 2):
+            look = partial(lambda at, known, running: told.append((at, known, running)), index)
+            bench.client.look(submission, index, look)
+        bench.connection.flush()
+        asked = [b"\0REQ" + struct.pack(">II", 15, len(handle)) + handle for handle in handles]
+        assert bench.transport.written == asked[2] + asked[0] + asked[1] + asked[2]
+        bench.receive(
+            (packets.STATUS_RES, handles[2] + b"\x001\x000\x000\x000"),
+            (packets.STATUS_RES, handles[0] + b"\x001\x001\x003\x004"),
+            (packets.WORK_COMPLETE, handles[2] + b"\0"),
+            (packets.STATUS_RES, handles[1] + b"\x000\x000\x000\x000"),
+        )
+        assert told == [(2, True, False), (0, True, True), (1, False, False)]
+        bench.client.connection = None
+        bench.client.went_down(bench.connection)
+        assert len(told) == 3, "an answer that went away with its connection is never told"
 
     on_bench(test)
 
