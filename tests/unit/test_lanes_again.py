@@ -37,6 +37,18 @@ def test_a_message_that_was_put_back_leaves_the_position_where_it_is() -> None:
     assert (one.position, one.epoch) == (8, EPOCH)
 
 
+def test_a_message_put_back_that_the_position_has_not_passed_moves_it_past_nothing() -> None:
+    one = lane(3, in_flight=2)
+    one.skip = {5}
+    one.take_redriven(entry(5), trouble(20), 0.0, 0)
+    finish(send(one)[0])
+    assert one.position == 3
+    one.take(entries(4, 5), 0.0, 0)
+    assert sequences(one.window) == [[4]]
+    finish(send(one)[0])
+    assert one.position == 5
+
+
 def test_a_position_moves_past_what_follows_a_message_that_was_put_back() -> None:
     one = lane(7)
     one.take_redriven(entry(2), trouble(20), 0.0, 0)
@@ -173,3 +185,19 @@ def test_a_batch_that_was_split_puts_no_more_under_way_than_before() -> None:
     assert sequences(send(one)) == [[1]], "3 is under way"
     finish(second)
     assert sequences(send(one)) == [[2]]
+
+
+def test_a_message_of_a_split_batch_that_fails_again_holds_up_those_behind_it() -> None:
+    one = lane(batch=2)
+    one.take(entries(1, 2), 0.0, 0)
+    [batch] = send(one)
+    batch.apply(Event.FAIL)
+    first, second = one.split(batch)
+    first.apply(Event.DUE)
+    second.apply(Event.DUE)
+    assert send(one) == [first]
+    first.apply(Event.FAIL)
+    assert send(one) == []
+    first.apply(Event.DUE)
+    finish(send(one)[0])
+    assert send(one) == [second]
