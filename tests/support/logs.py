@@ -95,6 +95,12 @@ class LogBench(Bench):
         due: float | None = await self.ask("ZSCORE", "due", topic)
         return due
 
+    async def prune(self, topic: str, clock_ms: int) -> int:
+        """Prune what is due; how many messages of this topic are forgotten."""
+        before = (await self.state(topic))["first"]
+        await self.log.prune(clock_ms)
+        return int((await self.state(topic))["first"] - before)
+
     async def fetch(
         self,
         topic: str,
