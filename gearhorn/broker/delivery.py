@@ -190,7 +190,7 @@ class Deliverer:
         self._shipping.arrived(submission)
         for index, one in enumerate(submission.deliveries):
             if one.lane.state is LaneState.CLOSED:  # nobody could take it back before
-                self._shipping.withdraw([Job(submission, index)])
+                self._shipping.withdraw([(submission, index)])
         for index, code in submission.refused or ():
             one = submission.deliveries[index]
             log.warning("delivery refused", queue=one.lane.queue.decode(), code=code.decode())
@@ -349,16 +349,18 @@ class Deliverer:
         settled: dict[str, list[Settlement]] = {}
         wanted: dict[str, dict[int, int]] = {}
         redriving: list[Lane] = []
+        moved: list[tuple[Lane, int]] = []
         for lane in lanes:
             if lane.state is LaneState.CLOSED:
                 continue
             if lane.position > lane.settled:
-                one = Settlement(lane.client_id, lane.term, lane.position, lane.epoch)
+                one = lane.client_id, lane.term, lane.position, lane.epoch
                 settled.setdefault(lane.topic, []).append(one)
+                moved.append((lane, lane.position))
             if lane.redrives and lane.state is LaneState.OPEN:
                 redriving.append(lane)
             elif (room := lane.room) and not self._feed.is_at_end(lane.topic, lane.next):
-                if not self._feed.run(lane.topic, lane.next, 1):
+                if not self._feed.has(lane.topic, lane.next):
                     firsts = wanted.setdefault(lane.topic, {})
                     firsts[lane.next] = max(firsts.get(lane.next, 0), room)
         plan = self._feed.plan(wanted)
@@ -379,23 +381,25 @@ class Deliverer:
                     self.fence(held)
                     self._feed.forget(topic)
                     self._lost(topic)
-            for topic, some in settled.items():
-                held_here = self.find(topic)
-                for one in some:
-                    held = held_here.get(one.client_id)
-                    if held is not None and held.term == one.term:
-                        held.settled = max(held.settled, one.position)
+            for lane, position in moved:
+                lane.settled = position
             for delivery in taken.parked:
                 if delivery.lane.state is not LaneState.CLOSED and delivery.apply(Event.PARK) == ():
                     self._finish(delivery, parked=True)
             self._take_in(plan, reply.entries)
-        await self._redrive(redriving)
+        if redriving:
+            await self._redrive(redriving)
+        at_s, clock_ms = now_s(), self._membership.clock_ms
+        # with no server up, somebody touches the lanes when one is; without a lease they are lost
+        may_send = self._cluster.is_up and self._holds_lease()
         for lane in lanes:
             if lane.state is LaneState.CLOSED:
                 continue
             if lane.topic in plan.later:
                 self._touch(lane)
-            self._fill(lane)
+            self._fill(lane, at_s, clock_ms)
+            if may_send and lane.ready:
+                self._send(lane, at_s)
         self._shipping.ship()
 
     def _holds_lease(self) -> bool:
@@ -438,13 +442,11 @@ class Deliverer:
             if not lane.redrives:
                 self._touch(lane)
 
-    def _fill(self, lane: Lane) -> None:
-        """Take what the lane has room for, and send what may be sent."""
-        room = lane.room
-        if room:
+    def _fill(self, lane: Lane, at_s: float, clock_ms: int) -> None:
+        """Take what the lane has room for."""
+        if room := lane.room:
             if entries := self._feed.run(lane.topic, lane.next, room):
-                at_s = now_s()
-                for one in lane.take(entries, at_s, self._membership.clock_ms):
+                for one in lane.take(entries, at_s, clock_ms):
                     self._retries.rest(one, one.due_s - at_s)
             is_more = lane.room and not self._feed.is_at_end(lane.topic, lane.next)
             if is_more or lane.position > lane.settled:
@@ -454,22 +456,17 @@ class Deliverer:
             lane.gap = 0
         if lane.window:
             self.busy.add(lane)
-            self._send(lane)
         elif lane.state is LaneState.OPEN:
             self.busy.discard(lane)
 
-    def _send(self, lane: Lane) -> None:
-        if not self._cluster.is_up or not self._holds_lease():
-            return  # woken when a server is back; abandoned when the lease is lost
+    def _send(self, lane: Lane, at_s: float) -> None:
         if self._shipping.is_full:
             self._touch(lane)
             return
-        sent_s = now_s()
-        for one in list(lane.sendable()):
+        for one in lane.sendable():
             self._shipping.add(one)
             one.apply(Event.SEND)
-            one.sent_s = sent_s
-            one.look_s = 0.0
+            one.sent_s, one.look_s = at_s, 0.0
 
     async def _release(self, closed: list[Lane]) -> None:
         """Give up lanes that have closed."""
@@ -477,7 +474,7 @@ class Deliverer:
             return
         by_topic: dict[tuple[str, bool], list[Settlement]] = {}
         for lane in closed:
-            one = Settlement(lane.client_id, lane.term, lane.position, lane.epoch)
+            one = lane.client_id, lane.term, lane.position, lane.epoch
             by_topic.setdefault((lane.topic, lane.is_settled), []).append(one)
         await self._store.release(self._membership.id, by_topic)
         for lane in closed:

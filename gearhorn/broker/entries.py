@@ -46,6 +46,11 @@ class Entries:
         if not known:
             self._topics.pop(topic, None)
 
+    def has(self, topic: str, sequence: int) -> bool:
+        """Whether an entry is there."""
+        known = self._topics.get(topic)
+        return known is not None and sequence in known
+
     def run(self, topic: str, first: int, count: int) -> list[Entry]:
         """Return up to ``count`` entries that follow each other from ``first`` on."""
         known = self._topics.get(topic)
@@ -53,7 +58,7 @@ class Entries:
             return []
         if count == 1:
             entry = known.get(first)
-            return [entry] if entry is not None else []
+            return [] if entry is None else [entry]
         found = []
         for sequence in range(first, first + count):
             entry = known.get(sequence)

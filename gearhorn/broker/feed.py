@@ -89,6 +89,10 @@ class Feed:
         tail = self._tails.get(topic)
         return tail is None or (tail.is_known and sequence > tail.heard)
 
+    def has(self, topic: str, sequence: int) -> bool:
+        """Whether a message is in memory."""
+        return self._entries.has(topic, sequence)
+
     def run(self, topic: str, first: int, count: int) -> list[Entry]:
         """Return up to ``count`` messages that follow each other from ``first`` on."""
         return self._entries.run(topic, first, count)

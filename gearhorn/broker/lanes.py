@@ -8,7 +8,7 @@ is of ``timing.now_s``. Who calls does what the returned actions say (PROTOCOL Â
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import Enum, IntEnum, auto
 from typing import Any
 
@@ -165,6 +165,10 @@ class Delivery:
         row = DELIVERIES.get((self.state, event))
         if row is None:
             return _NOTHING
+        if self.state is State.READY:
+            self.lane.ready -= 1
+        elif row[0] is State.READY:
+            self.lane.ready += 1
         self.state = row[0]
         return row[1]
 
@@ -177,8 +181,8 @@ class Lane:
 
     __slots__ = (
         "active", "client_id", "counter", "envelope", "epoch", "gap", "in_round", "is_dirty",
-        "is_settled", "next", "options", "position", "queue", "redrives", "settled", "skip",
-        "state", "term", "topic", "troubles", "wait_until_s", "window",
+        "is_settled", "next", "options", "position", "queue", "ready", "redrives", "settled",
+        "skip", "state", "term", "topic", "troubles", "wait_until_s", "window",
     )  # fmt: skip
 
     def __init__(
@@ -205,6 +209,7 @@ class Lane:
         self.counter = 0  # attempts under this TERM
         self.window: deque[Delivery] = deque()
         self.active = 0  # deliveries that are not done
+        self.ready = 0  # deliveries that are READY
         self.redrives: deque[int] = deque()  # sequences that were put back, to be delivered first
         self.troubles: dict[int, Trouble] = {}  # of messages that failed under a former owner
         self.skip: set[int] = set()  # parked under a former owner
@@ -252,7 +257,12 @@ class Lane:
         Returns those that have to rest first: they failed under a former owner."""
         resting: list[Delivery] = []
         chosen: list[Entry] = []
+        is_plain = not self.skip and not self.troubles and self.options.batch == 1
         for entry in entries:
+            if is_plain and entry.sequence == self.next and not entry.info.exclude:
+                self.next += 1  # as nearly always
+                self._append(Delivery(self, (entry,), entry.sequence))
+                continue
             if entry.sequence > self.next:
                 if chosen:
                     self._add(chosen)
@@ -315,6 +325,7 @@ class Lane:
         if left_s <= 0:
             return False
         one.state = State.RESTING
+        self.ready -= 1
         one.due_s = now_s + min(left_s, self.options.max_backoff * (1 + JITTER))
         return True
 
@@ -326,6 +337,7 @@ class Lane:
     def _append(self, one: Delivery) -> None:
         self.window.append(one)
         self.active += 1
+        self.ready += 1
 
     def pass_gap(self, first: int) -> list[int]:
         """Pass over messages that the log has dropped, up to ``first``; return those that had
@@ -337,23 +349,33 @@ class Lane:
             del self.troubles[sequence]
         return dead
 
-    def sendable(self) -> Iterator[Delivery]:
-        """Yield what may be sent now: a delivery waits while as many before it as may be under
+    def sendable(self) -> list[Delivery]:
+        """Return what may be sent now: a delivery waits while as many before it as may be under
         way are not done."""
-        if self.state is not LaneState.OPEN:
-            return
-        left = spare = self.options.in_flight
-        if self.active > left:  # a batch was split: others behind it may be under way
-            spare -= sum(one.state in (State.SENT, State.TAKEN) for one in self.window)
+        if not self.ready or self.state is not LaneState.OPEN:
+            return []
+        found: list[Delivery] = []
+        left = self.options.in_flight
+        if self.active <= left:  # all of them, and the newest are most likely
+            for one in reversed(self.window):
+                if one.state is State.READY:
+                    found.append(one)
+                    if len(found) == self.ready:
+                        break
+            found.reverse()
+            return found
+        # a batch was split: others behind it may be under way
+        spare = left - sum(one.state in (State.SENT, State.TAKEN) for one in self.window)
         for one in self.window:
             if one.state is State.DONE:
                 continue
             if one.state is State.READY and spare > 0:
                 spare -= 1
-                yield one
+                found.append(one)
             left -= 1
             if not left:
-                return
+                break
+        return found
 
     def done(self) -> None:
         """A delivery is done: move the position past all that are, in the log's order."""

@@ -104,9 +104,9 @@ class Looks:
                 for one in lane.window:
                     if one.state is State.SENT and at_s - one.sent_s > DEATHS_S / 2:
                         job = one.job
-                        if job is not None and job.at < len(job.shipment.handles or ()):
-                            handle = job.shipment.handles[job.at]
-                            suspects.setdefault(job.shipment.place, {})[handle] = one
+                        shipment, at = job or (None, 0)
+                        if shipment is not None and at < len(shipment.handles):
+                            suspects.setdefault(shipment.place, {})[shipment.handles[at]] = one
             for place, deliveries in suspects.items():
                 if not self._cluster.clients[place].is_up:
                     continue

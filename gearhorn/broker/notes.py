@@ -51,6 +51,8 @@ class Notes:
         """A delivery is done."""
         lane = one.lane
         for entry in one.entries:
+            if not (one.failures or one.is_redriven or entry.info.waiter):
+                continue  # as nearly always
             if one.failures and not is_parked:
                 self._add(lane, "clear", entry.sequence)
             if one.is_redriven and not is_parked:

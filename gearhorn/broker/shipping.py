@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import structlog
 
@@ -26,13 +25,6 @@ _KIND = packets.SUBMIT[True, "normal"]
 _PACKET_BYTES = 64  # besides the arguments
 
 log = structlog.get_logger(__name__)
-
-
-class Job(NamedTuple):
-    """One attempt: where its job is."""
-
-    shipment: Shipment
-    at: int
 
 
 class Shipment(Submission):
@@ -56,6 +48,9 @@ class Shipment(Submission):
         self.unit = self.size // len(blocks) + _PACKET_BYTES
 
 
+Job = tuple[Shipment, int]  # one attempt: where its job is
+
+
 class Shipping:
     """Sends deliveries; ``outcome`` is told what becomes of them."""
 
@@ -75,9 +70,7 @@ class Shipping:
         """Have a delivery sent with the next shipment; a job server must be up."""
         lane = one.lane
         lane.counter += 1
-        first = one.entries[0]
-        name = first.epoch[:8].encode(), first.sequence, lane.term, lane.counter
-        unique = b"%s:%d:%d.%d" % name
+        unique = b"%s%d.%d" % (one.entries[0].name, lane.term, lane.counter)
         block = packets.pack(_KIND, lane.queue, unique, _arguments(lane, one))
         self._unsent += len(block)
         self._out[self._cluster.route(lane.queue)].append((one, block))
@@ -91,7 +84,7 @@ class Shipping:
             blocks = [block for _, block in some]
             shipment = Shipment(self._outcome, place, connection, deliveries, blocks)
             for at, one in enumerate(deliveries):
-                one.job = Job(shipment, at)
+                one.job = (shipment, at)
             self._cluster.submit(place, shipment)
 
     def arrived(self, shipment: Shipment) -> None:

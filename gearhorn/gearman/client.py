@@ -58,6 +58,9 @@ class Result:
         self.lost = lost
 
 
+_DONE = Result(True, b"", b"", False, False)  # what most are
+
+
 class Submission:
     """Copies of one message for the queues of one server.
 
@@ -130,6 +133,9 @@ class _Waiting:
 
     def finish(self, ok: bool, text: bytes = b"", lost: bool = False) -> None:
         if self.submission is not None:
+            if ok and not (self.chunks or self.oversized or self.warning):
+                self.submission.outcome.finished(self.submission, self.index, _DONE)
+                return
             result = Result(ok, b"".join(self.chunks), text or self.warning, self.oversized, lost)
             self.submission.outcome.finished(self.submission, self.index, result)
 

@@ -47,13 +47,9 @@ class Acquired(NamedTuple):
     redrives: list[int]  # sequences that were put back
 
 
-class Settlement(NamedTuple):
-    """How far a lane is; ``epoch`` is that of the message at ``position``."""
-
-    client_id: str
-    term: int
-    position: int
-    epoch: str
+# How far a lane is: client_id, TERM, position, and the epoch of the message there. A plain tuple:
+# one is made for every acknowledgement.
+Settlement = tuple[str, int, int, str]
 
 
 class Parking(NamedTuple):

@@ -32,10 +32,11 @@ Item = tuple[str, bytes, bytes]
 class Entry:
     """One message of a log."""
 
-    __slots__ = ("epoch", "info", "payload", "sequence")
+    __slots__ = ("epoch", "info", "name", "payload", "sequence")
 
     def __init__(self, sequence: int, epoch: str, info: Info, payload: bytes) -> None:
         self.sequence = sequence
+        self.name = b"%s:%d:" % (epoch[:8].encode(), sequence)  # what unique ids begin with
         self.epoch = epoch
         self.info = info
         self.payload = payload

@@ -27,9 +27,6 @@ if keep > before then
     forget(log, KEYS[2], keep)
 end
 local count = log.first - before
-if log.first <= log.last then
-    cap(log, KEYS[2]) -- lowered since the last message was logged
-end
 if count == most or #old == 1000 then
     redis.call('ZADD', KEYS[7], now, ARGV[1]) -- there may be more
 elseif log.first > log.last and redis.call('ZCARD', KEYS[4]) == 0 then

@@ -32,8 +32,10 @@ if is_retained or log then
             redis.call('ZREM', KEYS[4], ARGV[1])
         end
     end
-    if log.first <= log.last and redis.call('EXISTS', KEYS[1]) == 1 then
-        redis.call('ZADD', KEYS[4], clock_now(KEYS[10], ARGV[4]), ARGV[1]) -- the new bounds hold now
+    log = open_log(KEYS[1]) -- the new bounds hold now
+    if log and log.first <= log.last then
+        cap(log, KEYS[2])
+        redis.call('ZADD', KEYS[4], clock_now(KEYS[10], ARGV[4]), ARGV[1])
     end
 end
 return change(ARGV[1], KEYS[7], KEYS[8], KEYS[9])
