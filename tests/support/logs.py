@@ -147,7 +147,7 @@ class LogBench(Bench):
         """Move a lane's position; whether it was allowed. The epoch is the log's, unless given."""
         if epoch is None:
             epoch = (await self.state(topic))["epoch"]
-        one = Settlement(client_id, term, position, epoch)
+        one: Settlement = (client_id, term, position, epoch)
         reply = await self.lanes.round(member, NOTHING._replace(settlements={topic: [one]}))
         assert reply.fenced in (set(), {(topic, client_id)})
         return not reply.fenced
@@ -179,6 +179,11 @@ class LogBench(Bench):
         names = {name.decode() for name in found}
         assert all(name.startswith(prefix) for name in names)
         return {name.removeprefix(prefix).lstrip(":") for name in names}
+
+    async def everything(self) -> dict[str, bytes]:
+        """All that the namespace holds."""
+        names = sorted(await self.keys())
+        return {name: await self.ask("DUMP", name) for name in names}
 
     async def close(self) -> None:
         """Close every connection."""

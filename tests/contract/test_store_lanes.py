@@ -1,0 +1,330 @@
+"""Who may move the positions of durable subscriptions, on real stores without a worker (§6)."""
+
+from __future__ import annotations
+
+import pytest
+from support.logs import NOTHING, LogBench, durable, failed, run, trouble
+from support.servers import Redis
+from support.store import unsubscribe
+
+from gearhorn.store.lanes import Acquired, Held
+
+pytest_plugins = ["support.store"]
+ME, OTHER = "me", "other"
+
+
+async def begin(bench: LogBench, count: int = 3, **options: object) -> Acquired:
+    """A log of some messages, and a lane that this member has taken."""
+    await bench.join(ME)
+    await bench.join(OTHER)
+    await bench.begin("t", "alice", "all", **options)
+    await bench.append("t", *"x" * count)
+    acquired = await bench.acquire("t", "alice")
+    assert acquired is not None
+    return acquired
+
+
+# Taking and giving up
+
+
+def test_a_lane_that_nobody_holds_is_taken_with_what_is_there(server: Redis) -> None:
+    async def test(bench: LogBench) -> None:
+        acquired = await begin(bench)
+        assert acquired == Acquired("alice", acquired.term, 0, "-", {}, set(), [])
+        assert acquired.term > 0
+        assert await bench.held("t", "alice") == Held(ME, acquired.term, 0)
+
+    run(server, test)
+
+
+def test_a_living_owner_is_not_robbed_and_a_dead_one_is(server: Redis) -> None:
+    async def test(bench: LogBench) -> None:
+        first = await begin(bench)
+        assert await bench.settle("t", "alice", first.term, 2)
+        assert await bench.lanes.acquire(OTHER, {"t": ["alice"]}) == ({}, {"t"})
+        assert await bench.held("t", "alice") == Held(ME, first.term, 2)
+        await bench.members.leave(ME)
+        second = await bench.acquire("t", "alice", OTHER)
+        assert second is not None
+        assert second.term > first.term
+        assert (second.position, second.former) == (2, ME)
+
+    run(server, test)
+
+
+def test_who_is_no_member_takes_nothing(server: Redis) -> None:
+    async def test(bench: LogBench) -> None:
+        await bench.begin("t", "alice")
+        assert await bench.lanes.acquire(ME, {"t": ["alice"]}) == ({}, {"t"})
+        await bench.join(ME)
+        assert await bench.acquire("t", "alice") is not None
+        await bench.members.leave(ME)
+        assert await bench.acquire("t", "alice") is None, "not even what was its own"
+
+    run(server, test)
+
+
+def test_an_owner_that_takes_its_lane_again_has_another_term(server: Redis) -> None:
+    async def test(bench: LogBench) -> None:
+        first = await begin(bench)
+        again = await bench.acquire("t", "alice")
+        assert again is not None
+        assert again.term > first.term
+        assert again.former == ME
+        assert not await bench.settle("t", "alice", first.term, 1), "its own former life"
+        assert await bench.settle("t", "alice", again.term, 1)
+
+    run(server, test)
+
+
+def test_nobody_takes_what_is_read_from_or_is_not_there(server: Redis) -> None:
+    async def test(bench: LogBench) -> None:
+        await bench.join(ME)
+        await bench.begin("t", "alice", pull=True)
+        wanted = {"t": ["alice", "nobody"], "u": ["nobody"]}
+        assert await bench.lanes.acquire(ME, wanted) == ({}, {"t"})
+        assert (await bench.held("t", "alice") or Held("", 0, 0)).owner == "pull"
+        assert await bench.keys() & {"lanes:u"} == set()
+
+    run(server, test)
+
+
+def test_many_lanes_are_taken_at_once(server: Redis) -> None:
+    async def test(bench: LogBench) -> None:
+        await bench.join(ME)
+        await bench.join(OTHER)
+        for topic in ("t", "u"):
+            for client in ("alice", "bob"):
+                await bench.begin(topic, client)
+        assert await bench.acquire("u", "alice", OTHER) is not None
+        wanted = {"t": ["alice", "bob"], "u": ["alice", "bob"]}
+        found, held = await bench.lanes.acquire(ME, wanted)
+        taken = {topic: [one.client_id for one in some] for topic, some in found.items()}
+        assert (taken, held) == ({"t": ["alice", "bob"], "u": ["bob"]}, {"u"})
+
+    run(server, test)
+
+
+def test_a_term_never_comes_again(server: Redis) -> None:
+    async def test(bench: LogBench) -> None:
+        terms = [(await begin(bench)).term]
+        await bench.begin("t", "bob", pull=True)  # so that the log stays
+
+        async def take() -> None:
+            acquired = await bench.acquire("t", "alice")
+            assert acquired is not None
+            terms.append(acquired.term)
+
+        await bench.begin("t", "alice", pull=True)
+        await bench.begin("t", "alice", pull=False)
+        await take()
+        await bench.begin("t", "alice", pull=True)
+        await bench.fetch("t", "alice", ack=1)
+        await bench.begin("t", "alice", pull=False)
+        await take()
+        await bench.one(unsubscribe("t", "alice"))
+        await bench.begin("t", "alice", "all")
+        await take()
+        assert terms == sorted(set(terms))
+
+    run(server, test)
+
+
+@pytest.mark.parametrize(("is_settled", "holder"), [(True, "-"), (False, "?")])
+def test_a_lane_that_is_given_up_is_free_and_keeps_its_position(
+    server: Redis, is_settled: bool, holder: str
+) -> None:
+    async def test(bench: LogBench) -> None:
+        first = await begin(bench)
+        own = (await bench.state("t"))["epoch"]
+        one = ("alice", first.term, 2, own)
+        await bench.lanes.release(OTHER, {("t", is_settled): [one]})
+        assert await bench.held("t", "alice") == Held(ME, first.term, 0), "it is not the other's"
+        await bench.lanes.release(ME, {("t", is_settled): [one]})
+        assert await bench.held("t", "alice") == Held(holder, first.term, 2)
+        assert not await bench.settle("t", "alice", first.term, 3), "it has given it up"
+        second = await bench.acquire("t", "alice", OTHER)
+        assert second is not None
+        assert second.term > first.term
+        assert (second.position, second.former) == (2, holder)
+
+    run(server, test)
+
+
+def test_a_thousand_lanes_of_one_topic_are_given_up_together(server: Redis) -> None:
+    async def test(bench: LogBench) -> None:
+        await bench.join(ME)
+        clients = [f"c{number}" for number in range(1000)]
+        await bench.apply(*(durable("t", client) for client in clients))
+        found, _ = await bench.lanes.acquire(ME, {"t": clients})
+        given = [(one.client_id, one.term, 0, "") for one in found["t"]]
+        await bench.lanes.release(ME, {("t", True): given})
+        assert {one.owner for one in (await bench.lanes.positions("t")).values()} == {"-"}
+
+    run(server, test)
+
+
+# Positions
+
+
+def test_only_the_owner_moves_a_position_and_only_under_its_term(server: Redis) -> None:
+    async def test(bench: LogBench) -> None:
+        acquired = await begin(bench)
+        assert await bench.settle("t", "alice", acquired.term, 1)
+        assert not await bench.settle("t", "alice", acquired.term, 2, member=OTHER)
+        assert not await bench.settle("t", "alice", acquired.term - 1, 2)
+        assert not await bench.settle("t", "alice", acquired.term + 1, 2)
+        assert not await bench.settle("t", "nobody", acquired.term, 2)
+        assert await bench.held("t", "alice") == Held(ME, acquired.term, 1)
+        assert await bench.settle("t", "alice", acquired.term, 3)
+        assert await bench.position("t", "alice") == 3
+
+    run(server, test)
+
+
+def test_an_owner_whose_id_another_ones_begins_with_is_another_owner(server: Redis) -> None:
+    async def test(bench: LogBench) -> None:
+        await bench.join("me-1")
+        acquired = await begin(bench)
+        assert not await bench.settle("t", "alice", acquired.term, 1, member="m")
+        assert not await bench.settle("t", "alice", acquired.term, 1, member="me-1")
+        shorter = int(str(acquired.term)[:-1])
+        assert not await bench.settle("t", "alice", shorter, 1)
+
+    run(server, test)
+
+
+def test_who_lost_a_lane_moves_nothing_and_is_told_so_lane_by_lane(server: Redis) -> None:
+    async def test(bench: LogBench) -> None:
+        acquired = await begin(bench)
+        await bench.begin("t", "bob", "all")
+        other = await bench.acquire("t", "bob", OTHER)
+        assert other is not None
+        own = (await bench.state("t"))["epoch"]
+        some = [("bob", other.term, 2, own), ("alice", acquired.term, 2, own)]
+        reply = await bench.lanes.round(ME, NOTHING._replace(settlements={"t": some}))
+        assert reply.fenced == {("t", "bob")}
+        assert await bench.position("t", "alice") == 2
+        assert await bench.position("t", "bob") == 0
+
+    run(server, test)
+
+
+def test_a_position_beyond_the_log_was_lost_by_the_store(server: Redis) -> None:
+    async def test(bench: LogBench) -> None:
+        acquired = await begin(bench)
+        assert not await bench.settle("t", "alice", acquired.term, 4)
+        assert not await bench.settle("t", "alice", acquired.term, 4, "")
+        assert await bench.position("t", "alice") == 0
+
+    run(server, test)
+
+
+def test_a_message_of_a_former_epoch_moves_a_position_only_before_the_new_one(
+    server: Redis,
+) -> None:
+    async def test(bench: LogBench) -> None:
+        acquired = await begin(bench)
+        old = (await bench.state("t"))["epoch"]
+        await bench.restart("t")
+        await bench.append("t", "4", "5")
+        term = acquired.term
+        assert await bench.settle("t", "alice", term, 3, old), "what both epochs know"
+        assert not await bench.settle("t", "alice", term, 4, old), "another message has its number"
+        assert await bench.position("t", "alice") == 3
+        assert await bench.settle("t", "alice", term, 4)
+        assert await bench.settle("t", "alice", term, 5, ""), "passed over: no message is there"
+
+    run(server, test)
+
+
+# Failed attempts, parked messages
+
+
+def test_what_failed_attempts_left_behind_goes_to_the_next_owner(server: Redis) -> None:
+    async def test(bench: LogBench) -> None:
+        first = await begin(bench)
+        term = first.term
+        await bench.note(failed("t", "alice", term, 1, trouble(1)))
+        await bench.note(failed("t", "alice", term, 1, trouble(2, 5000)))
+        await bench.note(failed("t", "alice", term, 2, trouble(1)))
+        await bench.note(failed("t", "alice", term, 2, None))
+        assert await bench.lanes.counts([("t", "alice")]) == [(0, {1: trouble(2, 5000)})]
+        await bench.members.leave(ME)
+        second = await bench.acquire("t", "alice", OTHER)
+        assert second is not None
+        assert second.troubles == {1: trouble(2, 5000)}
+
+    run(server, test)
+
+
+@pytest.mark.parametrize("kind", ["fail", "clear", "redriven"])
+def test_who_does_not_hold_a_lane_leaves_nothing_behind(server: Redis, kind: str) -> None:
+    async def test(bench: LogBench) -> None:
+        acquired = await begin(bench)
+        assert await bench.park("t", "alice", acquired.term, 2)
+        await bench.lanes.take_parked("t", "alice", "redrive", None)
+        await bench.note(failed("t", "alice", acquired.term, 2, trouble(21, since=20)))
+        before = await bench.everything()
+        note = failed("t", "alice", acquired.term, 2, trouble(5))._replace(kind=kind)
+        await bench.note(note, OTHER)
+        await bench.note(note._replace(term=acquired.term - 1))
+        await bench.note(note._replace(client_id="nobody"))
+        assert await bench.everything() == before
+        await bench.note(note)
+        assert await bench.everything() != before
+
+    run(server, test)
+
+
+def test_a_message_is_parked_by_the_owner_alone(server: Redis) -> None:
+    async def test(bench: LogBench) -> None:
+        acquired = await begin(bench)
+        before = await bench.everything()
+        assert not await bench.park("t", "alice", acquired.term, 1, member=OTHER)
+        assert not await bench.park("t", "alice", acquired.term - 1, 1)
+        assert not await bench.park("t", "nobody", acquired.term, 1)
+        assert await bench.everything() == before
+        await bench.note(failed("t", "alice", acquired.term, 1, trouble(1)))
+        assert await bench.park("t", "alice", acquired.term, 1)
+        assert await bench.lanes.counts([("t", "alice")]) == [(1, {})], "its attempts are with it"
+        assert await bench.listed("t", "alice") == [1]
+        assert await bench.lanes.are_parked("t", [("alice", 1), ("alice", 2), ("bob", 1)]) == [
+            True,
+            False,
+            False,
+        ]
+
+    run(server, test)
+
+
+def test_a_new_owner_hears_of_what_is_parked_past_the_position(server: Redis) -> None:
+    async def test(bench: LogBench) -> None:
+        acquired = await begin(bench, 5)
+        assert await bench.park("t", "alice", acquired.term, 1, 2, 4, 5)
+        assert await bench.settle("t", "alice", acquired.term, 2)
+        await bench.lanes.take_parked("t", "alice", "redrive", 3)
+        again = await bench.acquire("t", "alice")
+        assert again is not None
+        assert again.parked == {4, 5}, "what is put back comes once, and not from the log too"
+        assert again.redrives == [1, 2, 4]
+
+    run(server, test)
+
+
+def test_what_failed_and_was_passed_is_forgotten_by_the_next_owner(server: Redis) -> None:
+    async def test(bench: LogBench) -> None:
+        acquired = await begin(bench, 5)
+        term = acquired.term
+        assert await bench.park("t", "alice", term, 2)
+        await bench.lanes.take_parked("t", "alice", "redrive", None)
+        for sequence in (1, 2, 4):
+            await bench.note(failed("t", "alice", term, sequence, trouble(21, since=20)))
+        assert await bench.settle("t", "alice", term, 3)
+        again = await bench.acquire("t", "alice")
+        assert again is not None
+        assert again.troubles.keys() == {2, 4}, "2 was put back"
+        [(_, left)] = await bench.lanes.counts([("t", "alice")])
+        assert left.keys() == {2, 4}
+
+    run(server, test)
