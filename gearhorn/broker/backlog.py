@@ -53,6 +53,7 @@ class Backlog:
         self._limited: dict[str, dict[bytes, int]] = {}
         self._session = -1
         self._drops: Counter[tuple[str, str]] = Counter()
+        self._passed: Counter[tuple[str, str]] = Counter()  # of logs
         self._tasks = Tasks()
         self._recent: tuple[dict[bytes, int], float | None] | None = None
         self._recent_s = 0.0
@@ -200,7 +201,10 @@ class Backlog:
 
     def passed_by(self, topic: str, client_id: str, count: int) -> None:
         """Count messages that a log dropped before a durable subscription got them."""
-        self._drops[topic, client_id] += count
+        log.warning(
+            "messages missed: dropped by the log", topic=topic, client=client_id, count=count
+        )
+        self._passed[topic, client_id] += count
 
     def dropped(self, subscribers: Subscribers, index: int) -> None:
         """Count a copy that its queue had no room for."""
@@ -223,12 +227,14 @@ class Backlog:
     async def flush(self) -> None:
         """Write the drop counters to the store; what it cannot take now is kept for later."""
         drops, self._drops = self._drops, Counter()
-        if not drops:
+        passed, self._passed = self._passed, Counter()
+        if not drops and not passed:
             return
         try:
-            await self._subscriptions.count_drops(drops)
+            await self._subscriptions.count_drops(drops + passed)
         except StoreError:
             self._drops.update(drops)
+            self._passed.update(passed)
             return
         for (topic, client_id), count in drops.most_common(10):
             log.warning("copies dropped: queue full", topic=topic, client=client_id, count=count)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from gearhorn.broker.backlog import Backlog
 from gearhorn.broker.durable import Durable
 from gearhorn.broker.gossip import Talk
-from gearhorn.errors import RequestError, StoreError, Unavailable, Unknown
+from gearhorn.errors import RequestError, StoreError, TooLarge, Unavailable, Unknown
 from gearhorn.gearman.worker import Job
 from gearhorn.messages import (
     Describe,
@@ -54,6 +54,8 @@ class Descriptions:
 
     async def _answer(self, job: Job) -> None:
         try:
+            if job.oversized:
+                raise TooLarge("the request is too long")
             request = decode_describe(job.arguments)
             job.complete(encode(await self._describe(request)))
         except StoreError as error:

@@ -80,7 +80,7 @@ class Reading:
         check_name("topic", request.topic)
         epoch = request.epoch if isinstance(request.epoch, str) else ""
         client_id = request.client_id if isinstance(request.client_id, str) else ""
-        if client_id:
+        if isinstance(request.client_id, str):
             check_name("client_id", client_id)
         ack = request.ack if isinstance(request.ack, int) else None
         purge = request.purge if isinstance(request.purge, int) else None

@@ -20,6 +20,7 @@ _WORDS = {  # what msgspec does not say of a key that takes certain words only
     "priority": '"low", "normal" or "high"',
     "encoding": '"base64"',
     "overflow": '"drop_new", "drop_old" or "unsubscribe"',
+    "durable.start": '"new", "all", "last" or an object with sequence or window',
     "action": '"list", "redrive" or "purge"',
 }
 _Body = TypeVar("_Body")

@@ -19,6 +19,7 @@ MAX_IN_FLIGHT = 10_000
 MAX_BATCH = 10_000
 MAX_ATTEMPTS = 10**6
 MAX_MESSAGES = 10**12
+MAX_SEQUENCE = 10**15  # scripts count exactly up to 2**53
 MAX_FETCH = 10_000  # messages in one reply
 MAX_WAIT_S = 3600.0
 DEFAULT_MAX_AGE_S = 120.0  # PROTOCOL §6
@@ -77,9 +78,10 @@ def check_durable(given: GivenDurable) -> None:
     if isinstance(start, Start):
         if (start.sequence is UNSET) == (start.window is UNSET):
             raise BadRequest("durable.start: expected either sequence or window")
-        if start.sequence is not UNSET and start.sequence < 0:
+        if start.sequence is not UNSET and not 0 <= start.sequence <= MAX_SEQUENCE:
             raise BadRequest(
-                f"durable.start.sequence: expected an integer >= 0, got {start.sequence}"
+                f"durable.start.sequence: expected an integer from 0 to {MAX_SEQUENCE}, "
+                f"got {start.sequence}"
             )
         if start.window is not UNSET and not 0 < start.window <= MAX_SECONDS:
             raise BadRequest(
@@ -264,8 +266,8 @@ def decode_fetch(body: bytes) -> Fetch:
         raise BadRequest("ack: expected a client_id beside it")
     for key in ("after", "ack", "purge"):
         value = getattr(request, key)
-        if value is not UNSET and not 0 <= value <= 2**53:
-            raise BadRequest(f"{key}: expected an integer >= 0, got {value}")
+        if value is not UNSET and not 0 <= value <= MAX_SEQUENCE:
+            raise BadRequest(f"{key}: expected an integer from 0 to {MAX_SEQUENCE}, got {value}")
     if not 1 <= request.limit <= MAX_FETCH:
         raise BadRequest(f"limit: expected an integer from 1 to {MAX_FETCH}, got {request.limit}")
     if not 0 <= request.wait <= MAX_WAIT_S:
@@ -276,8 +278,10 @@ def decode_fetch(body: bytes) -> Fetch:
 def decode_parked_request(body: bytes) -> ParkedRequest:
     """Decode a ``parked_fanout`` request; raises ``BadRequest``."""
     request = decode_body(_parked_request, body)
-    if request.limit is not UNSET and not 1 <= request.limit <= 2**31:
-        raise BadRequest(f"limit: expected an integer >= 1, got {request.limit}")
+    if request.limit is not UNSET and not 1 <= request.limit <= MAX_MESSAGES:
+        raise BadRequest(
+            f"limit: expected an integer from 1 to {MAX_MESSAGES}, got {request.limit}"
+        )
     return request
 
 
