@@ -3,7 +3,8 @@
 -- A lane's record is "OWNER TERM POSITION"; the owner is "-" where it was released, "?" where it was
 -- while a receiver might have a job of a former owner, "pull" where nothing is delivered. TERMs are
 -- counted over all topics, so that one never comes again, also where a subscription is made anew; and
--- are no lower than the store's time in seconds, so that they rise where the store lost its data.
+-- are no lower than the store's time in microseconds, which no count outruns, so that they rise where
+-- the store lost its data.
 -- Returns for each client false where there is no such lane, {0} where another member holds it,
 -- else {TERM, position, the former owner}.
 
@@ -11,8 +12,9 @@ local given = nil -- one for all lanes of this call
 local function term_now()
     if not given then
         local last = tonumber(redis.call('GET', KEYS[3]) or 0)
-        given = math.max(last + 1, tonumber(redis.call('TIME')[1]))
-        redis.call('SET', KEYS[3], given)
+        local time = redis.call('TIME')
+        given = math.max(last + 1, 1000000 * time[1] + time[2])
+        redis.call('SET', KEYS[3], string.format('%.0f', given))
     end
     return given
 end
