@@ -75,6 +75,21 @@ def test_a_log_gives_back_what_was_logged(server: Redis) -> None:
     run(server, test)
 
 
+def test_what_is_read_at_once_has_at_most_8_mib_of_payloads_but_one_message(
+    server: Redis,
+) -> None:
+    async def test(bench: LogBench) -> None:
+        await bench.begin("t", "alice")
+        mib = 1024 * 1024
+        for size in (8 * mib + 1, 4 * mib, 4 * mib, 1, 0):
+            await bench.append("t", bytes(size))
+        parts = [await bench.log.read("t", first, 100) for first in range(1, 7)]
+        found = [[one.sequence for one in part] for part in parts]
+        assert found == [[1], [2, 3], [3, 4, 5], [4, 5], [5], []]
+
+    run(server, test)
+
+
 # Repeats
 
 

@@ -303,7 +303,7 @@ class Promise(RuleBasedStateMachine):
         self.with_in_flight_1_everything_before_what_is_sent_is_done()
         self.no_message_is_under_way_twice()
         self.the_position_only_grows_and_passes_nothing_that_is_not_done()
-        self.a_lane_knows_how_many_are_not_done()
+        self.a_lane_knows_how_many_are_not_done_and_how_many_can_be_sent()
         self.the_window_is_bounded()
 
     def no_more_than_in_flight_are_under_way(self) -> None:
@@ -327,7 +327,8 @@ class Promise(RuleBasedStateMachine):
         self.most = self.lane.position
         assert all(self.is_over(number) for number in range(1, self.lane.position + 1))
 
-    def a_lane_knows_how_many_are_not_done(self) -> None:
+    def a_lane_knows_how_many_are_not_done_and_how_many_can_be_sent(self) -> None:
+        assert self.lane.ready == len(self.of(State.READY))
         assert self.lane.active == len(self.lane.window) - len(self.of(State.DONE))
 
     def the_window_is_bounded(self) -> None:
