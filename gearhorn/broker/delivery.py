@@ -347,22 +347,24 @@ class Deliverer:
         """Tell the store what has happened, and send what may be sent then."""
         member = self._membership.id
         settled: dict[str, list[Settlement]] = {}
-        wanted: dict[str, dict[int, int]] = {}
-        redriving: list[Lane] = []
         moved: list[tuple[Lane, int]] = []
+        wanted: dict[str, dict[int, int]] = {}
+        hungry: list[Lane] = []
+        redriving: list[Lane] = []
+        at_s, clock_ms = now_s(), self._membership.clock_ms
         for lane in lanes:
             if lane.state is LaneState.CLOSED:
                 continue
+            if lane.redrives:
+                redriving.append(lane)
+            elif room := self._fill(lane, at_s, clock_ms):
+                hungry.append(lane)
+                firsts = wanted.setdefault(lane.topic, {})
+                firsts[lane.next] = max(firsts.get(lane.next, 0), room)
             if lane.position > lane.settled:
                 one = lane.client_id, lane.term, lane.position, lane.epoch
                 settled.setdefault(lane.topic, []).append(one)
                 moved.append((lane, lane.position))
-            if lane.redrives and lane.state is LaneState.OPEN:
-                redriving.append(lane)
-            elif (room := lane.room) and not self._feed.is_at_end(lane.topic, lane.next):
-                if not self._feed.has(lane.topic, lane.next):
-                    firsts = wanted.setdefault(lane.topic, {})
-                    firsts[lane.next] = max(firsts.get(lane.next, 0), room)
         plan = self._feed.plan(wanted)
         taken = self._notes.take()
         if settled or plan.reads or any(taken):
@@ -390,16 +392,22 @@ class Deliverer:
         if redriving:
             await self._redrive(redriving)
         at_s, clock_ms = now_s(), self._membership.clock_ms
+        for lane in hungry:
+            if lane.state is LaneState.CLOSED:
+                continue
+            if self._fill(lane, at_s, clock_ms) or lane.position > lane.settled:
+                self._touch(lane)
         # with no server up, somebody touches the lanes when one is; without a lease they are lost
         may_send = self._cluster.is_up and self._holds_lease()
         for lane in lanes:
             if lane.state is LaneState.CLOSED:
                 continue
-            if lane.topic in plan.later:
-                self._touch(lane)
-            self._fill(lane, at_s, clock_ms)
-            if may_send and lane.ready:
-                self._send(lane, at_s)
+            if lane.window:
+                self.busy.add(lane)
+                if may_send and lane.ready:
+                    self._send(lane, at_s)
+            elif lane.state is LaneState.OPEN:
+                self.busy.discard(lane)
         self._shipping.ship()
 
     def _holds_lease(self) -> bool:
@@ -442,22 +450,18 @@ class Deliverer:
             if not lane.redrives:
                 self._touch(lane)
 
-    def _fill(self, lane: Lane, at_s: float, clock_ms: int) -> None:
-        """Take what the lane has room for."""
-        if room := lane.room:
-            if entries := self._feed.run(lane.topic, lane.next, room):
-                for one in lane.take(entries, at_s, clock_ms):
-                    self._retries.rest(one, one.due_s - at_s)
-            is_more = lane.room and not self._feed.is_at_end(lane.topic, lane.next)
-            if is_more or lane.position > lane.settled:
-                self._touch(lane)
+    def _fill(self, lane: Lane, at_s: float, clock_ms: int) -> int:
+        """Take what is in memory of what the lane has room for; return how much more there may be
+        to take."""
+        room = lane.room
+        if room and (entries := self._feed.run(lane.topic, lane.next, room)):
+            for one in lane.take(entries, at_s, clock_ms):
+                self._retries.rest(one, one.due_s - at_s)
+            room = lane.room
         if lane.gap:
             self._dropped(lane.topic, lane.client_id, lane.gap)
             lane.gap = 0
-        if lane.window:
-            self.busy.add(lane)
-        elif lane.state is LaneState.OPEN:
-            self.busy.discard(lane)
+        return 0 if not room or self._feed.is_at_end(lane.topic, lane.next) else room
 
     def _send(self, lane: Lane, at_s: float) -> None:
         if self._shipping.is_full:

@@ -46,11 +46,6 @@ class Entries:
         if not known:
             self._topics.pop(topic, None)
 
-    def has(self, topic: str, sequence: int) -> bool:
-        """Whether an entry is there."""
-        known = self._topics.get(topic)
-        return known is not None and sequence in known
-
     def run(self, topic: str, first: int, count: int) -> list[Entry]:
         """Return up to ``count`` entries that follow each other from ``first`` on."""
         known = self._topics.get(topic)

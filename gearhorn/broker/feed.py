@@ -28,10 +28,9 @@ class _Tail:
 
 
 class Plan(NamedTuple):
-    """Parts of logs to read in one round."""
+    """Parts of logs to read in one round; lanes that get nothing of them ask again."""
 
     reads: list[Wanted]
-    later: set[str]  # topics that have to wait for the next round
     tails: Mapping[str, tuple[_Tail, int]]  # and what was told of each topic's end before
 
 
@@ -89,10 +88,6 @@ class Feed:
         tail = self._tails.get(topic)
         return tail is None or (tail.is_known and sequence > tail.heard)
 
-    def has(self, topic: str, sequence: int) -> bool:
-        """Whether a message is in memory."""
-        return self._entries.has(topic, sequence)
-
     def run(self, topic: str, first: int, count: int) -> list[Entry]:
         """Return up to ``count`` messages that follow each other from ``first`` on."""
         return self._entries.run(topic, first, count)
@@ -100,21 +95,19 @@ class Feed:
     def plan(self, wanted: Mapping[str, Mapping[int, int]]) -> Plan:
         """Return what to read: ``wanted`` is by topic how many messages from which sequence on."""
         reads: list[Wanted] = []
-        later = set()
         for topic, firsts in wanted.items():
             end = 0
             for first in sorted(firsts):
                 if first < end:
                     continue  # another lane's part brings it
                 if len(reads) == READS:
-                    later.add(topic)
                     break
                 most = max(READ_ENTRIES, firsts[first])
                 reads.append(Wanted(topic, first, most, READ_BYTES))
                 end = first + most
         found = ((topic, self._tails.get(topic)) for topic in wanted)
         tails = {topic: (tail, tail.heard) for topic, tail in found if tail is not None}
-        return Plan(reads, later, tails)
+        return Plan(reads, tails)
 
     def take_in(self, plan: Plan, replies: Sequence[tuple[list[Entry], bool]]) -> Found:
         """Keep what was read, and note where logs end."""

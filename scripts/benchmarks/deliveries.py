@@ -24,6 +24,7 @@ SECTION = f"10 durable, deliveries/s to {SUBSCRIBERS}"
 # in flight a queue -> messages: what waits already is little of it, and it takes a second or more
 EACH = {1: 1_000, 64: 2_000}
 EACH_RABBITMQ, EACH_JETSTREAM = 300, 1_000  # about a second
+BESIDE = 0.95  # of the speed without one that fails
 LEAST = 0.4  # of the driver with one job in flight a queue
 CLIENTS = client_ids(SUBSCRIBERS)
 
@@ -66,16 +67,23 @@ def measure(plan: Plan) -> list[Line]:
         name = "and a Redis write each, {} in flight"
         written = _Way(name, _driver(bed, plan, bed.store.address))
         ours = _Way("gearhorn, in_flight {}", _gearhorn(bed, plan))
+        beside = _Way(
+            "one more beside them fails everything, in_flight {}", _gearhorn(bed, plan, True)
+        )
         rabbitmq = _rabbitmq(stack, plan)
         nats = _jetstream(stack, plan)
         for _ in range(plan.rounds):
             ceiling = None
-            for way in (raw, written, ours, rabbitmq, nats):
+            for way in (raw, written, ours, beside, rabbitmq, nats):
                 for in_flight in EACH:
                     rate = way.measure(in_flight, ceiling)
                     ceiling = ceiling or rate  # line 1: the driver with one in flight
     _judge(ours, raw, rabbitmq, nats)
-    ways = (raw, written, ours, rabbitmq, nats)
+    for in_flight, line in beside.lines.items():
+        times = beside.times(ours, in_flight)
+        line.target = Target(times, BESIDE, "of that", at_least=True)
+        line.note = f"{times:.3f} of the line above"
+    ways = (raw, written, ours, beside, rabbitmq, nats)
     return [way.lines[n] for way in ways for n in EACH]
 
 
@@ -112,17 +120,21 @@ def _driver(bed: DurableBed, plan: Plan, store: str) -> Callable[[int], Any]:
     return run
 
 
-def _gearhorn(bed: DurableBed, plan: Plan) -> Callable[[int], Any]:
+def _gearhorn(bed: DurableBed, plan: Plan, is_one_failing: bool = False) -> Callable[[int], Any]:
     """A topic of its own for each run; it goes away afterwards."""
     numbers = itertools.count()
 
     def run(in_flight: int) -> Any:
         topic, each = f"delivered{next(numbers)}", plan.count(EACH[in_flight])
         queues = bed.make_durable(topic, SUBSCRIBERS, in_flight=in_flight)
+        if is_one_failing:
+            bed.make_failing(topic)
         bed.log([topic], each)
         bed.until_waiting(queues, min(in_flight, each) * len(queues))
         result = received(bed, queues, each, bed.pids)
         bed.until_acknowledged(topic, each)
+        if is_one_failing:
+            bed.end_failing(topic)
         bed.end_durable([topic], SUBSCRIBERS)
         return result
 

@@ -22,6 +22,8 @@ from benchmarks.raw import Caller, foreground
 AT_ONCE = 512  # fanout jobs that one caller has unanswered
 SUBSCRIBE_AT_ONCE = 64  # as in ``members``
 WAITING_S = 30.0
+FAILING = "failing"
+FAILING_BACKOFF_S = 0.05  # it fails some twenty times a second, not every two seconds
 
 
 class DurableBed(Cluster):
@@ -50,6 +52,17 @@ class DurableBed(Cluster):
         self._change(b"subscribe_fanout", [topic], clients, durable=options)
         return [f"{topic}_{client}" for client in clients]
 
+    def make_failing(self, topic: str) -> None:
+        """Add a durable subscription whose receiver fails whatever it gets, again and again."""
+        durable = {"max_attempts": 0, "max_backoff": FAILING_BACKOFF_S}
+        self._change(b"subscribe_fanout", [topic], [FAILING], durable=durable)
+        self.receiver(f"{topic}_{FAILING}", behave=lambda wire, job: wire.fail(job.handle))
+
+    def end_failing(self, topic: str) -> None:
+        """Take it away."""
+        self._receivers.pop().close()
+        self._change(b"unsubscribe_fanout", [topic], [FAILING])
+
     def end_durable(self, topics: Sequence[str], count: int) -> None:
         """End the subscriptions of ``count`` clients; the topics' logs go with them."""
         self._change(b"unsubscribe_fanout", topics, client_ids(count))
@@ -72,7 +85,9 @@ class DurableBed(Cluster):
         while True:
             topics = self._asked("describe_fanout", topic=topic, limit=10_000)["topics"]
             positions = [
-                one["durable"]["position"] for one in topics[topic]["subscriptions"].values()
+                one["durable"]["position"]
+                for client, one in topics[topic]["subscriptions"].items()
+                if client != FAILING
             ]
             if all(position == sequence for position in positions):
                 return
