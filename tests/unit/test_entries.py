@@ -28,15 +28,6 @@ def test_entries_that_follow_each_other_are_found_up_to_the_count() -> None:
     assert run(cache, "t", 10, 1) == []
 
 
-def test_it_is_known_whether_an_entry_is_there() -> None:
-    cache = Entries()
-    cache.add("t", entries(3, 4))
-    asked = [("t", 2), ("t", 3), ("t", 4), ("t", 5), ("u", 3)]
-    assert [cache.has(*one) for one in asked] == [False, True, True, False, False]
-    cache.forget("t")
-    assert not cache.has("t", 3)
-
-
 def test_a_run_ends_at_the_first_entry_that_is_not_there() -> None:
     cache = Entries()
     cache.add("t", [*entries(1, 2), *entries(4, 5)])
