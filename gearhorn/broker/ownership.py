@@ -147,6 +147,7 @@ class Ownership:
             if self._seen_run:
                 log.warning("the store was restarted or replaced; lanes begin anew")
                 self._deliverer.abandon()
+                self.refresh()  # whatever these topics are
             self._seen_run = run_id
         for page in pages:
             if page:

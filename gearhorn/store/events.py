@@ -66,7 +66,8 @@ class Events:
                     await listener.ping()  # type: ignore[attr-defined]
                 continue
             heard_at, is_asked = loop.time(), False
-            if message["type"] == "subscribe" and waiting:
+            if message["type"] == "subscribe":
+                # once more than asked for where redis-py has connected anew by itself
                 waiting.discard(message["channel"])
                 if not waiting:
                     backoff.reset()
