@@ -8,6 +8,8 @@ from typing import Any
 
 import structlog
 
+AGAIN_S = 0.2
+
 log = structlog.get_logger(__name__)
 
 
@@ -32,7 +34,8 @@ class Tasks:
 
     async def cancel(self) -> None:
         """End every task and wait until it has."""
-        running = list(self._running)
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        running = set(self._running)
+        while running:
+            for task in running:
+                task.cancel()  # again: a library may swallow what comes at a bad moment
+            _, running = await asyncio.wait(running, timeout=AGAIN_S)

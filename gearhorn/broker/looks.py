@@ -27,6 +27,7 @@ DEATHS_S = 2.0  # between two readings of the list of jobs
 DUTY = 100  # which may take so much less of a job server's time than passes between them
 QUIET_S = 0.1  # between two looks at queues that a former owner used
 QUIET_MOST_S = 1.0
+STATUS_S = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -135,7 +136,8 @@ class Looks:
             for place, admin in enumerate(self._cluster.admins):
                 if self._cluster.clients[place].is_up:
                     try:
-                        running |= (await admin.running()).keys()
+                        async with asyncio.timeout(STATUS_S):  # it may be frozen
+                            running |= (await admin.running()).keys()
                         is_asked = True
                     except OSError as error:
                         log.debug("status is unknown", error=str(error) or type(error).__name__)

@@ -19,7 +19,7 @@ from gearhorn.broker.membership import Membership
 from gearhorn.errors import StoreError
 from gearhorn.messages.durable import DurableOptions
 from gearhorn.names import queue_of
-from gearhorn.store.lanes import PAGE, Held, Lanes
+from gearhorn.store.lanes import PAGE, Held, Lanes, Settlement
 from gearhorn.timing import Backoff, now_s
 
 RETRY_S = 0.5  # until lanes that another member still holds are looked at again
@@ -160,6 +160,7 @@ class Ownership:
             members.append(member)
         found = await self._store.of(topics)
         wanted: dict[str, list[str]] = {}
+        left: dict[tuple[str, bool], list[Settlement]] = {}
         options: dict[tuple[str, str], tuple[DurableOptions, bool]] = {}
         for topic, lanes in zip(topics, found, strict=True):
             for client_id, lane in list(self._deliverer.find(topic).items()):
@@ -174,6 +175,11 @@ class Ownership:
                 elif is_ours:
                     wanted.setdefault(topic, []).append(client_id)
                     options[topic, client_id] = durable, envelope
+                elif held.owner == member:  # it was fenced here, and is another's now
+                    last = client_id, held.term, held.position, ""
+                    left.setdefault((topic, False), []).append(last)
+        if left:
+            await self._store.release(member, left)
         if not wanted or member != self._membership.id:
             return
         acquired, self_held = await self._store.acquire(member, wanted)
