@@ -175,7 +175,7 @@ def test_a_job_server_that_freezes_counts_as_down_and_its_queues_move(
     receiver = cluster.receiver(*queues)
     cluster.receiver(*queues, address=frozen.address)
     assert cluster.publish("t", "before").data == b"10"
-    assert waiting(frozen.address, "t") or receiver.jobs
+    eventually(lambda: waiting(frozen.address, "t") or receiver.jobs)
     frozen.freeze()
     try:
         began = time.monotonic()
