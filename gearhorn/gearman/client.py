@@ -159,7 +159,8 @@ class Client(Link):
         self._settling = False
         self._looks: deque[Callable[[bool, bool], None]] = deque()  # in the order they were asked
         # One handle has several waiting copies where gearmand coalesced them.
-        self._waiting: dict[bytes, list[_Waiting]] = {}
+        # A pair is a copy of which nothing has come yet: nearly all of them until they finish.
+        self._waiting: dict[bytes, tuple[Submission, int] | list[_Waiting]] = {}
 
     @property
     def running(self) -> int:
@@ -195,7 +196,7 @@ class Client(Link):
         submission.forgotten = len(submission.handles)
         alone = []
         for handle in fresh:
-            chain = self._waiting.get(handle)
+            chain = self._chain(handle)
             if chain is None:
                 if not first and handle:
                     alone.append(handle)
@@ -226,7 +227,7 @@ class Client(Link):
         """A foreground copy is withdrawn now; its outcome is told if a receiver finishes it all
         the same, until ``drop``."""
         assert submission.handles is not None
-        for one in self._waiting.get(submission.handles[index], ()):
+        for one in self._chain(submission.handles[index]) or ():
             if one.submission is submission and one.index == index:
                 one.is_withdrawn = True
 
@@ -242,7 +243,7 @@ class Client(Link):
         self._settle()
         self._take_back()
         lost = [*self._written, *(one for one in self._queued if not one.sent)]
-        waiting = [one for chain in self._waiting.values() for one in chain]
+        waiting = [one for handle in self._waiting for one in self._chain(handle) or ()]
         self._written.clear()
         self._queued.clear()
         self._waiting.clear()
@@ -354,7 +355,8 @@ class Client(Link):
             if kind == packets.JOB_CREATED:
                 self._created(body)
                 continue
-            self._settle()  # what it is about comes first, without those that have no copies
+            if self._done or (self._written and not self._written[0].heads):
+                self._settle()  # what it is about comes first, without those that have no copies
             if kind == packets.ERROR:
                 self._refused(body)
             elif kind == packets.STATUS_RES:
@@ -391,8 +393,20 @@ class Client(Link):
         assert submission.handles is not None
         submission.handles += handles
         if submission.forgotten is None:
+            waiting = self._waiting
             for index, handle in enumerate(handles, submission.answered):
-                self._waiting.setdefault(handle, []).append(_Waiting(submission, index))
+                chain = self._chain(handle) if handle in waiting else None
+                if chain is None:
+                    waiting[handle] = submission, index
+                else:
+                    chain.append(_Waiting(submission, index))
+
+    def _chain(self, handle: bytes) -> list[_Waiting] | None:
+        """Return the copies that wait under a handle, to be changed."""
+        chain = self._waiting.get(handle)
+        if isinstance(chain, tuple):
+            chain = self._waiting[handle] = [_Waiting(*chain)]
+        return chain
 
     def _refused(self, body: bytes) -> None:
         """Take an ERROR, which answers the first copy that is not answered."""
@@ -419,7 +433,13 @@ class Client(Link):
     def _work(self, kind: int, body: bytes, oversized: bool) -> None:
         """Take what a receiver says of a foreground copy."""
         handle, _, data = body.partition(b"\0")
-        chain = self._waiting.get(handle)
+        if kind == packets.WORK_COMPLETE and not oversized:
+            pair = self._waiting.get(handle)
+            if isinstance(pair, tuple) and not (data and pair[0].keeps_data):
+                del self._waiting[handle]
+                pair[0].outcome.finished(*pair, _DONE)
+                return
+        chain = self._chain(handle)
         if chain is None:
             return  # withdrawn, or finished already: a cancelled running job finishes twice
         # gearmand sends each packet once per waiting copy: they take turns
