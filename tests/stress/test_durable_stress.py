@@ -1,0 +1,186 @@
+"""Durable topics under fire: everything is killed, frozen and restarted, and every message that was
+replied to is acknowledged by every subscriber, in order.
+
+The normal run goes through a fixed list of faults; `scripts/stress` makes a long one of random
+faults. Both print what they counted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.cluster import Cluster, eventually
+from support.durable_faults import KINDS, Faults
+from support.durable_history import DurableHistory
+from support.durable_traffic import Publisher, Receivers
+
+MakeCluster = Callable[..., Cluster]
+SECONDS = float(os.environ.get("STRESS_SECONDS", "0"))  # of random faults
+SEED = int(os.environ.get("STRESS_SEED", "1"))
+STORE = ("--appendonly", "yes", "--appendfsync", "always")
+LEASE_S = 2.0
+TIMEOUT_S = 5
+OPTIONS = {"timeout": TIMEOUT_S, "max_attempts": 0, "max_backoff": 2}
+NEAR_S = LEASE_S + TIMEOUT_S + 5
+TOPICS = "news", "jobs"
+CLIENTS = [f"c{number}" for number in range(10)]
+PUBLISHERS = 4
+PAUSE_S = 0.2
+BEFORE_S = 3.0  # without faults: what is repeated here is repeated for no reason
+SETTLES_S = 60.0
+PLAN = (
+    "worker killed",
+    "gearmand killed",
+    "redis killed",
+    "worker frozen",
+    "gearmand frozen",
+    "worker restarted",
+    "redis frozen",
+)
+
+
+class Run:
+    """A cluster with its publishers and receivers."""
+
+    def __init__(self, cluster: Cluster, seed: int) -> None:
+        addresses = [server.address for server in cluster.job_servers]
+        queues = {f"{topic}_{client}": topic for topic in TOPICS for client in CLIENTS}
+        self.cluster = cluster
+        self.history = DurableHistory(queues, NEAR_S)
+        self.receivers = Receivers(self.history, list(queues), addresses, seed)
+        self.publishers = [
+            Publisher(f"p{number}", self.history, addresses, TOPICS, seed + number, PAUSE_S)
+            for number in range(PUBLISHERS)
+        ]
+        self.faults = Faults(cluster, self.history, seed, LEASE_S, TIMEOUT_S)
+        self._began_s = time.monotonic()
+
+    def start(self) -> None:
+        """Subscribe, publish and receive."""
+        for topic in TOPICS:
+            self.cluster.subscribe(topic, *CLIENTS, durable=OPTIONS)
+        self.receivers.start()
+        for publisher in self.publishers:
+            publisher.start()
+
+    def check(self) -> None:
+        """Fail if the harness itself did."""
+        for one in (*self.publishers, self.receivers):
+            if one.error is not None:
+                raise one.error
+
+    def stop_publishing(self) -> None:
+        """Have the last messages replied to."""
+        for publisher in self.publishers:
+            publisher.stop()
+        for publisher in self.publishers:
+            publisher.join(SETTLES_S)
+            assert not publisher.is_alive(), f"{publisher.name} gets no reply"
+
+    def settle(self) -> None:
+        """Wait until all is acknowledged, and a little longer for what should not come."""
+        eventually(
+            lambda: not any(self.history.owed()) or self.receivers.error,
+            SETTLES_S,
+            f"not everything is acknowledged after {SETTLES_S} s",
+        )
+        eventually(lambda: not self.behind(), 10, "positions are behind the logs")
+        time.sleep(1)
+
+    def behind(self) -> list[object]:
+        """Return the subscriptions of which the cluster says that not all is done."""
+        outcome = self.cluster.run("describe_fanout", limit=1000)
+        assert outcome.kind == "complete", outcome
+        found = [
+            one
+            for topic in json.loads(outcome.data)["topics"].values()
+            for one in topic["subscriptions"].values()
+        ]
+        assert len(found) == len(TOPICS) * len(CLIENTS)
+        return [one for one in found if one["durable"]["lag"] or one["durable"]["parked"]]
+
+    def keep(self, directory: Path) -> None:
+        """Write down what happened, for whoever wants to know why."""
+        deliveries = sorted(self.history.deliveries, key=lambda one: one.start_s)
+        for name, lines in {
+            "violations": self.history.violations(),
+            "deliveries": deliveries,
+            "faults": self.history.faults,
+        }.items():
+            (directory / name).write_text("".join(f"{line}\n" for line in lines))
+        self.faults.keep_logs(directory)
+        print(f"what happened: {directory}")
+
+    def close(self) -> None:
+        """Stop publishers and receivers."""
+        for publisher in self.publishers:
+            publisher.stop()
+        for publisher in self.publishers:
+            if publisher.is_alive():
+                publisher.join(10)
+        self.receivers.close()
+
+    def __str__(self) -> str:
+        kinds = Counter(fault.kind for fault in self.history.faults)
+        refusals = sum((publisher.refusals for publisher in self.publishers), Counter[str]())
+        lines = {
+            **self.history.counts(),
+            "faults by kind": ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS if kinds[kind]),
+            "published again": sum(publisher.again for publisher in self.publishers),
+            "unanswered tries": sum(publisher.unanswered for publisher in self.publishers),
+            "refusals": dict(refusals),
+            "errors of job servers": dict(self.receivers.errors),
+            "exit codes": dict(Counter(self.faults.exits)),
+            "starts refused": self.faults.refused_starts,
+            "violations": len(self.history.violations()),
+            "seconds": round(time.monotonic() - self._began_s, 1),
+        }
+        return "\n".join(f"{name:>22}: {value}" for name, value in lines.items())
+
+
+@pytest.fixture
+def run(make_cluster: MakeCluster) -> Run:
+    options = ("--lease", f"{LEASE_S}")
+    cluster = make_cluster(workers=3, job_servers=2, options=options, redis=STORE)
+    return Run(cluster, SEED)
+
+
+def test_every_message_replied_to_is_acknowledged_by_everyone_in_order_under_fire(
+    run: Run, tmp_path: Path
+) -> None:
+    try:
+        run.start()
+        time.sleep(BEFORE_S)
+        if SECONDS:
+            run.faults.run_for(SECONDS)
+            time.sleep(NEAR_S + 5)  # the last 5 of them away from any fault
+        else:
+            run.faults.run(PLAN)
+            time.sleep(2)
+        run.stop_publishing()
+        run.settle()
+    finally:
+        run.close()
+        print(f"\n{run}")
+        run.keep(tmp_path)
+    run.check()
+    assert run.history.violations() == []
+    assert run.faults.crashed() == []
+    assert set(run.faults.exits) <= {0}
+    counts = run.history.counts()
+    lasted_s = BEFORE_S + (SECONDS or len(PLAN))
+    assert counts["messages published"] == counts["replied"] > 4 * lasted_s
+    assert counts["owed"] == counts["acknowledged"] == counts["replied"] * len(CLIENTS)
+    assert counts["deliveries"] > counts["acknowledged"]
+    assert counts["purposely failed"] > lasted_s / 4
+    assert counts["receiver deaths"] > lasted_s / 4
+    assert counts["take-overs"] >= len(CLIENTS)
+    done = {fault.kind for fault in run.history.faults}
+    assert done >= set(PLAN if SECONDS < 30 else KINDS)
+    assert sum(publisher.again for publisher in run.publishers) > 0
