@@ -62,10 +62,11 @@ class _Way:
 def measure(plan: Plan) -> list[Line]:
     """Every way in turn, round by round."""
     with contextlib.ExitStack() as stack:
-        bed = stack.enter_context(DurableBed())
-        raw = _Way("driver, no log, {} in flight", _driver(bed, plan, ""))
+        # beds of their own: what one leaves behind in gearmand would weigh on the other
+        bed, drivers = (stack.enter_context(DurableBed()) for _ in range(2))
+        raw = _Way("driver, no log, {} in flight", _driver(drivers, plan, ""))
         name = "and a Redis write each, {} in flight"
-        written = _Way(name, _driver(bed, plan, bed.store.address))
+        written = _Way(name, _driver(drivers, plan, drivers.store.address))
         ours = _Way("gearhorn, in_flight {}", _gearhorn(bed, plan))
         beside = _Way(
             "one more beside them fails everything, in_flight {}", _gearhorn(bed, plan, True)
