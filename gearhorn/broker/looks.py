@@ -132,16 +132,18 @@ class Looks:
                 continue
             wait_s = min(wait_s * 1.5, QUIET_MOST_S)
             running: set[bytes] = set()
-            is_asked = False
+            answers = []
             for place, admin in enumerate(self._cluster.admins):
                 if self._cluster.clients[place].is_up:
                     try:
                         async with asyncio.timeout(STATUS_S):  # it may be frozen
                             running |= (await admin.running()).keys()
-                        is_asked = True
+                        answers.append(True)
                     except OSError as error:
+                        answers.append(False)  # until its link counts as down, too
                         log.debug("status is unknown", error=str(error) or type(error).__name__)
             at_s = now_s()
             for lane in lanes:
-                if (is_asked and lane.queue not in running) or at_s >= lane.wait_until_s:
+                is_known = bool(answers) and all(answers)
+                if (is_known and lane.queue not in running) or at_s >= lane.wait_until_s:
                     self._deliverer.quiet(lane)
