@@ -58,8 +58,8 @@ class Faults:
         self._lease_s = lease_s
         self._timeout_s = timeout_s
         self._workers = list(cluster.workers)
-        self._job_servers = list(cluster.job_servers)
-        self._stores = [cluster.store]
+        self._job_servers: list[Server] = list(cluster.job_servers)
+        self._stores: list[Server] = [cluster.store]
         self._going: list[tuple[float, Iterator[float], Callable[[float], None]]] = []
         self._makers: dict[str, Callable[[Fault], Iterator[float]]] = {
             "worker killed": self._worker_killed,
