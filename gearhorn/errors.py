@@ -69,15 +69,28 @@ class ProtocolError(GearhornError):
 
 
 class StoreError(GearhornError):
-    """The store failed: unreachable, loading, or refusing the command."""
+    """The store cannot serve now: unreachable, loading, busy. Nothing was carried out: wait, and
+    ask again. The text is the store's own where it answered."""
 
 
-class StoreRefused(StoreError):
-    """The store answers, and refuses this very command."""
+class StoreUnanswered(StoreError):
+    """What was asked is on its way and the reply is not there: it may have been carried out, or
+    will be. Only what may happen twice can simply be asked again."""
 
 
 class StoreReadOnly(StoreError):
-    """The store answers, and takes no writes: it is a replica."""
+    """The server is no primary any more. Every connection to the store is closed already, and the
+    next ones look for the primary anew: wait, and ask again."""
+
+
+class StoreNoWrites(StoreError):
+    """The store answers and reads go on, but it takes no writes now (memory, disk, replicas):
+    refuse the request that needs one, and serve the others."""
+
+
+class StoreRefused(StoreError):
+    """The store answers, and refuses this very command because of what its keys hold: refuse this
+    topic, and serve the others."""
 
 
 class StartError(GearhornError):

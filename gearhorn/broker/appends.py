@@ -16,7 +16,7 @@ from itertools import repeat
 
 import structlog
 
-from gearhorn.errors import StoreError, StoreReadOnly, StoreRefused, Unavailable
+from gearhorn.errors import StoreError, StoreNoWrites, StoreRefused, Unavailable
 from gearhorn.gearman.worker import Job
 from gearhorn.messages import Fanout, Logged
 from gearhorn.messages.codec import encode
@@ -159,7 +159,7 @@ class Appends:
         for append in batch:
             _, topic, _, then = append
             place = next(places[topic])
-            if isinstance(place, StoreRefused | StoreReadOnly):
+            if isinstance(place, StoreRefused | StoreNoWrites):
                 then(Unavailable(f"the store: {place}"))
             elif isinstance(place, StoreError):
                 self._is_away(began, place)

@@ -52,8 +52,8 @@ class Durable:
         self._looks = Looks(self.deliverer, cluster)
         self._ownership = Ownership(self.lanes, membership, self.deliverer, lambda: store.run_id)
         handlers = {
-            store.key("events"): self._hear,
-            store.key("done", process): self.waiting.hear,
+            store.channel("events"): self._hear,
+            store.channel("done", process): self.waiting.hear,
         }
         self._events = Events(store, handlers, self._missed)
         self._tasks = Tasks()

@@ -57,23 +57,40 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AskError,
     BusyLoadingError,
     ClusterDownError,
     MasterDownError,
+    MovedError,
+    NoPermissionError,
     NoScriptError,
+    OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
     TryAgainError,
 )
 
-from gearhorn.errors import StartError, StoreError, StoreReadOnly, StoreRefused
+from gearhorn.errors import StartError, StoreError, StoreReadOnly
+from gearhorn.store.refusals import refusal
 
 WRITE_TIMEOUT_S = 1.5  # a change answers `unavailable:` within 2 s rather than hang
 READ_TIMEOUT_S = 10.0  # a list of a million takes one second
 SCHEMA = b"3"
 
 Command = tuple[Any, ...]
+
+_CODES = {
+    "LOADING": BusyLoadingError,
+    "CLUSTERDOWN": ClusterDownError,
+    "MASTERDOWN": MasterDownError,
+    "TRYAGAIN": TryAgainError,
+    "READONLY": ReadOnlyError,
+    "MOVED": MovedError,
+    "ASK": AskError,
+    "NOPERM": NoPermissionError,
+    "OOM": OutOfMemoryError,
+}
 
 
 def _script(name: str) -> str:
@@ -212,6 +229,26 @@ class Connection:
             raise ours(error, timeout_s) from error
         return [ours(one, timeout_s) if isinstance(one, Exception) else one for one in replies]
 
+    async def read(
+        self, commands: Sequence[Command], timeout_s: float = READ_TIMEOUT_S
+    ) -> list[Any]:
+        """Like ``pipeline``, for commands that only read: the replies are a primary's.
+
+        The server is asked for its role behind the reads, in the same round trip: one that was
+        demoted answers reads like before, and would serve old lists without an end.
+        Raises ``StoreReadOnly`` where it is a replica.
+        """
+        *replies, role = await self.pipeline([*commands, ("ROLE",)], timeout_s)
+        if role[0] not in (b"master", "master"):
+            raise StoreReadOnly(f"READONLY the server's role is {role[0]!r}")
+        return replies
+
+    def channel(self, *parts: str) -> str:
+        """Return the name of a channel of this namespace: unlike keys, channels are shared by all
+        databases of a server, so the name says which."""
+        database = self._redis.connection_pool.connection_kwargs.get("db") or 0
+        return f"{self.key(*parts)}@{database}"
+
     async def _run(self, commands: Sequence[Command], atomic: bool) -> list[Any]:
         async with self._redis.pipeline(transaction=atomic) as pipe:
             for command in commands:
@@ -248,17 +285,15 @@ class Connection:
         await self._redis.aclose()
 
 
-# Answers of a store that cannot serve now and will later.
-_PASSING = (BusyLoadingError, ClusterDownError, MasterDownError, TryAgainError)
-
-
 def ours(error: Exception, timeout_s: float) -> StoreError:
     """Return an error of redis's as one of ours."""
     if isinstance(error, StoreError):
         return error
-    words = str(error) or f"no answer in {timeout_s:g} s"
-    if isinstance(error, ReadOnlyError):
-        return StoreReadOnly(words)
-    if isinstance(error, ResponseError) and not isinstance(error, _PASSING):
-        return StoreRefused(words)
-    return StoreError(words)
+    if not isinstance(error, ResponseError):
+        return StoreError(str(error) or f"no answer in {timeout_s:g} s")
+    text = str(error)
+    for code, kind in _CODES.items():  # which redis-py takes away
+        if type(error) is kind and not text.startswith(code):
+            text = f"{code} {text}"
+            break
+    return refusal(text)

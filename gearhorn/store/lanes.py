@@ -205,7 +205,7 @@ class Lanes:
             self._settle(member, "-" if is_settled else "?", topic, some)
             for (topic, is_settled), some in lanes.items()
         ]
-        events = self._connection.key("events")
+        events = self._connection.channel("events")
         commands += [
             ("PUBLISH", events, f"released\0{topic}") for topic in {one for one, _ in lanes}
         ]
@@ -246,7 +246,9 @@ class Lanes:
         commands += [read_command(connection, *wanted) for wanted in work.wanted]
         ends = len(commands)
         for process, words in work.done.items():
-            commands.append(("PUBLISH", key("done", process), b"\n".join(words)))
+            commands.append(
+                ("PUBLISH", self._connection.channel("done", process), b"\n".join(words))
+            )
         replies = await self._line.ask(commands, READ_TIMEOUT_S)
         for reply in replies:
             if isinstance(reply, StoreError):
@@ -296,7 +298,7 @@ class Lanes:
         keys = [key("lanes", topic), *(key(name, pair) for name in ("order", "parked", "redrive"))]
         most = -1 if limit is None else limit
         command = self._connection.script(
-            "redrive", keys, client_id, how, most, key("events"), topic
+            "redrive", keys, client_id, how, most, self._connection.channel("events"), topic
         )
         [count] = await self._connection.pipeline([command])
         return None if count is None else int(count)
@@ -331,7 +333,7 @@ class Lanes:
 
     async def tell(self, event: str) -> None:
         """Tell every member what happened."""
-        await self._connection.pipeline([("PUBLISH", self._connection.key("events"), event)])
+        await self._connection.pipeline([("PUBLISH", self._connection.channel("events"), event)])
 
 
 def held_of(record: bytes) -> Held:

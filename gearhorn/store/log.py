@@ -97,7 +97,7 @@ class Log:
         for topic, items in topics.items():
             own = [key(name, topic) for name in ("log", "messages", "logged", "places")]
             arguments = [part for item in items for part in item]
-            events = key("events")
+            events = self._connection.channel("events")
             commands.append(
                 self._connection.script(
                     "append", [*own, *shared], topic, clock_ms, fresh_epoch(), events, *arguments

@@ -138,7 +138,7 @@ class Subscriptions:
             commands.append(("SMEMBERS", key("clients", topic)))
             commands.append(("HGETALL", key("options", topic)))
             commands.append(("EXISTS", key("log", topic)))
-        replies = iter(await self._connection.pipeline(commands, READ_TIMEOUT_S, atomic=True))
+        replies = iter(await self._connection.read(commands))
         return [
             Listed(
                 list(clients),
