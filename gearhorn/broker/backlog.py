@@ -192,7 +192,7 @@ class Backlog:
 
     async def _set(self, place: int, limits: dict[bytes, int]) -> bool:
         try:
-            await self._cluster.admins[place].limit(limits.items())
+            await self._cluster.admins[place].limit(list(limits.items()))
         except OSError as error:
             server = str(self._cluster.clients[place].server)
             log.warning("backlog limits are not set", server=server, error=_words(error))

@@ -40,7 +40,7 @@ from gearhorn.errors import StartError, StoreError
 from gearhorn.gearman.client import WINDOW_COPIES
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.gearman.connection import Server
-from gearhorn.gearman.drain import drain, trim
+from gearhorn.gearman.drain import drain
 from gearhorn.gearman.packets import KEPT_BYTES
 from gearhorn.gearman.worker import Job, Worker
 from gearhorn.messages import Gossip
@@ -324,9 +324,8 @@ class Broker:
     async def _trim(self, queue: bytes, most: int) -> int:
         if not self._copies.is_up:
             return 0
-        server = self._copies.clients[self._copies.route(queue)].server
         try:
-            return await trim(server, self._tls, queue, most)
+            return await self._copies.trimmers[self._copies.route(queue)].trim(queue, most)
         except OSError as error:
             log.warning("no room is made", queue=queue.decode(), error=str(error))
             return 0

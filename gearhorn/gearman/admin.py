@@ -1,24 +1,28 @@
-"""gearmand's text protocol, on a connection of its own.
+"""gearmand's text protocol: single commands on one kept connection, tables on fresh ones.
 
-Law: runs on the event loop. gear's admin requests share a binary connection and break on hostile
-function names (FACTS A11); here a table is read on a fresh connection, so that a name with a
-newline spoils that one answer only, and its lines are parsed from the right (FACTS B7).
+Rules: runs on the event loop. Where the kept connection fails, a new one goes on with what was not
+answered. Silence is measured for each answer, and everything here ends as soon as the link to the
+server is down (``server_down``).
+
+A table is read on a connection of its own, so that a function name with a newline in it spoils
+that one answer only; its lines are parsed from the right.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Iterable
-from itertools import islice
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 
 from gearhorn.gearman.connection import CONNECT_TIMEOUT_S, Server, open_streams
+from gearhorn.gearman.kept import Kept, Streams
 
-ANSWER_TIMEOUT_S = 10.0
-LIMIT_S = 2.0  # a server that does not answer holds up what waits for its limits no longer
-LIMIT_EACH_S = 0.02  # it walks through all its functions for each: 15 ms at 100,000
-PIECE = 100  # commands written before their answers are read
-_TABLE_BYTES = 256 * 1024 * 1024  # 2.2 MB at 100,000 functions (FACTS B13)
+ANSWER_TIMEOUT_S = 10.0  # for a whole table
+SILENCE_S = 2.0  # between two answers to single commands
+PIECE = 100  # commands written before their answers are read, and before others have their turn
+_TABLE_BYTES = 256 * 1024 * 1024  # 2.2 MB at 100,000 functions
+_LINES = 5_000  # of a table, parsed before the event loop has its turn: 4 ms
 
 
 class Admin:
@@ -28,30 +32,31 @@ class Admin:
     def __init__(self, server: Server, tls: ssl.SSLContext | None) -> None:
         self._server = server
         self._tls = tls
-        self._lock = asyncio.Lock()  # serialises the commands on the shared connection
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._kept = Kept(server, tls)
+        self._tables: set[asyncio.StreamWriter] = set()  # that are being read
 
-    async def limit(self, limits: Iterable[tuple[bytes, int]]) -> None:
-        """Set ``maxqueue`` for queues, creating the functions: it does nothing for an unknown
-        one (FACTS B10)."""
+    async def limit(self, limits: Sequence[tuple[bytes, int]]) -> None:
+        """Set ``maxqueue`` for queues, creating the functions: it does nothing for an unknown one.
+
+        gearmand walks through all its functions for each, so give few at a time.
+        """
         commands = []
-        for queue, most in limits:
+        for queue, limit in limits:
             commands.append(b"create function %s\r\n" % queue)
-            commands.append(b"maxqueue %s %d\r\n" % (queue, most))
-        await self._ask(commands, LIMIT_S + LIMIT_EACH_S * len(commands))
+            commands.append(b"maxqueue %s %d\r\n" % (queue, limit))
+        await self._ask(commands, lambda: True)
 
-    async def cancel(self, handles: Iterable[bytes], are_valid: Callable[[], bool]) -> None:
+    async def cancel(self, handles: Sequence[bytes], are_valid: Callable[[], bool]) -> None:
         """Withdraw jobs that no worker has taken; for a taken one only its submitter is told.
 
         Nothing is sent unless ``are_valid()`` at that moment: handles begin anew when a server
         restarts.
         """
-        commands = [b"cancel job %s\r\n" % handle for handle in handles]
-        await self._ask(commands, ANSWER_TIMEOUT_S, are_valid)
+        await self._ask([b"cancel job %s\r\n" % handle for handle in handles], are_valid)
 
     async def backlog(self) -> dict[bytes, int]:
-        """Return, per function, the jobs that wait or run. Seldom: it stalls everything for
-        40 ms at 100,000 functions (FACTS B13)."""
+        """Return, per function, the jobs that wait or run. Seldom: it stalls the server for 40 ms
+        at 100,000 functions."""
         return {name: total for name, (total, _) in (await self._status()).items()}
 
     async def running(self) -> dict[bytes, int]:
@@ -61,9 +66,11 @@ class Admin:
     async def returned(self) -> set[bytes]:
         """Return the handles of jobs that a receiver had and that wait or run again: it died.
 
-        Seldom: 0.23 s at 500,000 jobs (FACTS B7). Empty where the server does not tell."""
+        Seldom: 0.23 s at 500,000 jobs. Empty where the server does not tell."""
         handles = set()
-        for line in (await self._table(b"show jobs\r\n")).splitlines():
+        for number, line in enumerate(_lines(await self._table(b"show jobs\r\n"))):
+            if not number % _LINES:
+                await asyncio.sleep(0)
             handle, _, rest = line.partition(b"\t")
             retries = rest.partition(b"\t")[0]
             if retries not in (b"", b"0"):
@@ -72,7 +79,9 @@ class Admin:
 
     async def _status(self) -> dict[bytes, tuple[int, int]]:
         found = {}
-        for line in (await self._table(b"status\r\n")).splitlines():
+        for number, line in enumerate(_lines(await self._table(b"status\r\n"))):
+            if not number % _LINES:
+                await asyncio.sleep(0)
             name, *numbers = line.rsplit(b"\t", 3)
             if len(numbers) == 3 and numbers[0].isdigit() and numbers[1].isdigit():
                 found[name] = int(numbers[0]), int(numbers[1])
@@ -81,7 +90,8 @@ class Admin:
     async def _table(self, command: bytes) -> bytes:
         """Return the lines that answer a command, to the dot; nothing where it is not known."""
         async with asyncio.timeout(CONNECT_TIMEOUT_S + ANSWER_TIMEOUT_S):
-            reader, writer = await self._open()
+            reader, writer = await open_streams(self._server, self._tls, _TABLE_BYTES)
+            self._tables.add(writer)
             try:
                 writer.write(command)
                 table = await reader.readline()
@@ -89,37 +99,51 @@ class Admin:
                     return b""
                 while table != b".\n" and not table.endswith(b"\n.\n"):
                     table += await reader.readuntil(b".\n")
-            except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+            except (
+                asyncio.IncompleteReadError,
+                asyncio.LimitOverrunError,
+                ValueError,  # readline's way of saying the latter
+            ) as error:
                 raise ConnectionError(f"no whole answer to {command!r}: {error}") from error
             finally:
+                self._tables.discard(writer)
                 writer.close()
         return table
 
-    async def close(self) -> None:
-        """Close the shared connection."""
-        if self._streams is not None:
-            self._streams[1].close()
-            self._streams = None
+    def server_down(self) -> None:
+        """The server does not answer: whoever waits for it here is told so now."""
+        self._kept.server_down()
+        for writer in self._tables:
+            writer.transport.abort()
 
-    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await open_streams(self._server, self._tls, _TABLE_BYTES)
+    def close(self) -> None:
+        """Close the kept connection."""
+        self._kept.close()
 
-    async def _ask(
-        self, commands: list[bytes], time_s: float, are_valid: Callable[[], bool] = lambda: True
-    ) -> None:
+    async def _ask(self, commands: Sequence[bytes], are_valid: Callable[[], bool]) -> None:
         """Send commands that are answered by one line each. The answers are only counted: the
         commands of this module cannot fail but by a job that is gone, which is the aim."""
-        rest = iter(commands)
-        async with asyncio.timeout(time_s), self._lock:
-            try:
-                if self._streams is None:
-                    self._streams = await self._open()
-                reader, writer = self._streams
-                while are_valid() and (piece := list(islice(rest, PIECE))):
-                    writer.write(b"".join(piece))
-                    for _ in piece:
-                        if not await reader.readline():
-                            raise ConnectionError("closed by the server")
-            except BaseException:
-                await self.close()
-                raise
+        for start in range(0, len(commands), PIECE):
+            left = deque(commands[start : start + PIECE])
+
+            async def send(streams: Streams, left: deque[bytes] = left) -> None:
+                reader, writer = streams
+                if not are_valid():
+                    return
+                writer.write(b"".join(left))
+                while left:
+                    async with asyncio.timeout(SILENCE_S):
+                        line = await reader.readline()
+                    if not line.endswith(b"\n"):
+                        raise ConnectionError("closed by the server")
+                    left.popleft()
+
+            await self._kept.use(send)
+
+
+def _lines(table: bytes) -> Iterator[bytes]:
+    """Yield the lines of a table, which may have millions: it is never split whole."""
+    at = 0
+    while (end := table.find(b"\n", at)) >= 0:
+        yield table[at:end]
+        at = end + 1

@@ -15,6 +15,7 @@ from hashlib import sha256
 from gearhorn.gearman.admin import Admin
 from gearhorn.gearman.client import Client, Result, Submission
 from gearhorn.gearman.connection import Connection, Server
+from gearhorn.gearman.trimming import Trimmer
 
 
 class _Member(Client):
@@ -30,6 +31,7 @@ class _Member(Client):
 
     def went_down(self, connection: Connection) -> None:
         self._cluster._changed()  # before the lost copies are routed anew
+        self._cluster._went_down(self)
         super().went_down(connection)
 
 
@@ -75,6 +77,7 @@ class Cluster:
         for client in self.clients:
             client.is_spokesman = is_spokesman
         self.admins = [Admin(server, tls) for server in servers]
+        self.trimmers = [Trimmer(server, tls) for server in servers]
         self._up: list[tuple[int, bytes]] = []  # (place in the configuration, name and NUL)
         self._came_up = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
@@ -134,8 +137,16 @@ class Cluster:
         """Close every connection."""
         for client in self.clients:
             await client.stop()
-        for admin in self.admins:
-            await admin.close()
+        for admin, trimmer in zip(self.admins, self.trimmers, strict=True):
+            admin.close()
+            trimmer.close()
+
+    def _went_down(self, client: Client) -> None:
+        """Have nobody wait for answers of a server that is down."""
+        for place, one in enumerate(self.clients):
+            if one is client:
+                self.admins[place].server_down()
+                self.trimmers[place].server_down()
 
     def _changed(self) -> None:
         self.sessions += 1

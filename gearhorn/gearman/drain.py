@@ -1,4 +1,4 @@
-"""Emptying a queue, or discarding its oldest jobs: grab what waits there and fail it.
+"""Emptying a queue: grab what waits there and fail it.
 
 Law: runs on the event loop. ``drop function`` would lose jobs silently and go on swallowing
 their unique ids (FACTS B10); completing them would tell foreground callers a lie.
@@ -12,12 +12,9 @@ from collections.abc import Iterable
 
 import structlog
 
-from gearhorn.gearman import packets
-from gearhorn.gearman.connection import CONNECT_TIMEOUT_S, Connection, Server, open_streams
-from gearhorn.gearman.packets import Splitter
+from gearhorn.gearman.connection import CONNECT_TIMEOUT_S, Connection, Server
 from gearhorn.gearman.worker import GRABS, Job, Worker
 
-TRIM_S = 5.0
 DRAIN_S = 30.0  # for one server; the rest of a queue that others fill faster is left there
 
 log = structlog.get_logger(__name__)
@@ -58,38 +55,3 @@ async def drain(servers: Iterable[Server], tls: ssl.SSLContext | None, queue: by
                 log.warning("queue is not drained", server=str(one.server), queue=queue.decode())
             await one.stop()
     return sum(one.count for one in drains)
-
-
-async def trim(server: Server, tls: ssl.SSLContext | None, queue: bytes, most: int) -> int:
-    """Discard up to ``most`` of the jobs that have waited longest on a queue; return how many.
-
-    Raises ``OSError`` when the server cannot be reached or does not answer.
-    """
-    async with asyncio.timeout(TRIM_S):
-        reader, writer = await open_streams(server, tls)
-        try:
-            grabs = packets.pack(packets.GRAB_JOB_UNIQ) * most
-            writer.write(packets.pack(packets.CAN_DO, queue) + grabs)
-            splitter, answers, gone = Splitter(0), 0, 0
-            while answers < most:
-                answers_now = await _read(reader, splitter)
-                for kind, body in answers_now:
-                    if abs(kind) == packets.JOB_ASSIGN_UNIQ:
-                        gone += 1
-                        handle = body.partition(b"\0")[0]
-                        writer.write(packets.pack(packets.WORK_FAIL, handle))
-                answers += len(answers_now)
-            writer.write(packets.pack(packets.ECHO_REQ, b""))
-            await _read(reader, splitter)  # they are gone now
-        finally:
-            writer.close()
-    return gone
-
-
-async def _read(reader: asyncio.StreamReader, splitter: Splitter) -> list[packets.Packet]:
-    while True:
-        data = await reader.read(1 << 16)
-        if not data:
-            raise ConnectionError("closed by the server")
-        if found := splitter.feed(data):
-            return found

@@ -1,0 +1,91 @@
+"""A connection for single questions that is kept between them.
+
+Rules: runs on the event loop. A connection that has been idle for ``IDLE_S`` is closed rather than
+trusted: a firewall or a TLS proxy may have forgotten it without a word. One that fails all the same
+is replaced once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+
+from gearhorn.gearman.connection import Server, open_streams
+
+IDLE_S = 5.0  # a connection is kept so long without being used
+_DOWN = "the server went down"
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Kept:
+    """A connection that is opened when it is needed, used by one task at a time, and closed when
+    it has been idle for ``IDLE_S``."""
+
+    def __init__(self, server: Server, tls: ssl.SSLContext | None) -> None:
+        self._server = server
+        self._tls = tls
+        self._streams: Streams | None = None
+        self._idle: asyncio.TimerHandle | None = None
+        self._turn = asyncio.Lock()  # in the order they came
+        self._downs = 0
+
+    async def use(self, work: Callable[[Streams], Awaitable[None]]) -> None:
+        """Await ``work(streams)``, once more on a new connection if a used one fails.
+
+        ``work`` raises ``OSError`` when the connection fails; repeated, it goes on with what was
+        not done. Raises ``OSError``.
+        """
+        downs = self._downs
+        async with self._turn:
+            if downs != self._downs:
+                raise ConnectionError(_DOWN)
+            if self._idle is not None:
+                self._idle.cancel()
+            is_used = self._is_usable()
+            try:
+                try:
+                    await self._work(work)
+                except OSError:
+                    if not is_used or downs != self._downs:
+                        raise
+                    self.close()
+                    await self._work(work)
+            except BaseException:
+                self.close()  # an answer that comes late must not be taken for another's
+                raise
+            self._idle = asyncio.get_running_loop().call_later(IDLE_S, self.close)
+
+    async def _work(self, work: Callable[[Streams], Awaitable[None]]) -> None:
+        downs = self._downs
+        if self._streams is None:
+            streams = await open_streams(self._server, self._tls)
+            if downs != self._downs:
+                streams[1].transport.abort()
+                raise ConnectionError(_DOWN)
+            self._streams = streams
+        try:
+            await work(self._streams)
+        except (ValueError, asyncio.IncompleteReadError) as error:  # a line without an end
+            raise ConnectionError(f"not an answer: {error}") from error
+
+    def _is_usable(self) -> bool:
+        if self._streams is not None and (
+            self._streams[0].at_eof() or self._streams[1].is_closing()
+        ):
+            self.close()
+        return self._streams is not None
+
+    def server_down(self) -> None:
+        """The server does not answer: those who wait here are told now."""
+        self._downs += 1
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; the next use opens another one."""
+        if self._idle is not None:
+            self._idle.cancel()
+        if self._streams is not None:
+            self._streams[1].transport.abort()
+            self._streams = None

@@ -1,0 +1,79 @@
+"""Discarding the oldest jobs of a queue: grab what waits there and fail it.
+
+Rules: runs on the event loop. One connection for each server serves all its queues, one at a time,
+and is kept between them: a queue that stays full is trimmed hundreds of times a second, and the
+host has no port for each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+from gearhorn.errors import ProtocolError
+from gearhorn.gearman import packets
+from gearhorn.gearman.connection import Server
+from gearhorn.gearman.kept import Kept, Streams
+from gearhorn.gearman.packets import Splitter
+
+TRIM_S = 5.0  # for one queue
+
+
+class Trimmer:
+    """Discards jobs that wait at one server."""
+
+    def __init__(self, server: Server, tls: ssl.SSLContext | None) -> None:
+        self._kept = Kept(server, tls)
+
+    async def trim(self, queue: bytes, count: int) -> int:
+        """Discard up to ``count`` of the jobs that have waited longest on a queue; return how many.
+
+        Raises ``OSError`` when the server cannot be reached, does not answer, or breaks the
+        protocol. What was discarded until then is not told.
+        """
+        gone: list[bytes] = []  # their handles
+
+        async def discard(streams: Streams) -> None:
+            if len(gone) < count:
+                async with asyncio.timeout(TRIM_S):
+                    await _discard(streams, queue, count - len(gone), gone)
+
+        await self._kept.use(discard)
+        return len(gone)
+
+    def server_down(self) -> None:
+        """The server does not answer: whoever waits here is told so now."""
+        self._kept.server_down()
+
+    def close(self) -> None:
+        """Close the kept connection."""
+        self._kept.close()
+
+
+async def _discard(streams: Streams, queue: bytes, count: int, gone: list[bytes]) -> None:
+    reader, writer = streams
+    grabs = packets.pack(packets.GRAB_JOB_UNIQ) * count
+    writer.write(packets.pack(packets.CAN_DO, queue) + grabs)
+    splitter, answers = Splitter(0), 0
+    while answers < count:
+        for kind, body in await _read(reader, splitter):
+            if abs(kind) == packets.JOB_ASSIGN_UNIQ:
+                gone.append(body.partition(b"\0")[0])
+                writer.write(packets.pack(packets.WORK_FAIL, gone[-1]))
+            answers += abs(kind) in (packets.JOB_ASSIGN_UNIQ, packets.NO_JOB)
+    writer.write(packets.pack(packets.CANT_DO, queue) + packets.pack(packets.ECHO_REQ, b""))
+    while all(kind != packets.ECHO_RES for kind, _ in await _read(reader, splitter)):
+        pass  # with the echo the jobs are gone, and the connection is as it was
+
+
+async def _read(reader: asyncio.StreamReader, splitter: Splitter) -> list[packets.Packet]:
+    while True:
+        data = await reader.read(1 << 16)
+        if not data:
+            raise ConnectionError("closed by the server")
+        try:
+            found = splitter.feed(data)
+        except ProtocolError as error:
+            raise ConnectionError(f"the server breaks the protocol: {error}") from error
+        if found:
+            return found
