@@ -64,6 +64,13 @@ class Unknown(RequestError):
     code = "unknown"
 
 
+class InternalError(RequestError):
+    """A fault in gearhorn itself; the caller is told no more than that."""
+
+    def __str__(self) -> str:
+        return "internal error"
+
+
 class ProtocolError(GearhornError):
     """A peer sent bytes that are not the Gearman protocol."""
 

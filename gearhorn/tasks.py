@@ -13,14 +13,16 @@ A loop may be *vital*: the worker must not serve without it. When a vital loop h
 again and again meanwhile, since there is no other way to find out whether it runs.
 
 Rules for a loop: what it took from a queue and did not finish when it crashes, it hands back or
-answers, before the exception leaves it; it can be started again on the state that is left.
+answers, before the exception leaves it (``on_crash``); it can be started again on the state that is
+left; where one piece of its work may crash it, it says ``went_well`` after each that did not.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -37,6 +39,34 @@ CRASHES_IN_A_ROW = 5  # of a vital loop, then it fails
 log = structlog.get_logger(__name__)
 
 
+@contextlib.contextmanager
+def on_crash(do: Callable[[], None]) -> Iterator[None]:
+    """Call ``do`` if the block raises, and let the exception go on.
+
+    It is not called where the block's task is being cancelled: what the task had in hand is then
+    for other members.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not (isinstance(error, asyncio.CancelledError) and _is_cancelled()):
+            do()
+        raise
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody cancelled the present task, rather than something that it awaits."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def went_well() -> None:
+    """Of the kept loop that calls this: its former crashes are not in a row with later ones."""
+    task = asyncio.current_task()
+    if task is not None:
+        Supervision.of(asyncio.get_running_loop()).went_well(task)
+
+
 class Supervision:
     """Every loop that is kept on one event loop, and which of the vital ones fail now.
 
@@ -47,8 +77,8 @@ class Supervision:
 
     def __init__(self) -> None:
         self.restarts: Counter[str] = Counter()
-        self._kept: dict[asyncio.Task[None], str] = {}
-        self._failing: set[asyncio.Task[None]] = set()
+        self._kept: dict[asyncio.Task[Any], _Kept] = {}
+        self._failing: set[_Kept] = set()
         self._listeners: list[Callable[[], None]] = []
 
     @classmethod
@@ -57,38 +87,44 @@ class Supervision:
         return cls._all.setdefault(loop, cls())
 
     @property
-    def kept(self) -> dict[asyncio.Task[None], str]:
+    def kept(self) -> dict[asyncio.Task[Any], str]:
         """The tasks of the loops that are kept, with their names."""
-        return dict(self._kept)
+        return {task: kept.name for task, kept in self._kept.items()}
 
     @property
     def failing(self) -> list[str]:
         """The names of the vital loops that fail, in alphabetical order."""
-        return sorted(self._kept[task] for task in self._failing)
+        return sorted(kept.name for kept in self._failing)
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Have ``listener`` called whenever ``failing`` has changed; it must not raise."""
         self._listeners.append(listener)
 
-    def added(self, task: asyncio.Task[None], name: str) -> None:
+    def added(self, task: asyncio.Task[Any], kept: _Kept) -> None:
         """A loop is kept from now on, by ``task``."""
-        self._kept[task] = name
+        self._kept[task] = kept
 
-    def removed(self, task: asyncio.Task[None]) -> None:
+    def removed(self, task: asyncio.Task[Any]) -> None:
         """A loop is kept no longer: it was cancelled."""
-        self.runs(task)
-        self._kept.pop(task, None)
+        self.runs(self._kept.pop(task))
 
-    def fails(self, task: asyncio.Task[None]) -> None:
-        """A vital loop has crashed too many times in a row."""
-        if task not in self._failing:
-            self._failing.add(task)
+    def went_well(self, task: asyncio.Task[Any]) -> None:
+        """The loop that a task keeps has done a piece of its work."""
+        kept = self._kept.get(task)
+        if kept is not None:
+            kept.crashes = 0
+
+    def crashed(self, kept: _Kept) -> None:
+        """A loop has crashed, ``kept.crashes`` times in a row."""
+        self.restarts[kept.name] += 1
+        if kept.is_vital and kept.crashes >= CRASHES_IN_A_ROW and kept not in self._failing:
+            self._failing.add(kept)
             self._tell()
 
-    def runs(self, task: asyncio.Task[None]) -> None:
+    def runs(self, kept: _Kept) -> None:
         """A loop has run steadily, or is kept no longer."""
-        if task in self._failing:
-            self._failing.remove(task)
+        if kept in self._failing:
+            self._failing.remove(kept)
             self._tell()
 
     def _tell(self) -> None:
@@ -102,25 +138,23 @@ class _Kept:
     def __init__(
         self, name: str, loop: Callable[[], Coroutine[Any, Any, None]], is_vital: bool
     ) -> None:
-        self._name = name
+        self.name = name
+        self.is_vital = is_vital
+        self.crashes = 0  # in a row
         self._loop = loop
-        self._is_vital = is_vital
         self._backoff = Backoff(FIRST_RESTART_S, LONGEST_RESTART_S)
-        self._crashes = 0  # in a row
         self._supervision = Supervision.of(asyncio.get_running_loop())
         self.is_ending = False  # the task is being cancelled: it is not started again
 
     async def run(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
         events = asyncio.get_running_loop()
         while True:
-            steady = events.call_later(STEADY_S, self._is_steady, task)
+            steady = events.call_later(STEADY_S, self._is_steady)
             try:
                 await self._loop()
                 error: BaseException = RuntimeError("the loop ended, which it never should")
             except asyncio.CancelledError as cancelled:
-                if task.cancelling():
+                if _is_cancelled():
                     raise
                 error = cancelled  # of something that it awaited: a bug like any other
             except Exception as raised:
@@ -129,26 +163,24 @@ class _Kept:
                 steady.cancel()
             if self.is_ending:
                 return  # somebody below swallowed the cancellation
-            self._crashed(task, error)
+            self._crashed(error)
             del error  # its traceback keeps everything alive that the loop had in hand
             await asyncio.sleep(self._backoff.next_s())
 
-    def _is_steady(self, task: asyncio.Task[None]) -> None:
-        self._crashes = 0
+    def _is_steady(self) -> None:
+        self.crashes = 0
         self._backoff.reset()
-        self._supervision.runs(task)
+        self._supervision.runs(self)
 
-    def _crashed(self, task: asyncio.Task[None], error: BaseException) -> None:
-        self._crashes += 1
-        self._supervision.restarts[self._name] += 1
+    def _crashed(self, error: BaseException) -> None:
+        self.crashes += 1
         log.critical(
             "a part of the worker crashed; starting it again",
-            part=self._name,
-            crashes=self._crashes,
+            part=self.name,
+            crashes=self.crashes,
             exc_info=error,
         )
-        if self._is_vital and self._crashes >= CRASHES_IN_A_ROW:
-            self._supervision.fails(task)
+        self._supervision.crashed(self)
 
 
 class Tasks:
@@ -179,7 +211,7 @@ class Tasks:
         kept = _Kept(name, loop, is_vital)
         task = self.spawn(kept.run(), name)
         supervision = Supervision.of(asyncio.get_running_loop())
-        supervision.added(task, name)
+        supervision.added(task, kept)
         task.add_done_callback(supervision.removed)
         self._kept[task] = kept
         return task

@@ -8,7 +8,8 @@ from __future__ import annotations
 from gearhorn.broker.backlog import Backlog
 from gearhorn.broker.durable import Durable
 from gearhorn.broker.gossip import Talk
-from gearhorn.errors import RequestError, StoreError, TooLarge, Unavailable, Unknown
+from gearhorn.broker.requests import answer
+from gearhorn.errors import Unknown
 from gearhorn.gearman.worker import Job
 from gearhorn.messages import (
     Describe,
@@ -50,18 +51,10 @@ class Descriptions:
 
     def handle(self, job: Job) -> None:
         """Take one job."""
-        self._tasks.spawn(self._answer(job), "description")
+        self._tasks.spawn(answer(job, self._reply), "description")
 
-    async def _answer(self, job: Job) -> None:
-        try:
-            if job.oversized:
-                raise TooLarge("the request is too long")
-            request = decode_describe(job.arguments)
-            job.complete(encode(await self._describe(request)))
-        except StoreError as error:
-            job.fail(str(Unavailable(f"the store: {error}")))
-        except RequestError as error:
-            job.fail(str(error))
+    async def _reply(self, job: Job) -> bytes:
+        return encode(await self._describe(decode_describe(job.arguments)))
 
     async def _describe(self, request: Describe) -> Described:
         topic = request.topic if isinstance(request.topic, str) else None

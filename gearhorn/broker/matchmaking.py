@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from gearhorn.broker.membership import Membership
+from gearhorn.broker.requests import answering
 from gearhorn.errors import BadRequest
 from gearhorn.gearman import packets
 from gearhorn.gearman.client import Result, Submission
@@ -170,9 +171,10 @@ class Matchmaker:
     async def _answer(
         self, job: Job, answer: bytes, topics: list[str], versions: list[int]
     ) -> None:
-        await self._settle(topics)
-        self._membership.heard(versions)
-        job.complete(answer)
+        with answering(job):
+            await self._settle(topics)
+            self._membership.heard(versions)
+            job.complete(answer)
 
 
 def _is_told(question: _Question | None) -> bool:

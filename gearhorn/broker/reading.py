@@ -7,16 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
 
-from gearhorn.errors import (
-    BadRequest,
-    RequestError,
-    StoreError,
-    TooLarge,
-    Unavailable,
-    Unknown,
-)
+from gearhorn.broker.requests import answer
+from gearhorn.errors import BadRequest, Unknown
 from gearhorn.gearman.worker import Job
 from gearhorn.messages.codec import encode
 from gearhorn.messages.durable import (
@@ -48,8 +41,8 @@ class Reading:
 
     def handle(self, job: Job) -> None:
         """Take one job."""
-        work = self._parked if job.function == self._parked_function else self._fetch
-        self._tasks.spawn(self._answer(job, work), "reading")
+        reply = self._parked if job.function == self._parked_function else self._fetch
+        self._tasks.spawn(answer(job, reply), "reading")
 
     def appended(self, topic: str) -> None:
         """Messages were logged."""
@@ -61,19 +54,6 @@ class Reading:
         """Anything may have been logged."""
         for topic in list(self._waiting):
             self.appended(topic)
-
-    async def _answer(self, job: Job, work: Callable[[Job], Awaitable[bytes]]) -> None:
-        try:
-            if job.oversized:
-                raise TooLarge("the request is too long")
-            job.complete(await work(job))
-        except StoreError as error:
-            job.fail(str(Unavailable(f"the store: {error}")))
-        except RequestError as error:
-            job.fail(str(error))
-        except Exception:
-            job.fail("internal error")
-            raise
 
     async def _fetch(self, job: Job) -> bytes:
         request = decode_fetch(job.arguments)

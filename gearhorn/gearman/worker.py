@@ -26,10 +26,11 @@ log = structlog.get_logger(__name__)
 
 
 class Job:
-    """One assigned job. Finish it once, with ``complete`` or ``fail``."""
+    """One assigned job. Finish it with ``complete`` or ``fail``; the first of them counts."""
 
     __slots__ = (
-        "_connection", "_size", "_worker", "arguments", "function", "handle", "oversized", "weight",
+        "_connection", "_size", "_worker", "arguments", "function", "handle", "is_finished",
+        "oversized", "weight",
     )  # fmt: skip
 
     def __init__(self, worker: Worker, connection: Connection, body: bytes, cut: bool) -> None:
@@ -39,6 +40,7 @@ class Job:
         self._connection = connection
         self._size = len(body)
         self.weight = 1  # in the worker's hand; 0: released
+        self.is_finished = False
 
     @property
     def is_given_back(self) -> bool:
@@ -47,6 +49,9 @@ class Job:
 
     def complete(self, data: bytes = b"") -> None:
         """Finish the job with a result; without effect once its session is gone."""
+        if self.is_finished:
+            return
+        self.is_finished = True
         self._connection.write(pack(packets.WORK_COMPLETE, self.handle, data))
         weight = self.weight
         if weight:
@@ -56,6 +61,9 @@ class Job:
     def fail(self, text: str | bytes = b"") -> None:
         """Finish the job as failed. ``text`` goes ahead as a warning, never as an exception:
         clients without the ``exceptions`` option break on one (PROTOCOL §3)."""
+        if self.is_finished:
+            return
+        self.is_finished = True
         if text:
             data = text.encode() if isinstance(text, str) else text
             self._connection.write(pack(packets.WORK_WARNING, self.handle, data))

@@ -1,0 +1,36 @@
+"""Requests: the shell around every handler that answers later than it is called.
+
+Rules: runs on the event loop. Whatever happens in a handler, its job is finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from gearhorn.errors import InternalError, RequestError, StoreError, TooLarge, Unavailable
+from gearhorn.gearman.worker import Job
+from gearhorn.tasks import on_crash
+
+
+def answering(job: Job) -> contextlib.AbstractContextManager[None]:
+    """Return a context in which a crash finishes the job with ``internal error``, and goes on."""
+    return on_crash(partial(job.fail, str(InternalError())))
+
+
+async def answer(job: Job, reply: Callable[[Job], Awaitable[bytes]]) -> None:
+    """Finish a job with what ``reply`` returns, or with why there is no reply.
+
+    What is neither a ``RequestError`` nor a ``StoreError`` is a fault: the caller is told
+    ``internal error``, and the exception goes on to whoever logs it.
+    """
+    with answering(job):
+        try:
+            if job.oversized:
+                raise TooLarge("the request is too long")
+            job.complete(await reply(job))
+        except StoreError as error:
+            job.fail(str(Unavailable(f"the store: {error}")))
+        except RequestError as error:
+            job.fail(str(error))
