@@ -11,17 +11,19 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from itertools import repeat
 
 import structlog
 
-from gearhorn.errors import StoreError, StoreNoWrites, StoreRefused, Unavailable
+from gearhorn.errors import InternalError, StoreError, StoreNoWrites, StoreRefused, Unavailable
 from gearhorn.gearman.worker import Job
 from gearhorn.messages import Fanout, Logged
 from gearhorn.messages.codec import encode
 from gearhorn.messages.durable import Info
 from gearhorn.store.log import Item, Log
+from gearhorn.tasks import on_crash, went_well
 from gearhorn.timing import Backoff
 
 ROUNDS = 2  # under way: the store works on one while answers to the other are sent
@@ -79,16 +81,16 @@ class Appends:
             self._barriers.append((self._added, passed))
             await passed
 
-    async def run(self) -> None:
-        """Work off rounds, for ever."""
-        await asyncio.gather(self._begin(), self._end())
-
-    async def _begin(self) -> None:
-        """Write what has come; more than one round may be under way."""
+    async def write(self) -> None:
+        """Write what comes, without end; more than one round may be under way."""
         while True:
             await self._came.wait()
             await self._slots.acquire()
-            await self._steady.wait()
+            try:
+                await self._steady.wait()
+            except BaseException:
+                self._slots.release()
+                raise
             batch = self._take()
             if not self._waiting:
                 self._came.clear()
@@ -97,22 +99,25 @@ class Appends:
             else:
                 self._slots.release()
 
-    async def _end(self) -> None:
-        """Take the answers, in order."""
+    async def tell(self) -> None:
+        """Take the answers and tell them, in order and without end."""
         while True:
             batch, task = await self._rounds.get()
             try:
-                left = await self._finish(batch, task)
-                if left:
-                    await self._recover(left)
-            except Exception:  # a bug: the jobs fail, and their senders know it
-                log.exception("messages cannot be logged")
-                for job, *_ in batch:
-                    job.fail("internal error")
-            self._slots.release()
-            self._passed += len(batch)
-            while self._barriers and self._barriers[0][0] <= self._passed:
-                self._barriers.popleft()[1].set_result(None)
+                with on_crash(partial(_break, batch)):
+                    left = await self._finish(batch, task)
+                    if left:
+                        await self._recover(left)
+            finally:
+                self._slots.release()
+                self._pass(len(batch))
+            went_well()
+
+    def _pass(self, count: int) -> None:
+        """So many messages are worked off."""
+        self._passed += count
+        while self._barriers and self._barriers[0][0] <= self._passed:
+            self._barriers.popleft()[1].set_result(None)
 
     async def _write(self, batch: list[_Append]) -> _Found:
         topics: dict[str, list[Item]] = {}
@@ -134,20 +139,32 @@ class Appends:
         has failed with it: so nothing overtakes it."""
         backoff = Backoff(0.05, 1.0)
         self._steady.clear()
-        while batch:
-            await asyncio.sleep(backoff.next_s())
-            while not self._rounds.empty():
-                more, task = self._rounds.get_nowait()
-                batch += await self._finish(more, task)
-                self._slots.release()
-                self._passed += len(more)
-            batch = [one for one in batch if not one[0].is_given_back]
+        again = batch.copy()
+        try:
+            with on_crash(lambda: _break(again)):
+                while again:
+                    await asyncio.sleep(backoff.next_s())
+                    await self._take_back(again)
+                    again[:] = [one for one in again if not one[0].is_given_back]
+                    self._store.mend()
+                    again[:] = await self._finish(again, asyncio.create_task(self._write(again)))
+        finally:
             self._store.mend()
-            batch = await self._finish(batch, asyncio.create_task(self._write(batch)))
-        self._steady.set()
+            self._steady.set()
         if self.waiting_since is not None:
             self.waiting_since = None
             log.info("store is back; messages are logged again")
+
+    async def _take_back(self, again: list[_Append]) -> None:
+        """Add to ``again`` what was written behind it, and failed with it."""
+        while not self._rounds.empty():
+            more, task = self._rounds.get_nowait()
+            try:
+                with on_crash(partial(_break, more)):
+                    again += await self._finish(more, task)
+            finally:
+                self._slots.release()
+                self._passed += len(more)
 
     def _tell(self, batch: list[_Append], found: _Found, began: float) -> list[_Append]:
         """Tell those that have an answer; return the others."""
@@ -180,6 +197,12 @@ class Appends:
         if self.waiting_since is None:
             self.waiting_since = since
             log.error("store is not there; messages wait to be logged", error=str(error))
+
+
+def _break(batch: list[_Append]) -> None:
+    """A fault of gearhorn's: finish the jobs of a round that are not finished."""
+    for job, *_ in batch:
+        job.fail(str(InternalError()))
 
 
 def _key(message: Fanout) -> str:

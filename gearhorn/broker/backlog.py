@@ -214,7 +214,7 @@ class Backlog:
             self._end([pair])
 
     async def run(self, directory: Directory) -> None:
-        """Write drop counters and look at backlogs, for ever."""
+        """Write drop counters and look at backlogs, without end."""
         loop = asyncio.get_running_loop()
         looked_at = loop.time()
         while True:
@@ -232,10 +232,12 @@ class Backlog:
             return
         try:
             await self._subscriptions.count_drops(drops + passed)
-        except StoreError:
+        except BaseException as error:
             self._drops.update(drops)
             self._passed.update(passed)
-            return
+            if isinstance(error, StoreError):
+                return
+            raise
         for (topic, client_id), count in drops.most_common(10):
             log.warning("copies dropped: queue full", topic=topic, client=client_id, count=count)
 

@@ -293,8 +293,9 @@ class Deliverer:
     # Rounds
 
     async def run(self) -> None:
-        """Work off rounds, for ever."""
+        """Work off rounds, without end."""
         backoff = Backoff(0.05, 1.0)
+        self._woken.set()  # it may have crashed when it had been woken
         while True:
             await self._woken.wait()
             self._woken.clear()

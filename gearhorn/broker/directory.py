@@ -15,13 +15,13 @@ import structlog
 
 from gearhorn.broker.copies import Subscribers
 from gearhorn.broker.lease import Lease
-from gearhorn.errors import StoreError, StoreRefused, Unavailable
+from gearhorn.errors import InternalError, RequestError, StoreError, StoreRefused, Unavailable
 from gearhorn.tasks import Tasks
 from gearhorn.timing import Backoff, now_s
 
 TOPIC_WEIGHT = 4  # what a cached topic weighs besides its subscriptions, in subscriptions
 
-Waiter = Callable[[Subscribers | Unavailable], None]
+Waiter = Callable[[Subscribers | RequestError], None]
 Read = Callable[[list[str]], Awaitable[list[Subscribers]]]
 
 log = structlog.get_logger(__name__)
@@ -159,7 +159,7 @@ class Directory:
             try:
                 lists = await self._read(topics)
             except StoreRefused as error:
-                self._refused(topics, error)
+                self._refused(topics, Unavailable(f"the store: {error}"), error)
                 return
             except StoreError as error:
                 if self.waiting_since is None:
@@ -167,10 +167,9 @@ class Directory:
                     log.error("store is not there; fan-outs wait for it", error=str(error))
                 await asyncio.sleep(backoff.next_s())
                 continue
-            except Exception:  # a bug: those who wait keep waiting, and it is tried again
-                log.exception("lists cannot be read; trying again")
-                await asyncio.sleep(1.0)
-                continue
+            except Exception as error:  # a fault of gearhorn's, which not every topic may have
+                self._refused(topics, InternalError(), error)
+                return
             if self.waiting_since is not None:
                 self.waiting_since = None
                 log.info("store is back; fan-outs go on")
@@ -178,16 +177,17 @@ class Directory:
         for subscribers in lists:
             self._serve(subscribers.topic, subscribers)
 
-    def _refused(self, topics: list[str], error: StoreRefused) -> None:
-        """The store answers, but not this: find the topic that is meant and refuse that one."""
+    def _refused(self, topics: list[str], refusal: RequestError, why: Exception) -> None:
+        """These cannot be read together: find the topic that is meant and refuse that one."""
         if len(topics) > 1:
             for topic in topics:
                 self._rounds.spawn(self._round([topic]), "directory read")
         else:
-            log.error("list cannot be read", topic=topics[0], error=str(error))
-            self._serve(topics[0], Unavailable(f"the store: {error}"))
+            fault = why if isinstance(refusal, InternalError) else None
+            log.error("list cannot be read", topic=topics[0], error=str(why), exc_info=fault)
+            self._serve(topics[0], refusal)
 
-    def _serve(self, topic: str, found: Subscribers | Unavailable) -> None:
+    def _serve(self, topic: str, found: Subscribers | RequestError) -> None:
         pending = self._pending[topic]
         cut = len(pending.waiters) if pending.cut is None else pending.cut
         now, later = pending.waiters[:cut], pending.waiters[cut:]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import structlog
 
@@ -66,19 +67,20 @@ class Durable:
     def start(self) -> None:
         """Begin to deliver, prune and listen."""
         self._membership.on_members(self._ownership.refresh)
-        works = {
-            "events": self._events.run(),
-            "appends": self.appends.run(),
-            "ownership": self._ownership.run(),
-            "delivery": self.deliverer.run(),
-            "looks": self._looks.run(),
-            "deaths": self._looks.watch_deaths(),
-            "quiet": self._looks.watch_quiet(),
-            "waiting": self.waiting.run(),
-            "pruning": prune(self.log, lambda: self._membership.clock_ms),
+        vital = {
+            "events": self._events.run,
+            "appends": self.appends.write,
+            "appended": self.appends.tell,
+            "ownership": self._ownership.run,
+            "delivery": self.deliverer.run,
+            "looks": self._looks.run,
+            "quiet": self._looks.watch_quiet,
         }
-        for name, work in works.items():
-            self._tasks.spawn(work, name)
+        for name, loop in vital.items():
+            self._tasks.keep(name, loop, is_vital=True)
+        self._tasks.keep("deaths", self._looks.watch_deaths)
+        self._tasks.keep("waiting", self.waiting.run)
+        self._tasks.keep("pruning", partial(prune, self.log, lambda: self._membership.clock_ms))
 
     async def leave(self) -> None:
         """Give every lane up as soon as no receiver has a job of it; ``is_idle`` tells when."""

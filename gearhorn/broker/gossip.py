@@ -56,7 +56,6 @@ class Talk:
         self._told: set[str] = set()  # members that messages were sent to
         self._asking = False  # who the members are
         self._tasks = Tasks()
-        self._running: asyncio.Task[None] | None = None
         self._base_s = interval_s
         self._heard: dict[str, tuple[Gossip, float]] = {}
         self._listeners: Subscribers | None = None  # that are no members
@@ -82,7 +81,7 @@ class Talk:
 
     def start(self) -> None:
         """Begin to talk."""
-        self._running = self._tasks.spawn(self._run(), "gossip")
+        self._tasks.keep("gossip", self._run)
 
     async def _run(self) -> None:
         while True:
@@ -109,17 +108,18 @@ class Talk:
 
     async def stop(self) -> None:
         """Say no more, and leave nothing behind with those who have gone."""
-        if self._running is not None:
-            self._running.cancel()
+        await self._tasks.cancel()
         await self._membership.refresh()
         gone = self._told - self._membership.peers.keys()
         await asyncio.gather(*(self._clear(member) for member in gone))
 
     async def _meet(self, said: Gossip) -> None:
         """Hear somebody who joined since the members were last looked at, if he did."""
-        await asyncio.sleep(MEETING_S)  # a stranger may talk as often as he likes
-        await self._membership.refresh()
-        self._asking = False
+        try:
+            await asyncio.sleep(MEETING_S)  # a stranger may talk as often as he likes
+            await self._membership.refresh()
+        finally:
+            self._asking = False
         if said.member in self._membership.peers:
             self._note(said)
 

@@ -23,7 +23,7 @@ import structlog
 from gearhorn.broker.lease import Lease
 from gearhorn.errors import StoreError
 from gearhorn.store.members import Member, Members, Renewal
-from gearhorn.tasks import Tasks
+from gearhorn.tasks import Tasks, on_crash, went_well
 from gearhorn.timing import Backoff, now_s
 
 RENEWALS = 3  # in the time of one lease
@@ -95,7 +95,11 @@ class Membership:
         self._is_same_run = True
         self._observed: dict[str, tuple[bytes, float]] = {}  # records, and since when they stand
         self._waiting: list[_Waiting] = []
-        self._polling: asyncio.Task[None] | None = None
+        self._is_waited_for = asyncio.Event()  # something is in ``_waiting``
+        self._may_live = asyncio.Event()  # cleared while this member stands down
+        self._may_live.set()
+        self._is_alive = False  # under ``id``, which peers may know
+        self._former = ""
         self._tasks = Tasks()
         self._is_lost = False  # the store
         self._listeners: list[Callable[[], None]] = []
@@ -104,7 +108,8 @@ class Membership:
     def start(self, duties: Duties) -> None:
         """Begin to join; ``joined`` tells when that is done."""
         self._duties = duties
-        self._tasks.spawn(self._hold(duties), "membership")
+        self._tasks.keep("membership", self._hold, is_vital=True)
+        self._tasks.keep("peers", self._poll, is_vital=True)
 
     async def leave(self) -> None:
         """Give the lease back, if the store can be told. No list may be used afterwards."""
@@ -118,6 +123,16 @@ class Membership:
             log.warning("left without telling the store", error=str(error))
         else:
             log.info("left", member=self.id)
+
+    def stand_down(self) -> None:
+        """Give the lease up, and join again only after ``stand_up``."""
+        self._may_live.clear()
+        self.lease.end()
+        self._kick.set()
+
+    def stand_up(self) -> None:
+        """Join again."""
+        self._may_live.set()
 
     def on_members(self, listener: Callable[[], None]) -> None:
         """Have ``listener`` called whenever a peer has come or gone."""
@@ -183,8 +198,7 @@ class Membership:
         ``since_s``: when it was known that the change was written."""
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(peer, version, since_s, over))
-        if self._polling is None or self._polling.done():
-            self._polling = self._tasks.spawn(self._poll(), "peers")
+        self._is_waited_for.set()
         return over
 
     async def settled(self) -> None:
@@ -195,7 +209,9 @@ class Membership:
             await asyncio.sleep(left_s)
 
     async def _poll(self) -> None:
-        while self._waiting:
+        """Look at the members' records while somebody waits for one of them, without end."""
+        while True:
+            await self._is_waited_for.wait()
             await asyncio.sleep(POLL_S)
             asked_s = now_s()
             known: dict[str, int] = {}
@@ -218,27 +234,39 @@ class Membership:
                 else:
                     still.append(one)
             self._waiting = still
+            if not still:
+                self._is_waited_for.clear()
+            went_well()
 
-    async def _hold(self, duties: Duties) -> None:
-        former = ""
+    async def _hold(self) -> None:
+        """Live one life after the other: join, and hold the lease until it is lost."""
+        duties = self._duties
+        assert duties is not None
+        if self._is_alive:  # the loop crashed
+            self._end_life(duties, "a part of the worker crashed")
         while True:
-            try:
+            await self._may_live.wait()
+            self._is_alive = True
+            with on_crash(self.lease.end):
                 await duties.appear(self.id)
                 await self._join(duties)
                 self.joined.set()
-                if former:
-                    self._tasks.spawn(self._remove(former), "former self")
+                if self._former:
+                    self._tasks.spawn(self._remove(self._former), "former self")
                 why = await self._renew(duties)
-            except Exception:  # a bug; without a lease every list is read for each job anew
-                self.lease.end()
-                log.exception("membership failed")
-                await asyncio.sleep(RETRY_S)
-                why = "a bug"
-            log.warning("lease lost; every list is forgotten, joining anew", why=why)
-            self.joined.clear()
-            self._joined_s = float("inf")
-            former, self.id = self.id, new_id()
-            self._tasks.spawn(duties.disappear(former), "former self")
+            self._end_life(duties, why)
+
+    def _end_life(self, duties: Duties, why: str) -> None:
+        """The lease is lost: what comes next is another member."""
+        log.warning("lease lost; every list is forgotten, joining anew", why=why)
+        self._is_alive = False
+        self.joined.clear()
+        self._joined_s = float("inf")
+        self._former, self.id = self.id, new_id()
+        self._tasks.spawn(duties.disappear(self._former), "former self")
+        if not self._may_live.is_set():  # the store is there, and it may be long until the next
+            self.lease.end()
+            self._tasks.spawn(self._remove(self._former), "former self")
 
     async def _remove(self, former: str) -> None:
         """Take away what is left of this member's former self, so that no change waits for it."""
@@ -278,6 +306,8 @@ class Membership:
             except TimeoutError:
                 pass
             self._kick.clear()
+            if not self._may_live.is_set():
+                return "a part of the worker fails"
             self._notice_run()
             asked_s = now_s()
             try:
@@ -292,6 +322,7 @@ class Membership:
                 self._store_is_lost(error)
                 if now_s() > self.lease.until_s:
                     return "the store cannot be reached"
+                went_well()
                 continue
             if renewal is None:
                 self.lease.end()
@@ -307,6 +338,7 @@ class Membership:
                 for topic in renewal.topics:
                     duties.drop(topic)
             self._take(renewal, asked_s)
+            went_well()
             if renewal.topics is None or renewal.topics:
                 self._tasks.spawn(self._acknowledge(duties, renewal), "acknowledgement")
 

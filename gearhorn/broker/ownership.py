@@ -20,6 +20,7 @@ from gearhorn.errors import StoreError
 from gearhorn.messages.durable import DurableOptions
 from gearhorn.names import queue_of
 from gearhorn.store.lanes import PAGE, Held, Lanes, Settlement
+from gearhorn.tasks import went_well
 from gearhorn.timing import Backoff, now_s
 
 RETRY_S = 0.5  # until lanes that another member still holds are looked at again
@@ -97,7 +98,7 @@ class Ownership:
             self._deliverer.close(lane)
 
     async def run(self) -> None:
-        """Look whenever something has changed, for ever."""
+        """Look whenever something has changed, without end."""
         backoff = Backoff(0.05, 1.0)
         while True:
             try:
@@ -112,23 +113,30 @@ class Ownership:
             looking, self._looking = self._looking, None
             try:
                 await self._look(None if is_all else topics)
-                backoff.reset()
-                if looking is not None:
-                    looking.set_result(None)
-                continue
-            except StoreError as error:
+            except BaseException as error:  # lanes stay as they are, and are looked at again
+                self._look_again(topics, is_all, looking)
+                if not isinstance(error, StoreError):
+                    raise
                 log.debug("lanes cannot be looked at; trying again", error=str(error))
-            except Exception:  # a bug; lanes stay as they are, and are looked at again
-                log.exception("lanes cannot be looked at")
-            self._topics |= topics
-            self._is_all |= is_all
-            self._came.set()
+                await asyncio.sleep(backoff.next_s())
+                continue
+            backoff.reset()
             if looking is not None:
-                if self._looking is not None:
-                    self._looking.add_done_callback(lambda _, one=looking: one.set_result(None))
-                else:
-                    self._looking = looking
-            await asyncio.sleep(backoff.next_s())
+                looking.set_result(None)
+            went_well()
+
+    def _look_again(
+        self, topics: set[str], is_all: bool, looking: asyncio.Future[None] | None
+    ) -> None:
+        """A look has failed; whoever waits for it waits for the next one."""
+        self._topics |= topics
+        self._is_all |= is_all
+        self._came.set()
+        if looking is not None:
+            if self._looking is not None:
+                self._looking.add_done_callback(lambda _: looking.set_result(None))
+            else:
+                self._looking = looking
 
     async def _look(self, topics: set[str] | None) -> None:
         peers = self._membership.peers.keys()

@@ -35,6 +35,7 @@ from gearhorn.broker.membership import Membership
 from gearhorn.broker.outbox import Outbox
 from gearhorn.broker.overflow import Overflow
 from gearhorn.broker.presence import Presence
+from gearhorn.broker.serving import Serving
 from gearhorn.config import Config
 from gearhorn.errors import StartError, StoreError
 from gearhorn.gearman.client import WINDOW_COPIES
@@ -53,13 +54,11 @@ from gearhorn.timing import Backoff, now_s
 
 STOP_S = 15.0  # for what is in hand
 LINGER_S = 0.2  # matchmaking is answered so long after this member has left
-STORE_WAIT_S = 30.0  # fan-outs in hand wait this long for the store (PROTOCOL §7)
 COPIES_IN_HAND = 4 * WINDOW_COPIES  # one window on its way, three at hand
 CHANGES_IN_HAND = 1024
 READS_IN_HAND = 64  # each up to 8 MiB; those that wait for a message are not counted
 REQUEST_BYTES = 256 * 1024  # of a subscribe or unsubscribe: two names and a few options
 _POLL_S = 0.02  # while stopping
-_WATCH_S = 0.5
 
 log = structlog.get_logger(__name__)
 
@@ -167,6 +166,12 @@ class Broker:
             client_id, request_bytes, [fanout], fanouts.handle, COPIES_IN_HAND
         )
         self._tasks = Tasks()
+        self._serving = Serving(
+            self._fanout_workers,
+            [*self._change_workers, *self._reading_workers],
+            self._membership,
+            self._store_away_since,
+        )
 
     def _workers(
         self,
@@ -215,14 +220,14 @@ class Broker:
         await self._membership.joined.wait()
         self._durable.start()
         self._durable.members_changed()
-        self._tasks.spawn(self._changes.run(), "changes")
-        self._tasks.spawn(self._backlog.run(self._directory), "backlog")
-        self._tasks.spawn(self._watch_store(), "store watch")
+        self._tasks.keep("changes", self._changes.run, is_vital=True)
+        self._tasks.keep("backlog", partial(self._backlog.run, self._directory))
         self._talk.start()
         for worker in [*self._change_workers, *self._reading_workers]:
             worker.start()
         for worker in self._fanout_workers:
             worker.start()  # 4. work comes last
+        self._tasks.keep("serving", self._serving.run)
         log.info("ready", member=self._membership.id)
 
     async def _finish(self) -> None:
@@ -382,24 +387,9 @@ class Broker:
         """End subscriptions whose time is over."""
         self._changes.end(pairs, "expire")
 
-    async def _watch_store(self) -> None:
-        """Give the fan-outs in hand to others when the store stays away, take some again when
-        it is back (PROTOCOL §7)."""
-        loop = asyncio.get_running_loop()
-        given_back = False
-        while True:
-            await asyncio.sleep(_WATCH_S)
-            sinces = self._directory.waiting_since, self._durable.appends.waiting_since
-            since = min((one for one in sinces if one is not None), default=None)
-            if since is not None and not given_back and loop.time() - since > STORE_WAIT_S:
-                given_back = True
-                log.error("store is still not there; giving the fan-outs in hand to others")
-                for worker in self._fanout_workers:
-                    await worker.give_back()
-            elif since is None and given_back:
-                given_back = False
-                for worker in self._fanout_workers:
-                    worker.start()
+    def _store_away_since(self) -> float | None:
+        sinces = self._directory.waiting_since, self._durable.appends.waiting_since
+        return min((since for since in sinces if since is not None), default=None)
 
     def _state(self, state: str) -> Gossip:
         """Return how this member is."""

@@ -19,6 +19,7 @@ import structlog
 from gearhorn.errors import ProtocolError
 from gearhorn.gearman import packets
 from gearhorn.gearman.packets import Packet, Splitter
+from gearhorn.tasks import Tasks
 from gearhorn.timing import Backoff
 
 CONNECT_TIMEOUT_S = 5.0
@@ -186,7 +187,7 @@ class Link:
         self._client_id = client_id
         self._limit = limit
         self._echoed: asyncio.Future[None] | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = Tasks()
 
     @property
     def is_up(self) -> bool:
@@ -195,14 +196,12 @@ class Link:
 
     def start(self) -> None:
         """Begin to connect; returns at once."""
-        self._task = asyncio.create_task(self._keep_up(), name=f"link {self.server}")
+        self._tasks.keep(f"link {self.server}", self._keep_up)
 
     async def stop(self) -> None:
         """Stop connecting and close the connection, sending what was written."""
         connection = self.connection
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._tasks.cancel()
         if connection is not None:
             await connection.close()
 

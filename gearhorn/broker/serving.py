@@ -1,0 +1,113 @@
+"""Serving: whether this member takes requests, and what it does while it must not.
+
+Rules: runs on the event loop, in a loop of its own. A member that cannot do its work gives the jobs
+in hand to the others by closing the connections on which it took them, and takes some again when it
+can. Two things keep it from its work:
+
+* The store has been away for ``STORE_WAIT_S``: the fan-outs are given back ("What is promised" in
+  docs/protocol.rst). The lease lapses by itself.
+* A vital part of the worker fails (``tasks.Supervision``): every request is given back and the
+  lease is given up, so that the member is no black hole that renews its lease and answers nobody.
+  When the part runs again it joins under another id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import structlog
+
+from gearhorn.gearman.worker import Worker
+from gearhorn.tasks import Supervision
+
+STORE_WAIT_S = 30.0  # fan-outs in hand wait this long for the store
+LOOK_S = 0.5
+
+log = structlog.get_logger(__name__)
+
+
+class Leaseholder(Protocol):
+    """What holds the member's lease."""
+
+    def stand_down(self) -> None:
+        """Give the lease up, and take none before ``stand_up``."""
+
+    def stand_up(self) -> None:
+        """Take a lease again."""
+
+
+class Serving:
+    """Suspends and resumes the workers of one member.
+
+    ``fanouts`` take fan-outs, ``others`` every other request; ``store_away_since`` returns when the
+    store's absence was noticed, in the event loop's time, or None.
+    """
+
+    def __init__(
+        self,
+        fanouts: Sequence[Worker],
+        others: Sequence[Worker],
+        leaseholder: Leaseholder,
+        store_away_since: Callable[[], float | None],
+    ) -> None:
+        self._fanouts = fanouts
+        self._others = others
+        self._leaseholder = leaseholder
+        self._store_away_since = store_away_since
+        self._changed = asyncio.Event()
+        self._given_back: set[Worker] = set()
+        self._is_standing_down = False
+        self._is_store_lost = False
+        self._supervision = Supervision.of(asyncio.get_running_loop())
+        self._supervision.on_change(self._changed.set)
+
+    async def run(self) -> None:
+        """Suspend and resume as it becomes due, without end."""
+        while True:
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+            self._changed.clear()
+            self._judge_parts()
+            self._judge_store()
+            await self._apply()
+
+    def _judge_parts(self) -> None:
+        failing = self._supervision.failing
+        if bool(failing) == self._is_standing_down:
+            return
+        self._is_standing_down = bool(failing)
+        if failing:
+            log.critical("vital parts fail; standing down", parts=" ".join(failing))
+            self._leaseholder.stand_down()
+        else:
+            log.warning("every vital part runs again; joining again")
+            self._leaseholder.stand_up()
+
+    def _judge_store(self) -> None:
+        since = self._store_away_since()
+        if since is None:
+            self._is_store_lost = False
+        elif not self._is_store_lost:
+            waited_s = asyncio.get_running_loop().time() - since
+            self._is_store_lost = waited_s > STORE_WAIT_S
+            if self._is_store_lost:
+                log.error("store is still not there; giving the fan-outs in hand to others")
+
+    async def _apply(self) -> None:
+        """Close the connections that must not be there, open those that may be there again."""
+        due: set[Worker] = set()
+        if self._is_standing_down:
+            due = {*self._fanouts, *self._others}
+        elif self._is_store_lost:
+            due = set(self._fanouts)
+        for worker in self._given_back - due:
+            self._given_back.remove(worker)
+            worker.start()
+        for worker in due - self._given_back:
+            self._given_back.add(worker)
+            await worker.give_back()
