@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 GEARMAN_PORT = 4730  # IANA
@@ -18,13 +18,16 @@ _SERVER = re.compile(
     r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^\[\]:/\s]+))(?:[:/](?P<port>\d{1,5}))?\Z", re.ASCII
 )
 
+_URL = re.compile(r"@|(redis|rediss|unix):")
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
     """What a worker is told. Sizes are in bytes, times in seconds."""
 
     servers: tuple[tuple[str, int], ...] = (("localhost", GEARMAN_PORT),)
-    redis: str = DEFAULT_REDIS
+    redis: str = field(default=DEFAULT_REDIS, repr=False)  # may hold a password
+    store_connections: int = 16
     namespace: str = "gearhorn"
     fanout_function: str = "fanout"
     subscribe_function: str = "subscribe_fanout"
@@ -59,7 +62,9 @@ def parse_server(text: str) -> tuple[str, int]:
         else:
             match["host"].encode("idna")  # as every look-up of the name would
     except ValueError:
-        raise ValueError(f"expected HOST, HOST:PORT or [IPV6]:PORT, got {text!r}") from None
+        # the store's URL at the wrong place may hold a password
+        came = "a URL" if _URL.search(text) else repr(text)
+        raise ValueError(f"expected HOST, HOST:PORT or [IPV6]:PORT, got {came}") from None
     port = int(match["port"] or GEARMAN_PORT)
     if not 1 <= port <= 65535:
         raise ValueError(f"expected a port from 1 to 65535, got {port}")

@@ -72,7 +72,7 @@ class Broker:
     def __init__(self, config: Config) -> None:
         self._servers = [Server(*server) for server in config.servers]
         self._tls = tls_context(config)
-        self._store = Connection(config.redis, config.namespace)
+        self._store = Connection(config.redis, config.namespace, config.store_connections)
         self._subscriptions = Subscriptions(self._store)
         lease = Lease(config.lease, config.serve_stale)
         self._membership = Membership(Members(self._store), lease)

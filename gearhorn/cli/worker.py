@@ -71,6 +71,8 @@ _LEASE = _Parsed("seconds", partial(parse_seconds, least=0.5, most=3600))
 _STALE = _Parsed("seconds", partial(parse_seconds, least=0, most=86400 * 365))
 _INTERVAL = _Parsed("seconds", partial(parse_seconds, least=0.1, most=3600))
 _COUNT = click.IntRange(min=1)
+_CONNECTIONS = click.IntRange(min=8, max=10_000)
+_SECRET = {"redis"}  # whose value no text shows
 _NOT_IN_FILE = {"config", "help", "version"}
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -89,7 +91,8 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
         name = key.replace("-", "_")
         if name not in known:
             expected = ", ".join(sorted(known))
-            raise click.BadParameter(f"{path}: expected one of {expected}, got {key!r}", ctx, param)
+            came = repr(key) if name.isidentifier() else "a key that is none"
+            raise click.BadParameter(f"{path}: expected one of {expected}, got {came}", ctx, param)
         try:
             defaults[name] = _as_text(known[name], value)
         except ValueError as error:
@@ -111,7 +114,7 @@ def _as_text(param: click.Parameter, value: Any) -> str | list[str]:
         if isinstance(value, bool):
             return str(value)
         raise ValueError(f"expected a boolean, got {value!r}")
-    if param.type in (_SIZE, _COUNT):
+    if param.type in (_SIZE, _COUNT, _CONNECTIONS):
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         raise ValueError(f"expected an integer, got {value!r}")
@@ -119,6 +122,8 @@ def _as_text(param: click.Parameter, value: Any) -> str | list[str]:
         if isinstance(value, int | float) and not isinstance(value, bool):
             return str(value)
         raise ValueError(f"expected a number, got {value!r}")
+    if param.name in _SECRET:
+        raise ValueError(f"expected a string, got {type(value).__name__}")
     raise ValueError(f"expected a string, got {value!r}")
 
 
@@ -142,6 +147,12 @@ def _as_text(param: click.Parameter, value: Any) -> str | list[str]:
 )
 @click.option(
     "--redis", metavar="URL", default=DEFAULT_REDIS, help="redis://, rediss:// or unix://"
+)
+@click.option(
+    "--store-connections",
+    type=_CONNECTIONS,
+    default=_DEFAULTS.store_connections,
+    help="Connections to the store at most; what needs one queues.",
 )
 @click.option(
     "--namespace",

@@ -1,6 +1,8 @@
-"""The connection to Redis or Valkey: pipelines, scripts, keys, and redis's errors made ours.
+"""The connection to Redis or Valkey: batches of commands, scripts, and the names of keys.
 
-Law: runs on the event loop; every call ends in time or raises ``StoreError``.
+Rules: runs on the event loop. Every call ends in time or raises ``StoreError``, which says what is
+known: ``StoreUnanswered`` where a batch may have been carried out or not, the others (``refusals``)
+where it was not. No batch is sent twice.
 
 ==============================  =========  ====================================================
 key (all under ``{NAMESPACE}``)  type       what
@@ -45,52 +47,32 @@ The braces put every key into one slot of a Redis Cluster, as the scripts need.
 from __future__ import annotations
 
 import asyncio
-import os
-import re
+import weakref
 from collections.abc import Sequence
 from hashlib import sha1
 from importlib import resources
 from typing import Any
 
-import hiredis
-import redis.asyncio
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AskError,
-    BusyLoadingError,
-    ClusterDownError,
-    MasterDownError,
-    MovedError,
-    NoPermissionError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-    TryAgainError,
-)
+import structlog
 
-from gearhorn.errors import StartError, StoreError, StoreReadOnly
-from gearhorn.store.refusals import refusal
+from gearhorn.errors import StartError, StoreError, StoreReadOnly, StoreUnanswered
+from gearhorn.store.pool import Pool
+from gearhorn.store.refusals import code_of
+from gearhorn.store.url import parse_url
+from gearhorn.store.wire import Command, Wire
+
+__all__ = ["READ_TIMEOUT_S", "SCHEMA", "SCRIPTS", "WRITE_TIMEOUT_S", "Command", "Connection"]
 
 WRITE_TIMEOUT_S = 1.5  # a change answers `unavailable:` within 2 s rather than hang
 READ_TIMEOUT_S = 10.0  # a list of a million takes one second
 SCHEMA = b"3"
+CONNECTIONS = 16  # to the store, in all
+MEMBERS = 2  # of them that only the lease and what is about members may use
+APART = 3  # appends, lanes and events have one each
+LEAST_CONNECTIONS = MEMBERS + APART + 3
+ASKED_AGAIN = 3  # times that a batch goes on after somebody flushed the scripts
 
-Command = tuple[Any, ...]
-
-_CODES = {
-    "LOADING": BusyLoadingError,
-    "CLUSTERDOWN": ClusterDownError,
-    "MASTERDOWN": MasterDownError,
-    "TRYAGAIN": TryAgainError,
-    "READONLY": ReadOnlyError,
-    "MOVED": MovedError,
-    "ASK": AskError,
-    "NOPERM": NoPermissionError,
-    "OOM": OutOfMemoryError,
-}
+log = structlog.get_logger(__name__)
 
 
 def _script(name: str) -> str:
@@ -112,94 +94,73 @@ SCRIPTS = {
 }
 # as EVALSHA names them
 SHA = {name: sha1(text.encode()).hexdigest() for name, text in SCRIPTS.items()}
-_RUN_ID = re.compile(rb"^run_id:(\w+)", re.M)
-
-
-class _Packing:
-    """Has commands packed in C: redis-py's asyncio connections do it in Python, which was 14 % of
-    a worker's time when it delivers."""
-
-    def pack_command(self, name: str, *arguments: Any) -> list[bytes]:
-        """Return a command as it goes to the server; ``name`` may be two words."""
-        return [hiredis.pack_command((*name.split(), *arguments))]
 
 
 class Connection:
-    """A pool of connections to one store; ``url`` is ``redis://``, ``rediss://`` or ``unix://``.
+    """What asks one store; ``url`` is ``redis://``, ``rediss://`` or ``unix://``. It opens at most
+    ``most`` connections, and those who need one queue.
 
     Raises ``StartError`` when the URL is not one.
     """
 
-    def __init__(self, url: str, namespace: str) -> None:
+    def __init__(self, url: str, namespace: str, most: int = CONNECTIONS) -> None:
         # Of the server that was last connected to. A connection to another one, or to one that
         # was restarted, changes it before the first command goes there.
         self.run_id = ""
         self._prefix = f"{{{namespace}}}:"
-        options: dict[str, Any] = {} if url.startswith("unix:") else {"socket_keepalive": True}
         try:
-            self._redis = redis.asyncio.Redis.from_url(
-                url,
-                socket_timeout=READ_TIMEOUT_S,
-                socket_connect_timeout=WRITE_TIMEOUT_S,
-                retry=Retry(NoBackoff(), 1),  # once, on a connection that had died meanwhile
-                redis_connect_func=self._connected,
-                **options,
-            )
-            pool = self._redis.connection_pool
-            pool.connection_class = type(
-                "Connection", (_Packing, pool.connection_class), {"__module__": __name__}
-            )
-            self._check_options()
-        except (ValueError, TypeError, OSError) as error:
-            shown = re.sub(r"//[^@/]*@", "//...@", url)  # a password is nobody's business
-            raise StartError(
-                f"--redis: expected a redis://, rediss:// or unix:// URL, got {shown!r}: {error}"
-            ) from None
+            self._address = parse_url(url)
+        except ValueError as error:
+            raise StartError(f"--redis: {error}") from None
+        self._shared = Pool(self.open, most - MEMBERS - APART)
+        self._reserved = Pool(self.open, MEMBERS)
+        self._apart: weakref.WeakSet[Wire] = weakref.WeakSet()
 
-    def _check_options(self) -> None:
-        """Raise what a first connection would, were it only for the URL."""
-        pool = self._redis.connection_pool
-        # TypeError: an option that there is not. (redis-py leaves this method untyped.)
-        pool.make_connection()  # type: ignore[no-untyped-call]
-        str(pool.connection_kwargs.get("host", "")).encode("idna")
-        for key, value in pool.connection_kwargs.items():
-            if key in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile") and value:
-                os.stat(value)
+    async def open(self) -> Wire:
+        """Return a new connection; raises ``StoreError``."""
+        wire = await Wire.open(self._address)
+        self.run_id = wire.run_id
+        return wire
 
-    async def _connected(self, connection: Any) -> None:
-        await connection.on_connect()
-        await connection.send_command("INFO", "server")
-        match = _RUN_ID.search(await connection.read_response(disable_decoding=True))
-        self.run_id = match[1].decode() if match else ""
+    async def open_apart(self) -> Wire:
+        """Return a new connection that is no pool's, for one who keeps it."""
+        wire = await self.open()
+        self._apart.add(wire)
+        return wire
+
+    def reset(self) -> None:
+        """Use no connection any more that is open now, and look for the store anew: its name may
+        stand for another server. Batches under way in the pools are finished."""
+        self._shared.reset()
+        self._reserved.reset()
+        for wire in list(self._apart):
+            wire.close()
 
     def key(self, *parts: str) -> str:
         """Return the name of a key of this namespace."""
         return self._prefix + ":".join(parts)
 
+    def channel(self, *parts: str) -> str:
+        """Return the name of a channel of this namespace: unlike keys, channels are shared by all
+        databases of a server, so the name says which."""
+        return f"{self.key(*parts)}@{self._address.database}"
+
     def script(self, name: str, keys: Sequence[str], *arguments: Any) -> Command:
         """Return the command that runs a script."""
         return ("EVALSHA", SHA[name], len(keys), *keys, *arguments)
-
-    def subscriber(self) -> redis.asyncio.client.PubSub:
-        """Return what listens to channels, on a connection of its own."""
-        return self._redis.pubsub()
-
-    def make(self) -> Any:
-        """Return a connection of redis's that is not connected, and has no time-outs of its own."""
-        pool = self._redis.connection_pool
-        return pool.connection_class(**{**pool.connection_kwargs, "socket_timeout": None})
 
     async def pipeline(
         self,
         commands: Sequence[Command],
         timeout_s: float = WRITE_TIMEOUT_S,
-        atomic: bool = False,
+        reserved: bool = False,
     ) -> list[Any]:
         """Run commands in one round trip and return their replies in order.
 
+        ``reserved``: over the connections that are kept for the members.
         Raises ``StoreError`` if any failed; the others may have been carried out.
         """
-        replies = await self.each(commands, timeout_s, atomic)
+        replies = await self.each(commands, timeout_s, reserved)
         for reply in replies:
             if isinstance(reply, StoreError):
                 raise reply
@@ -209,25 +170,32 @@ class Connection:
         self,
         commands: Sequence[Command],
         timeout_s: float = WRITE_TIMEOUT_S,
-        atomic: bool = False,
+        reserved: bool = False,
     ) -> list[Any]:
-        """Like ``pipeline``, with a ``StoreError`` in the place of each reply that failed.
+        """Like ``pipeline``, with a ``StoreError`` in the place of each reply that is a refusal.
 
-        Raises ``StoreError`` if it is not known which were carried out.
+        Raises ``StoreUnanswered`` if it is not known which were carried out, and ``StoreError`` if
+        none was.
         """
+        pool = self._reserved if reserved else self._shared
+        wire = None
         try:
-            async with asyncio.timeout(timeout_s):
-                replies = await self._run(commands, atomic)
-                unknown = [at for at, one in enumerate(replies) if isinstance(one, NoScriptError)]
-                if unknown:  # a new or restarted store
-                    for text in SCRIPTS.values():
-                        await self._redis.script_load(text)
-                    again = await self._run([commands[at] for at in unknown], atomic)
-                    for at, reply in zip(unknown, again, strict=True):
-                        replies[at] = reply
-        except (RedisError, OSError) as error:
-            raise ours(error, timeout_s) from error
-        return [ours(one, timeout_s) if isinstance(one, Exception) else one for one in replies]
+            async with asyncio.timeout(timeout_s), pool.use() as wire:
+                replies = await _run(wire, commands)
+        except TimeoutError:
+            if wire is None:
+                raise StoreError(f"no connection was free in {timeout_s:g} s") from None
+            raise StoreUnanswered(f"no answer in {timeout_s:g} s") from None
+        self.judge(replies)
+        return replies
+
+    def judge(self, replies: Sequence[Any]) -> None:
+        """Look for the primary anew if a reply says that this server is none."""
+        for reply in replies:
+            if isinstance(reply, StoreReadOnly):
+                log.warning("store is no primary; connecting anew", error=str(reply))
+                self.reset()
+                break
 
     async def read(
         self, commands: Sequence[Command], timeout_s: float = READ_TIMEOUT_S
@@ -239,61 +207,71 @@ class Connection:
         Raises ``StoreReadOnly`` where it is a replica.
         """
         *replies, role = await self.pipeline([*commands, ("ROLE",)], timeout_s)
-        if role[0] not in (b"master", "master"):
-            raise StoreReadOnly(f"READONLY the server's role is {role[0]!r}")
+        if role[0] != b"master":
+            error = StoreReadOnly(f"READONLY the server's role is {role[0].decode()}")
+            self.judge([error])
+            raise error
         return replies
-
-    def channel(self, *parts: str) -> str:
-        """Return the name of a channel of this namespace: unlike keys, channels are shared by all
-        databases of a server, so the name says which."""
-        database = self._redis.connection_pool.connection_kwargs.get("db") or 0
-        return f"{self.key(*parts)}@{database}"
-
-    async def _run(self, commands: Sequence[Command], atomic: bool) -> list[Any]:
-        async with self._redis.pipeline(transaction=atomic) as pipe:
-            for command in commands:
-                pipe.execute_command(*command)
-            return await pipe.execute(raise_on_error=False)
 
     async def check(self) -> None:
         """Make the store ours, or refuse it.
 
         Raises ``StartError`` if another release's layout is in it or it evicts keys,
-        ``StoreError`` if it does not answer.
+        ``StoreError`` if it does not answer or a permission is missing.
         """
-        _, schema, memory = await self.pipeline(
-            [
-                ("SET", self.key("schema"), SCHEMA, "NX"),
-                ("GET", self.key("schema")),
-                ("INFO", "memory"),
-            ]
-        )
+        schema_key = self.key("schema")
+        [schema] = await self.pipeline([("GET", schema_key)])
+        if schema is None:
+            commands = [("SET", schema_key, SCHEMA, "NX"), ("GET", schema_key)]
+            _, schema = await self.pipeline(commands)
         if schema != SCHEMA:
             raise StartError(
                 f"the store holds layout {schema!r} and this release knows {SCHEMA!r} only; "
                 "use another --namespace, or the release that wrote it"
             )
-        policy = memory.get("maxmemory_policy", "noeviction")
-        if memory.get("maxmemory") and policy != "noeviction":
+        if policy := await self.evicts():
             raise StartError(
                 f"the store forgets keys when its memory is full (maxmemory-policy {policy}), and "
                 "subscriptions with them; set maxmemory-policy noeviction"
             )
 
+    async def evicts(self) -> str | None:
+        """Return the store's maxmemory-policy if keys of ours may fall to it; raises
+        ``StoreError``. The ``volatile`` ones take keys with an expiry, and ours have none."""
+        [memory] = await self.pipeline([("INFO", "memory")])
+        found = dict(line.split(":", 1) for line in memory.decode().split("\r\n") if ":" in line)
+        policy = found.get("maxmemory_policy", "noeviction")
+        is_bounded = found.get("maxmemory", "0") != "0"
+        return policy if is_bounded and policy.startswith("allkeys-") else None
+
     async def close(self) -> None:
         """Close every connection."""
-        await self._redis.aclose()
+        await asyncio.gather(self._shared.close(), self._reserved.close())
+        for wire in list(self._apart):
+            wire.close()
 
 
-def ours(error: Exception, timeout_s: float) -> StoreError:
-    """Return an error of redis's as one of ours."""
-    if isinstance(error, StoreError):
-        return error
-    if not isinstance(error, ResponseError):
-        return StoreError(str(error) or f"no answer in {timeout_s:g} s")
-    text = str(error)
-    for code, kind in _CODES.items():  # which redis-py takes away
-        if type(error) is kind and not text.startswith(code):
-            text = f"{code} {text}"
+async def _run(wire: Wire, commands: Sequence[Command]) -> list[Any]:
+    """Return the replies, in order. Where the store does not know a script, it is told all of them
+    and everything from there on is asked again: what stood behind it must not go before it."""
+    wire.send(commands)
+    await wire.drain()
+    replies = [await wire.read() for _ in commands]
+    for _ in range(ASKED_AGAIN):
+        first = next((at for at, reply in enumerate(replies) if _is_unknown(reply)), None)
+        if first is None:
             break
-    return refusal(text)
+        loads = [("SCRIPT", "LOAD", text) for text in SCRIPTS.values()]
+        wire.send([*loads, *commands[first:]])
+        await wire.drain()
+        loaded = [await wire.read() for _ in loads]
+        again = [await wire.read() for _ in commands[first:]]
+        replies[first:] = again
+        if refused := next((one for one in loaded if isinstance(one, StoreError)), None):
+            replies[first] = refused
+            break
+    return replies
+
+
+def _is_unknown(reply: Any) -> bool:
+    return isinstance(reply, StoreError) and code_of(str(reply)) == "NOSCRIPT"

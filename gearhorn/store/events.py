@@ -1,6 +1,6 @@
 """Events: what the store tells everybody, on a connection that only listens.
 
-Law: runs on the event loop. Words may be lost while the connection is down; ``missed`` is called
+Rules: runs on the event loop. Words may be lost while the connection is down; ``missed`` is called
 whenever it is there again, and everything may have happened then.
 """
 
@@ -10,14 +10,15 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 import structlog
-from redis.exceptions import RedisError
 
+from gearhorn.errors import StoreError
 from gearhorn.store.connection import Connection
+from gearhorn.store.refusals import code_of
+from gearhorn.store.wire import Wire
 from gearhorn.timing import Backoff
 
-POLL_S = 1.0
-SILENT_S = 5.0  # without a word the connection is asked for a sign of life
-LOST_S = 10.0
+SILENT_S = 3.0  # without a word the connection is asked for a sign of life
+LOST_S = 2.0  # and answers within that
 
 log = structlog.get_logger(__name__)
 
@@ -34,46 +35,66 @@ class Events:
         self._connection = connection
         self._handlers = {name.encode(): handler for name, handler in handlers.items()}
         self._missed = missed
+        self._is_refused = False
 
     async def run(self) -> None:
         """Listen for ever."""
         backoff = Backoff(0.05, 0.5)
         while True:
-            listener = self._connection.subscriber()
+            wire = None
             try:
-                async with asyncio.timeout(LOST_S):
-                    await listener.subscribe(*self._handlers)
-                await self._listen(listener, backoff)
-            except (RedisError, OSError) as error:
-                log.debug("events are not heard", error=str(error))
+                wire = await self._connection.open_apart()
+                wire.send([("SUBSCRIBE", *self._handlers)])
+                await self._listen(wire, backoff)
+            except StoreError as error:
+                self._explain(error)
             finally:
-                await listener.aclose()  # type: ignore[no-untyped-call]
+                if wire is not None:
+                    wire.close()
             await asyncio.sleep(backoff.next_s())
 
-    async def _listen(self, listener: object, backoff: Backoff) -> None:
-        loop = asyncio.get_running_loop()
-        heard_at = loop.time()
+    def _explain(self, error: StoreError) -> None:
+        if code_of(str(error)) != "NOPERM":
+            log.debug("events are not heard", error=str(error))
+        elif not self._is_refused:
+            self._is_refused = True
+            channels = " ".join(name.decode() for name in self._handlers)
+            log.error(
+                "events are not heard: the store's user may not use these channels",
+                channels=channels,
+                error=str(error),
+            )
+
+    async def _listen(self, wire: Wire, backoff: Backoff) -> None:
         is_asked = False
         waiting = set(self._handlers)  # channels that are not confirmed
         while True:
-            message = await listener.get_message(timeout=POLL_S)  # type: ignore[attr-defined]
-            if message is None:
-                silent_s = loop.time() - heard_at
-                if silent_s > LOST_S:
-                    raise ConnectionError("no sign of life")
-                if silent_s > SILENT_S and not is_asked:
-                    is_asked = True
-                    await listener.ping()  # type: ignore[attr-defined]
+            try:
+                async with asyncio.timeout(LOST_S if is_asked else SILENT_S):
+                    reply = await wire.read()
+            except TimeoutError:
+                if is_asked:
+                    raise StoreError("no sign of life") from None
+                is_asked = True
+                wire.send([("PING",)])
                 continue
-            heard_at, is_asked = loop.time(), False
-            if message["type"] == "subscribe":
-                # once more than asked for where redis-py has connected anew by itself
-                waiting.discard(message["channel"])
+            is_asked = False
+            if isinstance(reply, StoreError):
+                raise reply
+            if not isinstance(reply, list):
+                continue  # the sign of life
+            kind, channel, content = reply
+            if kind == b"subscribe":
+                waiting.discard(channel)
                 if not waiting:
+                    self._is_refused = False
                     backoff.reset()
                     self._missed()
-            elif message["type"] == "message":
-                try:
-                    self._handlers[message["channel"]](message["data"])
-                except Exception:  # a bug must not end the listening
-                    log.exception("an event was not understood")
+            elif kind == b"message":
+                self._handle(channel, content)
+
+    def _handle(self, channel: bytes, content: bytes) -> None:
+        try:
+            self._handlers[channel](content)
+        except Exception:  # a bug must not end the listening
+            log.exception("an event was not understood")

@@ -1,7 +1,7 @@
 """A line to the store: one connection on which more is asked before the former answer is there.
 
-Law: runs on the event loop. What is asked is carried out in the order in which it was asked. When
-the connection ends everything that is unanswered fails together; nobody knows what was carried out.
+Rules: runs on the event loop. What is asked is carried out in the order in which it was asked. When
+the connection ends everything that is unanswered fails together, with ``StoreUnanswered``.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from redis.exceptions import NoScriptError, RedisError, ResponseError
-
-from gearhorn.errors import StoreError
-from gearhorn.store.connection import SCRIPTS, WRITE_TIMEOUT_S, Command, Connection, ours
+from gearhorn.errors import StoreError, StoreUnanswered
+from gearhorn.store.connection import SCRIPTS, Command, Connection
+from gearhorn.store.pool import KEEP_S, PING_S
+from gearhorn.store.refusals import code_of
+from gearhorn.store.wire import Wire
 
 _Answer = asyncio.Future[list[Any]]
 
@@ -22,31 +23,45 @@ _Answer = asyncio.Future[list[Any]]
 class _Session:
     """One connection, and what is asked on it."""
 
-    def __init__(self, connection: Any) -> None:
-        self.connection = connection
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
         self.unanswered: deque[tuple[int, _Answer]] = deque()
         self.came = asyncio.Event()
-        self.reader: asyncio.Task[None] | None = None
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def put(self, commands: Sequence[Command], answer: _Answer) -> None:
+        """Send commands, whose replies are the answer."""
+        self.unanswered.append((len(commands), answer))
+        self.came.set()
+        self.wire.send(commands)
 
     async def read(self) -> None:
         """Hand out answers, until the connection ends."""
-        read = self.connection.read_response
         while True:
             while not self.unanswered:
                 self.came.clear()
                 await self.came.wait()
             count, answer = self.unanswered[0]
-            replies: list[Any] = []
-            for _ in range(count):
-                try:
-                    replies.append(await read(disconnect_on_error=False))
-                except NoScriptError:
-                    raise  # the scripts were flushed: a new session loads them
-                except ResponseError as error:
-                    replies.append(ours(error, 0.0))
+            replies = [await self.wire.read() for _ in range(count)]
+            for reply in replies:
+                if isinstance(reply, StoreError) and code_of(str(reply)) == "NOSCRIPT":
+                    raise StoreUnanswered(str(reply))  # a new session loads the scripts
             self.unanswered.popleft()
             if not answer.done():
                 answer.set_result(replies)
+
+    async def keep(self) -> None:
+        """Ask for a sign of life while nothing else is asked, until there is none."""
+        while True:
+            await asyncio.sleep(KEEP_S)
+            if not self.unanswered:
+                answer: _Answer = asyncio.get_running_loop().create_future()
+                self.put([("PING",)], answer)
+                try:
+                    async with asyncio.timeout(PING_S):
+                        await answer
+                except TimeoutError:
+                    raise StoreUnanswered("no sign of life") from None
 
 
 class Line:
@@ -67,7 +82,8 @@ class Line:
     async def ask(self, commands: Sequence[Command], timeout_s: float) -> list[Any]:
         """Return the answers, with a ``StoreError`` in the place of each that is a refusal.
 
-        Raises ``StoreError`` if it is not known which commands were carried out.
+        Raises ``StoreUnanswered`` if it is not known which commands were carried out, and
+        ``StoreError`` if none was.
         """
         answer: _Answer = asyncio.get_running_loop().create_future()
         session = None
@@ -76,60 +92,78 @@ class Line:
                 async with self._writing:
                     if self._is_broken:
                         raise StoreError("what was asked before has failed")
-                    session = self._session or await self._open()
-                    session.unanswered.append((len(commands), answer))
-                    session.came.set()
-                    packed = session.connection.pack_commands(commands)
-                    await session.connection.send_packed_command(packed, check_health=False)
-                return await answer
-        except (RedisError, OSError) as error:
-            failure = ours(error, timeout_s)
-            if session is not None:
+                    session = self._fit() or await self._open()
+                    session.put(commands, answer)
+                    await session.wire.drain()
+                replies = await answer
+        except TimeoutError:
+            failure: StoreError = StoreUnanswered(f"no answer in {timeout_s:g} s")
+            if session is None:
+                failure = StoreError(f"no connection in {timeout_s:g} s")
+            else:
                 self._end(session, failure)
-            raise failure from error
+            raise failure from None
+        except StoreUnanswered as error:
+            if session is not None:
+                self._end(session, error)
+            raise
         except asyncio.CancelledError:
             answer.cancel()
             raise
+        self._connection.judge(replies)
+        return replies
 
     async def close(self) -> None:
         """Close the connection."""
         if self._session is not None:
-            self._end(self._session, StoreError("closed"))
+            self._end(self._session, StoreUnanswered("closed"))
+
+    def _fit(self) -> _Session | None:
+        """Return the session, unless its connection has ended while nothing was asked."""
+        session = self._session
+        if session is not None and not session.unanswered and not session.wire.is_fit:
+            self._end(session, StoreUnanswered("the store ended the connection"))
+        return self._session
 
     async def _open(self) -> _Session:
-        connection = self._connection.make()
+        wire = await self._connection.open_apart()
         try:
-            async with asyncio.timeout(WRITE_TIMEOUT_S):
-                await connection.connect()
-                for text in SCRIPTS.values():
-                    await connection.send_command("SCRIPT LOAD", text)
-                for _ in SCRIPTS:
-                    await connection.read_response()
+            wire.send([("SCRIPT", "LOAD", text) for text in SCRIPTS.values()])
+            for _ in SCRIPTS:
+                reply = await wire.read()
+                if isinstance(reply, StoreError):
+                    self._connection.judge([reply])
+                    raise reply
+        except StoreUnanswered as error:  # of what was asked nothing is sent
+            wire.close()
+            raise StoreError(str(error)) from error
         except BaseException:
-            await connection.disconnect(nowait=True)
+            wire.close()
             raise
-        self._session = session = _Session(connection)
-        session.reader = asyncio.create_task(session.read(), name="store line")
-        session.reader.add_done_callback(lambda task: self._read_ended(session, task))
+        self._session = session = _Session(wire)
+        for work, name in ((session.read(), "store line"), (session.keep(), "store line ping")):
+            task = asyncio.create_task(work, name=name)
+            task.add_done_callback(lambda task: self._task_ended(session, task))
+            session.tasks.append(task)
         return session
 
-    def _read_ended(self, session: _Session, task: asyncio.Task[None]) -> None:
+    def _task_ended(self, session: _Session, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
             error = task.exception()
-            assert isinstance(error, Exception)
-            self._end(session, ours(error, 0.0))
+            assert error is not None
+            words = str(error) or type(error).__name__
+            self._end(session, StoreUnanswered(words))
 
     def _end(self, session: _Session, failure: StoreError) -> None:
-        """A session is over: fail what is unanswered."""
+        """A session is over: fail what is unanswered. With nothing unanswered nothing is broken."""
         if session is not self._session:
             return
         self._session = None
-        self._is_broken = self._is_strict
+        self._is_broken = self._is_strict and bool(session.unanswered)
         for _, answer in session.unanswered:
             if not answer.done():
                 answer.set_exception(failure)
                 answer.exception()  # whoever has gone does not look
-        if session.reader is not None:
-            session.reader.cancel()
-        closing = asyncio.ensure_future(session.connection.disconnect(nowait=True))
-        closing.add_done_callback(lambda task: task.cancelled() or task.exception())
+        for task in session.tasks:
+            task.cancel()
+        session.wire.close()

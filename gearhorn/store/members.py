@@ -6,6 +6,7 @@ Law: one round trip for each call; every method raises ``StoreError``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from gearhorn.store.connection import SCHEMA, Connection
@@ -45,6 +46,8 @@ class Members:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        # the lease must not queue behind whatever else there is to ask
+        self._ask = partial(connection.pipeline, reserved=True)
 
     @property
     def run_id(self) -> str:
@@ -75,11 +78,11 @@ class Members:
         keys = [key(name) for name in names]
         settled = "settled" if is_settled else ""
         if not self.run_id:
-            await self._connection.pipeline([("PING",)])
+            await self._ask([("PING",)])
         while True:
             run_id = self.run_id
             arguments = [how, member, known, lease_ms, clock_ms, run_id, settled]
-            _, reply = await self._connection.pipeline(
+            _, reply = await self._ask(
                 [
                     ("SET", key("schema"), SCHEMA, "NX"),  # an emptied store is ours again
                     self._connection.script("member", keys, *arguments),
@@ -93,17 +96,17 @@ class Members:
 
     async def leave(self, member: str) -> None:
         """Remove a member."""
-        await self._connection.pipeline([("HDEL", self._connection.key("members"), member)])
+        await self._ask([("HDEL", self._connection.key("members"), member)])
 
     async def all(self) -> list[Member]:
         """Return the members."""
-        [found] = await self._connection.pipeline([("HGETALL", self._connection.key("members"))])
+        [found] = await self._ask([("HGETALL", self._connection.key("members"))])
         return members_of(found)
 
     async def reap(self, member: Member) -> bool:
         """Remove a member unless it renewed its lease after all; return whether this call did."""
         key = self._connection.key("members")
-        [removed] = await self._connection.pipeline(
+        [removed] = await self._ask(
             [self._connection.script("remove", [key], member.id, member.record)]
         )
         return bool(removed)

@@ -141,18 +141,19 @@ WRONG = {
     "size in the environment": Wrong(("expected bytes", "'0'"), env={"max_payload": "0"}),
     "toml syntax": Wrong(("worker.toml", "line 1"), file="max_payload\n"),
     "toml type": Wrong(("max-cached", "[1]"), file="max-cached = [1]"),
-    "redis scheme": Wrong(("--redis", "redis://", "http://a"), ("--redis", "http://a")),
+    "redis scheme": Wrong(("--redis", "redis://"), ("--redis", "http://a")),
     "redis without scheme": Wrong(("--redis", "redis://"), ("--redis", "localhost:6379")),
-    "redis a number": Wrong(("redis", "5"), file="redis = 5"),
-    "redis port": Wrong(("--redis", "99999"), ("--redis", "redis://a:99999")),
-    "redis port a word": Wrong(("--redis", "'abc'"), ("--redis", "redis://a:abc")),
+    "redis a number": Wrong(("redis", "a string"), file="redis = 5"),
+    "redis port": Wrong(("--redis", "from 1 to 65535"), ("--redis", "redis://a:99999")),
+    "redis port a word": Wrong(("--redis", "from 1 to 65535"), ("--redis", "redis://a:abc")),
     "redis option value": Wrong(
         ("--redis", "socket_timeout"), ("--redis", "redis://a/?socket_timeout=soon")
     ),
-    "redis option unknown": Wrong(("--redis", "bogus"), ("--redis", "redis://a/?bogus=1")),
-    "redis host": Wrong(("--redis", "a..b"), ("--redis", "redis://a..b")),
+    "redis option unknown": Wrong(("--redis", "ssl_ca_certs"), ("--redis", "redis://a/?bogus=1")),
+    "redis host": Wrong(("--redis", "host name"), ("--redis", "redis://a..b")),
+    "redis database": Wrong(("--redis", "the database"), ("--redis", "redis://a/zero")),
     "redis ca missing": Wrong(
-        ("--redis", "/nowhere"), ("--redis", "rediss://a/?ssl_ca_certs=/nowhere")
+        ("--redis", "ssl_ca_certs"), ("--redis", "rediss://a/?ssl_ca_certs=/nowhere")
     ),
     "ca no certificate": Wrong(("--ssl-ca /etc/passwd",), ("--ssl-ca", "/etc/passwd")),
     "ca empty": Wrong(("--ssl-ca /dev/null",), ("--ssl-ca", "/dev/null")),

@@ -83,6 +83,7 @@ OPTIONS = {
     "redis": Option(
         "redis://a", "redis://b", '"unix:///c"', ("redis://a", "redis://b", "unix:///c")
     ),
+    "store_connections": Option("8", "20", "30", (8, 20, 30)),
     "namespace": Option("a", "b", '"c"', ("a", "b", "c")),
     "fanout_function": Option("a", "b", '"c"', ("a", "b", "c")),
     "subscribe_function": Option("a", "b", '"c"', ("a", "b", "c")),
@@ -327,7 +328,14 @@ KINDS = {  # TOML, and how the refusal may show it
     "integer": ("5", r"\b5\b"),
     "string": ('"5"', r"\b5\b"),
 }
-NUMBERS = ("max_payload", "max_fanout_bytes", "max_foreground", "max_backlog", "max_cached")
+NUMBERS = (
+    "max_payload",
+    "max_fanout_bytes",
+    "max_foreground",
+    "max_backlog",
+    "max_cached",
+    "store_connections",
+)
 SECONDS = ("lease", "serve_stale", "gossip_interval")
 TAKES = {  # which kinds of TOML value an option takes, if not a string alone
     **{key: {"integer", "string"} for key in NUMBERS},
@@ -358,9 +366,55 @@ def test_a_server_in_the_file_is_a_string(run: Run, element: str) -> None:
     assert (ran.code, ran.config) == (2, None), ran.output
 
 
-def test_a_password_in_a_refused_url_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+MALFORMED = [  # with HUNTER where the password is, or what is left of it
+    "redis://:HUNTER@host:99999/0",
+    "redis://:pa/HUNTER@host/0",
+    "redis://:HUNTER/ss@host/0",
+    "redis://:pa?HUNTER@host/0",
+    "redis://:pa?a&HUNTER=b@host/0",
+    "redis://:pa#HUNTER@host/0",
+    "redis://:HUNTER#ss@host/0",
+    "redis://:pa%HUNTER/@host/zero",
+    "redis://user:HUNTER@host/zero",
+    "redis://user:HUNTER",
+    "redis://[:HUNTER@host",
+    "redis://:HUNTER@ho st/0",
+    "redis://:HUNTER@a..b/0",
+    "redis://host?password=HUNTER&bogus=1",
+    "redis://host?password=x&HUNTER=1",
+    "redis://host?protocol=HUNTER",
+    "redis://host/HUNTER",
+    "rediss://:HUNTER@host?ssl_ca_certs=/nowhere",
+    "unix://:HUNTER@host",
+    "unix://:pa/HUNTER@/path?db=x",
+    "http://user:HUNTER@host",
+    "user:HUNTER@host:6379",
+    ":HUNTER@host",
+]
+
+
+@pytest.mark.parametrize("url", MALFORMED)
+@pytest.mark.parametrize("how", ["option", "environment", "file", "file array", "server"])
+def test_no_part_of_a_password_in_a_malformed_url_is_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str, url: str
+) -> None:
     monkeypatch.setattr(worker, "set_up_logs", lambda *how: None)
-    result = CliRunner().invoke(worker.main, ["--redis", "redis://:hunter2@host:99999/0"])
-    assert result.exit_code == 2
-    assert "host:99999" in result.output
-    assert "hunter2" not in result.output
+    arguments, variables = [], {}
+    if how == "option":
+        arguments = ["--redis", url]
+    elif how == "server":
+        arguments = [url]
+    elif how == "environment":
+        variables = {"GEARHORN_REDIS": url}
+    else:
+        file = tmp_path / "worker.toml"
+        file.write_text(f"redis = '{url}'" if how == "file" else f"redis = ['{url}']")
+        arguments = ["--config", str(file)]
+    result = CliRunner().invoke(worker.main, arguments, env=variables)
+    assert result.exit_code == 2, result.output
+    assert "HUNTER" not in result.output
+    assert "hunter" not in result.output.lower()
+
+
+def test_no_option_shows_the_stores_url_where_its_value_is_printed() -> None:
+    assert "hunter2" not in repr(Config(redis="redis://:hunter2@host/0"))

