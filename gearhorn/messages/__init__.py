@@ -7,18 +7,13 @@ types and ranges; whether its names are allowed is for ``names``. Every refusal 
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from gearhorn.errors import BadRequest, TooLarge
-from gearhorn.messages.codec import as_text, decode_body
+from gearhorn.errors import BadRequest
+from gearhorn.messages.codec import decode_body
 from gearhorn.messages.codec import encode as encode
 from gearhorn.messages.durable import (
     DescribedDurable,
@@ -27,44 +22,18 @@ from gearhorn.messages.durable import (
     GivenDurable,
     check_durable,
 )
+from gearhorn.messages.fanout import Fanout as Fanout
+from gearhorn.messages.fanout import copies_needed as copies_needed
+from gearhorn.messages.fanout import decode_fanout as decode_fanout
+from gearhorn.messages.fanout import envelope as envelope
+from gearhorn.messages.receipts import Logged as Logged
+from gearhorn.messages.receipts import encode_failures as encode_failures
+from gearhorn.messages.receipts import encode_receipt as encode_receipt
 
-Priority = Literal["low", "normal", "high"]
 Overflow = Literal["drop_new", "drop_old", "unsubscribe"]
-Pair = tuple[str, str]  # (client_id, reason)
 
-_PERCENT = re.compile(r"(\d{1,9})%\Z", re.ASCII)
 MAX_LIMIT = 10_000  # subscriptions in one description
 MAX_TTL_S = 10**9  # thirty years
-_INFINITY = float("inf")
-_NOBODY: frozenset[str] = frozenset()
-_text = msgspec.json.Decoder(str)
-
-
-class _FanoutBody(msgspec.Struct, frozen=True, gc=False):
-    topic: str
-    payload: msgspec.Raw
-    unique: str | UnsetType = UNSET
-    background: Any = False
-    timeout: float = 30.0  # PROTOCOL §4
-    quorum: int | str | UnsetType = UNSET
-    receipt: bool = False
-    exclude: list[str] | UnsetType = UNSET
-    priority: Priority = "normal"
-    encoding: Literal["base64"] | UnsetType = UNSET
-
-
-class Fanout(msgspec.Struct, frozen=True, gc=False):
-    """One message to copy, decoded once (PROTOCOL §4)."""
-
-    topic: str
-    payload: bytes
-    unique: str | None
-    background: bool
-    timeout_s: float
-    quorum: int | str | None
-    receipt: bool
-    exclude: frozenset[str]
-    priority: Priority
 
 
 class Subscribe(msgspec.Struct, frozen=True):
@@ -218,36 +187,6 @@ class Gossip(msgspec.Struct, frozen=True):
     reaped: int = 0
 
 
-class _Receipt(msgspec.Struct, frozen=True):
-    copies: int
-    delivered: Sequence[str]
-    failed: Mapping[str, str]
-    pending: Sequence[str]
-    dropped: Sequence[str]
-    results: dict[str, str]
-    results_base64: dict[str, str] | UnsetType = UNSET
-    results_omitted: Sequence[str] | UnsetType = UNSET
-    sequence: int | UnsetType = UNSET
-    epoch: str | UnsetType = UNSET
-
-
-class Logged(NamedTuple):
-    """Where a message stands in its topic's log. ``is_repeat``: it had been logged before."""
-
-    sequence: int
-    epoch: str
-    is_repeat: bool
-
-
-class _Envelope(msgspec.Struct, frozen=True):
-    topic: str
-    at: float
-    unique: str | UnsetType = UNSET
-    payload: str | UnsetType = UNSET
-    payload_base64: str | UnsetType = UNSET
-
-
-_fanout_body = msgspec.json.Decoder(_FanoutBody)
 _subscribe = msgspec.json.Decoder(Subscribe)
 _unsubscribe = msgspec.json.Decoder(Unsubscribe)
 _describe = msgspec.json.Decoder(Describe)
@@ -255,65 +194,6 @@ _matchmaking = msgspec.json.Decoder(Matchmaking)
 _answer = msgspec.json.Decoder(MatchmakingAnswer)
 _options = msgspec.json.Decoder(SubscriptionOptions)
 _gossip = msgspec.json.Decoder(Gossip)
-
-
-def decode_fanout(body: bytes, max_payload: int) -> Fanout:
-    """Decode a ``fanout`` request.
-
-    ``max_payload`` is in bytes, of the payload as the copies carry it.
-    Raises ``BadRequest`` naming the key, or ``TooLarge``.
-    """
-    raw = decode_body(_fanout_body, body)
-    if not 0 < raw.timeout < _INFINITY:
-        raise BadRequest(f"timeout: expected seconds > 0, got {raw.timeout:g}")
-    payload = _payload_bytes(bytes(raw.payload), raw.encoding)
-    if len(payload) > max_payload:
-        raise TooLarge(f"payload of {len(payload)} bytes is over --max-payload {max_payload}")
-    return Fanout(
-        raw.topic,
-        payload,
-        raw.unique or None,
-        bool(raw.background),
-        raw.timeout,
-        None if raw.quorum is UNSET else _quorum(raw.quorum),
-        raw.receipt,
-        frozenset(raw.exclude) if raw.exclude else _NOBODY,
-        raw.priority,
-    )
-
-
-def _quorum(quorum: int | str) -> int | str:
-    if quorum >= 1 if isinstance(quorum, int) else _PERCENT.match(quorum):
-        return quorum
-    raise BadRequest(f'quorum: expected an integer >= 1 or "N%", got {quorum!r}')
-
-
-def _payload_bytes(raw: bytes, encoding: str | UnsetType) -> bytes:
-    """Return what the copies carry: a string's UTF-8, other values as their JSON text."""
-    if raw[:1] != b'"':
-        if encoding is not UNSET:
-            raise BadRequest("payload: expected a string of base64, as encoding says")
-        return raw  # msgspec has checked that it is JSON
-    try:
-        text = _text.decode(raw)
-        if encoding is UNSET:
-            return text.encode()
-        if len(text) % 4:
-            raise ValueError("its length is no multiple of four")
-        return binascii.a2b_base64(text, strict_mode=True)
-    except (msgspec.DecodeError, UnicodeEncodeError) as error:
-        raise BadRequest(f"payload: {error}") from None
-    except (binascii.Error, ValueError) as error:
-        raise BadRequest(f"payload: not base64: {error}") from None
-
-
-def copies_needed(quorum: int | str | None, copies: int) -> int:
-    """Return how many receivers must succeed out of ``copies`` (PROTOCOL §4, quorum)."""
-    if quorum is None:
-        return copies
-    if isinstance(quorum, str):
-        quorum = max(1, -(-int(quorum[:-1]) * copies // 100))
-    return min(quorum, copies)
 
 
 def decode_subscribe(body: bytes) -> Subscribe:
@@ -400,47 +280,3 @@ def decode_options(body: bytes) -> SubscriptionOptions:
         return _options.decode(body)
     except msgspec.DecodeError:
         return SubscriptionOptions()
-
-
-def envelope(message: Fanout, at: float) -> bytes:
-    """Return the arguments of a copy for a subscription with ``envelope`` (PROTOCOL §4).
-
-    ``at`` is Unix time in seconds; it informs and decides nothing.
-    """
-    unique = message.unique or UNSET
-    return encode(_Envelope(message.topic, at, unique, **as_text(message.payload)))
-
-
-def encode_receipt(
-    copies: int,
-    delivered: Sequence[str] = (),
-    failed: Mapping[str, str] = MappingProxyType({}),
-    pending: Sequence[str] = (),
-    dropped: Sequence[str] = (),
-    results: Mapping[str, bytes] = MappingProxyType({}),
-    omitted: Sequence[str] = (),
-    logged: Logged | None = None,
-) -> bytes:
-    """Return a receipt: what became of a message, copy by copy (PROTOCOL §5)."""
-    text: dict[str, str] = {}
-    coded: dict[str, str] = {}
-    for client_id, data in results.items():
-        try:
-            text[client_id] = data.decode()
-        except UnicodeDecodeError:
-            coded[client_id] = base64.b64encode(data).decode()
-    failures = dict(failed)
-    return encode(
-        _Receipt(
-            copies,
-            delivered,
-            failures,
-            pending,
-            dropped,
-            text,
-            coded or UNSET,
-            omitted or UNSET,
-            logged.sequence if logged else UNSET,
-            logged.epoch if logged else UNSET,
-        )
-    )

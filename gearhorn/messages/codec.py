@@ -6,6 +6,7 @@ Law: pure. What msgspec says is put into the words of PROTOCOL §3 here and nowh
 from __future__ import annotations
 
 import base64
+import codecs
 import re
 from typing import Any, Final, TypeVar
 
@@ -15,6 +16,9 @@ from gearhorn.errors import BadRequest
 
 _WHERE = re.compile(r"(.*) - at `\$\.?(.*)`\Z", re.DOTALL)
 _FIELD = re.compile(r"Object missing required field `(.*)`\Z")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_SURROGATES = "; strings are Unicode text, which has no surrogates but in pairs"
+_PIECE_BYTES = 64 * 1024
 _MAX_WORDS = 500  # of a refusal, which may quote the request
 _WORDS = {  # what msgspec does not say of a key that takes certain words only
     "priority": '"low", "normal" or "high"',
@@ -31,14 +35,29 @@ encode: Final = msgspec.json.encode
 def decode_body(decoder: msgspec.json.Decoder[_Body], body: bytes) -> _Body:
     """Decode a request; raises ``BadRequest``."""
     try:
-        body.decode()  # msgspec does not look inside what it skips
+        if not body.isascii():  # msgspec does not look inside what it skips
+            _check_utf8(body)
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise BadRequest(_explain(str(error))[:_MAX_WORDS]) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadRequest(f"not a JSON object in UTF-8: {error}") from None
+        words = _SURROGATES if _SURROGATE.search(body) else ""
+        raise BadRequest(f"not a JSON object in UTF-8: {error}{words}") from None
     except RecursionError:
         raise BadRequest("nested too deeply") from None
+
+
+def _check_utf8(body: bytes) -> None:
+    """Raise ``UnicodeDecodeError`` unless ``body`` is UTF-8; of a long one without a string of
+    the same length, of which each character may take four bytes."""
+    if len(body) <= _PIECE_BYTES:
+        body.decode()
+        return
+    view, at = memoryview(body), 0
+    while at < len(body):
+        end = at + _PIECE_BYTES
+        _, taken = codecs.utf_8_decode(view[at:end], "strict", end >= len(body))
+        at += taken
 
 
 def _explain(text: str) -> str:

@@ -327,7 +327,9 @@ def test_an_envelope_tells_what_plain_copies_cannot() -> None:
 
 
 def test_a_receipt_sorts_results_by_what_they_are() -> None:
-    body = messages.encode_receipt(2, ["a", "b"], results={"a": b"ok", "b": b"\xff"}, omitted=["c"])
+    body = messages.encode_receipt(
+        2, delivered=["a", "b"], results={"a": b"ok", "b": b"\xff"}, omitted=["c"]
+    )
     assert json.loads(body) == {
         "copies": 2,
         "delivered": ["a", "b"],

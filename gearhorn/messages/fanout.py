@@ -1,0 +1,217 @@
+"""A ``fanout`` request: the message, its quorum and its envelope.
+
+Rules: pure. A request may be many times as long as the payload that it carries, so a long one is
+first cut into the JSON texts of its keys, which copies nothing; only what passes for its key is
+decoded. So neither a key that is ignored nor one that is refused becomes Python objects.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from gearhorn.errors import BadRequest, TooLarge
+from gearhorn.messages.codec import as_text, decode_body, encode
+from gearhorn.names import MAX_NAME_BYTES
+
+Priority = Literal["low", "normal", "high"]
+
+MAX_TIMEOUT_S = 86_400  # a day: a caller that has left keeps its place no longer
+MAX_EXCLUDED = 10_000  # names in ``exclude``
+MAX_EXCLUDE_BYTES = 4 * 1024 * 1024  # of their JSON text
+MAX_VALUE_BYTES = 64 * 1024  # of the JSON text of any other key but ``payload``
+_ESCAPE_BYTES = 6  # at most, of a JSON string for one byte of UTF-8: \u0041
+_PERCENT = re.compile(r"(\d{1,9})%\Z", re.ASCII)
+_FALSE = re.compile(rb'(?:false|null|""|\[\s*\]|\{\s*\}|-?0(?:\.0*)?(?:[eE][+-]?[0-9]+)?)\Z')
+_NOBODY: frozenset[str] = frozenset()
+_text = msgspec.json.Decoder(str)
+
+
+class _Body(msgspec.Struct, frozen=True, gc=False):
+    topic: str
+    payload: msgspec.Raw
+    unique: str | UnsetType = UNSET
+    background: Any = False
+    timeout: float = 30.0
+    quorum: int | str | UnsetType = UNSET
+    receipt: bool = False
+    exclude: list[str] | UnsetType = UNSET
+    priority: Priority = "normal"
+    encoding: Literal["base64"] | UnsetType = UNSET
+
+
+class _Texts(msgspec.Struct, gc=False):
+    """The same keys as JSON text that nobody has looked into."""
+
+    topic: msgspec.Raw | UnsetType = UNSET
+    payload: msgspec.Raw | UnsetType = UNSET
+    unique: msgspec.Raw | UnsetType = UNSET
+    background: msgspec.Raw | UnsetType = UNSET
+    timeout: msgspec.Raw | UnsetType = UNSET
+    quorum: msgspec.Raw | UnsetType = UNSET
+    receipt: msgspec.Raw | UnsetType = UNSET
+    exclude: msgspec.Raw | UnsetType = UNSET
+    priority: msgspec.Raw | UnsetType = UNSET
+    encoding: msgspec.Raw | UnsetType = UNSET
+
+
+class Fanout(msgspec.Struct, frozen=True, gc=False):
+    """One message to copy, decoded once (docs/protocol.rst, "fanout")."""
+
+    topic: str
+    payload: bytes
+    unique: str | None
+    background: bool
+    timeout_s: float
+    quorum: int | str | None
+    receipt: bool
+    exclude: frozenset[str]
+    priority: Priority
+
+    def without_payload(self) -> Fanout:
+        """Return the same message for those who need its bytes no more."""
+        return msgspec.structs.replace(self, payload=b"")
+
+
+class _Envelope(msgspec.Struct, frozen=True):
+    topic: str
+    at: float
+    unique: str | UnsetType = UNSET
+    payload: str | UnsetType = UNSET
+    payload_base64: str | UnsetType = UNSET
+
+
+_body = msgspec.json.Decoder(_Body)
+_texts = msgspec.json.Decoder(_Texts)
+
+
+def decode_fanout(body: bytes, max_payload: int) -> Fanout:
+    """Decode a ``fanout`` request.
+
+    ``max_payload`` is in bytes, of the payload as the copies carry it.
+    Raises ``BadRequest`` naming the key, or ``TooLarge``.
+    """
+    if len(body) <= MAX_VALUE_BYTES:
+        raw = decode_body(_body, body)
+        text = raw.payload
+    else:
+        raw, text = _decode_long(body)
+    if not 0 < raw.timeout <= MAX_TIMEOUT_S:
+        raise BadRequest(
+            f"timeout: expected seconds > 0 and <= {MAX_TIMEOUT_S}, got {raw.timeout:g}"
+        )
+    return Fanout(
+        raw.topic,
+        _payload(text, raw.encoding, max_payload),
+        raw.unique or None,
+        bool(raw.background),
+        raw.timeout,
+        None if raw.quorum is UNSET else _quorum(raw.quorum),
+        raw.receipt,
+        _excluded(raw.exclude) if raw.exclude else _NOBODY,
+        raw.priority,
+    )
+
+
+def _decode_long(body: bytes) -> tuple[_Body, msgspec.Raw]:
+    """Decode a request that is longer than any key but ``payload`` and ``exclude`` may be."""
+    texts = decode_body(_texts, body)
+    kept = []
+    for key in texts.__struct_fields__:
+        value = getattr(texts, key)
+        if value is not UNSET:
+            kept.append(b'"%b":%b' % (key.encode(), _checked(key, value)))
+    raw = decode_body(_body, b"{%b}" % b",".join(kept))
+    assert texts.payload is not UNSET
+    return raw, texts.payload
+
+
+def _checked(key: str, text: msgspec.Raw) -> bytes | msgspec.Raw:
+    """Return what stands for the text of a key; raises ``BadRequest`` where it is too long."""
+    size = memoryview(text).nbytes
+    if key == "payload":
+        return b"0"  # it is taken as it is
+    if key == "background":
+        return b"false" if _FALSE.match(text) else b"true"
+    if key == "exclude":
+        if size > MAX_EXCLUDE_BYTES:
+            raise BadRequest(f"exclude: expected at most {MAX_EXCLUDE_BYTES} bytes, got {size}")
+        whole = bytes(text)
+        if whole.count(b'"') - whole.count(b'\\"') > 2 * MAX_EXCLUDED:
+            raise BadRequest(f"exclude: expected at most {MAX_EXCLUDED} names, got more")
+    elif size > MAX_VALUE_BYTES:
+        raise BadRequest(f"{key}: expected at most {MAX_VALUE_BYTES} bytes, got {size}")
+    return text
+
+
+def _excluded(names: list[str]) -> frozenset[str]:
+    """Return the names that somebody can have: what is too long for one does no harm."""
+    if len(names) > MAX_EXCLUDED:
+        raise BadRequest(f"exclude: expected at most {MAX_EXCLUDED} names, got {len(names)}")
+    return frozenset(name for name in names if len(name.encode()) <= MAX_NAME_BYTES)
+
+
+def _quorum(quorum: int | str) -> int | str:
+    if quorum >= 1 if isinstance(quorum, int) else _PERCENT.match(quorum):
+        return quorum
+    raise BadRequest(f'quorum: expected an integer >= 1 or "N%", got {quorum!r:.100}')
+
+
+def _payload(text: msgspec.Raw, encoding: str | UnsetType, limit: int) -> bytes:
+    """Return what the copies carry: a string's UTF-8, other values as their JSON text.
+
+    Raises ``BadRequest``, or ``TooLarge`` over ``limit`` bytes.
+    """
+    view = memoryview(text)
+    if bytes(view[:1]) != b'"':
+        if encoding is not UNSET:
+            raise BadRequest("payload: expected a string of base64, as encoding says")
+        _check_size(view.nbytes, limit)
+        return bytes(view)  # msgspec has checked that it is JSON
+    if view.nbytes > limit:
+        least = view.nbytes - 2 - (_ESCAPE_BYTES - 1) * bytes(view).count(b"\\")
+        _check_size(least if encoding is UNSET else least // 4 * 3 - 2, limit, "at least ")
+    payload = _string(text, encoding)
+    _check_size(len(payload), limit)
+    return payload
+
+
+def _string(text: msgspec.Raw, encoding: str | UnsetType) -> bytes:
+    try:
+        string = _text.decode(text)
+        if encoding is UNSET:
+            return string.encode()
+        if len(string) % 4:
+            raise ValueError("its length is no multiple of four")
+        return binascii.a2b_base64(string, strict_mode=True)
+    except (msgspec.DecodeError, UnicodeEncodeError) as error:
+        raise BadRequest(f"payload: {error}") from None
+    except (binascii.Error, ValueError) as error:
+        raise BadRequest(f"payload: not base64: {error}") from None
+
+
+def _check_size(size: int, limit: int, words: str = "") -> None:
+    if size > limit:
+        raise TooLarge(f"payload of {words}{size} bytes is over --max-payload {limit}")
+
+
+def copies_needed(quorum: int | str | None, copies: int) -> int:
+    """Return how many receivers must succeed out of ``copies``; None means all."""
+    if quorum is None:
+        return copies
+    if isinstance(quorum, str):
+        quorum = max(1, -(-int(quorum[:-1]) * copies // 100))
+    return min(quorum, copies)
+
+
+def envelope(message: Fanout, at: float) -> bytes:
+    """Return the arguments of a copy for a subscription with ``envelope``.
+
+    ``at`` is Unix time in seconds; it informs and decides nothing.
+    """
+    unique = message.unique or UNSET
+    return encode(_Envelope(message.topic, at, unique, **as_text(message.payload)))

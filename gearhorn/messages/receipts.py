@@ -1,0 +1,130 @@
+"""What a fan-out replies with: a receipt, or who failed and why.
+
+Rules: pure. A reply has at most ``REPLY_BYTES``, however many receivers there are and whatever
+they said. What does not fit is left out and counted, results first.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from gearhorn.messages.codec import encode
+
+REPLY_BYTES = 16 * 1024 * 1024
+_OTHER_BYTES = 4096  # of a reply: its keys and numbers
+_Item = TypeVar("_Item")
+
+
+class Logged(NamedTuple):
+    """Where a message stands in its topic's log. ``is_repeat``: it had been logged before."""
+
+    sequence: int
+    epoch: str
+    is_repeat: bool
+
+
+class _Receipt(msgspec.Struct, frozen=True):
+    copies: int
+    delivered: msgspec.Raw
+    failed: msgspec.Raw
+    pending: msgspec.Raw
+    dropped: msgspec.Raw
+    results: msgspec.Raw
+    results_base64: msgspec.Raw | UnsetType = UNSET
+    results_omitted: msgspec.Raw | UnsetType = UNSET
+    unlisted: dict[str, int] | UnsetType = UNSET
+    sequence: int | UnsetType = UNSET
+    epoch: str | UnsetType = UNSET
+
+
+class _Sheet:
+    """The JSON of one reply, part by part, as long as there is room."""
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self.unlisted: dict[str, int] = {}
+
+    def add(
+        self,
+        key: str,
+        items: Sequence[_Item],
+        shape: Callable[[Sequence[_Item]], Any],
+        is_counted: bool = True,
+    ) -> tuple[msgspec.Raw, Sequence[_Item]]:
+        """Return the JSON of as many of the first items as there is room for, and the others;
+        ``shape`` makes of items what is encoded."""
+        count = len(items)
+        while True:
+            text = encode(shape(items[:count]))
+            if len(text) <= self._room or not count:
+                break
+            count = min(count - 1, count * self._room // len(text))
+        self._room -= len(text)
+        if is_counted and count < len(items):
+            self.unlisted[key] = len(items) - count
+        return msgspec.Raw(text), items[count:]
+
+
+def encode_receipt(
+    copies: int,
+    *,
+    delivered: Sequence[str] = (),
+    failed: Mapping[str, str] = MappingProxyType({}),
+    pending: Sequence[str] = (),
+    dropped: Sequence[str] = (),
+    results: Mapping[str, bytes] = MappingProxyType({}),
+    omitted: Sequence[str] = (),
+    logged: Logged | None = None,
+) -> bytes:
+    """Return a receipt: what became of a message, copy by copy (docs/protocol.rst, "Receipt").
+
+    ``results`` are what receivers returned, ``omitted`` those whose results were not kept.
+    """
+    texts: list[tuple[str, str]] = []
+    coded: list[tuple[str, str]] = []
+    for client_id, data in results.items():
+        try:
+            texts.append((client_id, data.decode()))
+        except UnicodeDecodeError:
+            coded.append((client_id, base64.b64encode(data).decode()))
+    sheet = _Sheet(REPLY_BYTES - _OTHER_BYTES)
+    failed_json, _ = sheet.add("failed", list(failed.items()), dict)
+    dropped_json, _ = sheet.add("dropped", dropped, list)
+    pending_json, _ = sheet.add("pending", pending, list)
+    delivered_json, _ = sheet.add("delivered", delivered, list)
+    coded_json, coded_out = sheet.add("", coded, dict, is_counted=False)
+    texts_json, texts_out = sheet.add("", texts, dict, is_counted=False)
+    missing = [*omitted, *(name for name, _ in (*coded_out, *texts_out))]
+    omitted_json, _ = sheet.add("results_omitted", missing, list)
+    return encode(
+        _Receipt(
+            copies,
+            delivered_json,
+            failed_json,
+            pending_json,
+            dropped_json,
+            texts_json,
+            coded_json if len(coded) > len(coded_out) else UNSET,
+            omitted_json if missing else UNSET,
+            sheet.unlisted or UNSET,
+            logged.sequence if logged else UNSET,
+            logged.epoch if logged else UNSET,
+        )
+    )
+
+
+def encode_failures(pairs: Sequence[tuple[str, str]]) -> bytes:
+    """Return why a fan-out failed: pairs of client_id and reason. Where not all have room, the
+    last pair has no client_id and says how many more there are."""
+    sheet = _Sheet(REPLY_BYTES - _OTHER_BYTES)
+    text, others = sheet.add("", pairs, list)
+    if not others:
+        return bytes(text)
+    listed = pairs[: len(pairs) - len(others)]
+    return encode([*listed, ("", f"and {len(others)} more")])
