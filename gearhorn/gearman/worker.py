@@ -16,7 +16,7 @@ import structlog
 
 from gearhorn.gearman import packets
 from gearhorn.gearman.connection import Connection, Link, Server
-from gearhorn.gearman.packets import Packet, pack
+from gearhorn.gearman.packets import MAX_UNIQUE_BYTES, Packet, pack
 
 GRABS = 128  # outstanding: gearmand hands out 64 at a time in 7 us each, 128 in 5 us (measured)
 FEWEST = 2  # jobs in hand, whatever they weigh: one is grabbed while the other is worked on
@@ -34,7 +34,10 @@ class Job:
     )  # fmt: skip
 
     def __init__(self, worker: Worker, connection: Connection, body: bytes, cut: bool) -> None:
-        self.handle, self.function, _, self.arguments = body.split(b"\0", 3)
+        self.handle, self.function, unique, self.arguments = body.split(b"\0", 3)
+        if len(unique) == MAX_UNIQUE_BYTES and self.arguments[:1] == b"\0":
+            # gearmand hands an id of 64 bytes out as 63, and a NUL more ahead of the arguments
+            self.arguments = self.arguments[1:]
         self.oversized = cut  # the arguments were longer than the worker's limit, and cut
         self._worker = worker
         self._connection = connection

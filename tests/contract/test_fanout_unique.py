@@ -7,7 +7,8 @@ from hashlib import sha256
 
 import pytest
 from support.cluster import Cluster
-from support.foreign import Raw, receipt
+from support.foreign import Pending, Raw, receipt
+from support.wire import Refused
 
 pytest_plugins = ["support.foreign"]
 
@@ -343,3 +344,44 @@ def test_those_that_share_a_copy_each_have_its_result(
     alice.complete(job.handle, b"three")
     for outcome in batch.outcomes():
         assert receipt(outcome)["results"] == {"alice": "one two three"}
+
+
+# The publisher's own
+
+
+@pytest.mark.parametrize("size", [62, 63, 64])
+@pytest.mark.parametrize("background", [True, False])
+def test_a_publisher_may_give_its_own_job_an_id_of_up_to_64_bytes(
+    cluster: Cluster, raw: Raw, topic: str, size: int, background: bool
+) -> None:
+    # a SHA-256 in hexadecimal has 64, which gearmand hands out as 63 and a NUL
+    cluster.subscribe(topic, "alice")
+    request = {"topic": topic, "payload": "x", "background": background}
+    pending = start_with_id(raw, "fanout", digits(topic.encode()).ljust(size, b"0"), request)
+    if pending is None:
+        return  # the embedded job server takes 63, and says so
+    assert raw.taker(f"{topic}_alice").finish() == [b"x"]
+    outcome = pending.outcome()
+    assert (outcome.kind, outcome.data, outcome.warnings) == ("complete", b"1", [])
+
+
+def test_a_subscriber_may_give_its_own_job_such_an_id_too(
+    cluster: Cluster, raw: Raw, topic: str
+) -> None:
+    request = {"topic": topic, "client_id": "alice"}
+    pending = start_with_id(raw, "subscribe_fanout", b"f" * 64, request)
+    assert pending is None or pending.outcome().kind == "complete"
+
+
+def start_with_id(
+    raw: Raw, function: str, unique: bytes, request: dict[str, object]
+) -> Pending | None:
+    """Submit a request under a Gearman unique id; None where the job server refuses the id."""
+    wire = raw.wire()
+    try:
+        handle = wire.submit(function.encode(), json.dumps(request).encode(), unique=unique)
+    except Refused:
+        if len(unique) < 64:
+            raise
+        return None
+    return Pending(wire, handle)
