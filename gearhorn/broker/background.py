@@ -5,10 +5,11 @@ Law: runs on the event loop; small objects that count answers.
 
 from __future__ import annotations
 
-from gearhorn.broker.copies import Share, Subscribers
+from gearhorn.broker.copies import Block, Share, Subscribers
 from gearhorn.broker.outbox import Copying, Outbox, Part
 from gearhorn.gearman import packets
-from gearhorn.gearman.client import Result, Submission
+from gearhorn.gearman.client import Submission
+from gearhorn.gearman.results import Result
 from gearhorn.gearman.worker import Job
 from gearhorn.messages import Fanout, encode_receipt
 
@@ -38,6 +39,8 @@ class Background(Copying):
             for part in gone:
                 self._send_again(part)
             return
+        for index in self.dropped:  # only now: some may have been sent once more meanwhile
+            self.outbox.backlog.dropped(self.subscribers, index)
         copies = self.total - len(self.dropped) + len(self.receivers)
         if self.message.receipt:
             dropped = self.clients(self.dropped)
@@ -45,6 +48,14 @@ class Background(Copying):
         else:
             self.job.complete(b"%d" % copies)
         self.parts.clear()  # they point here
+
+    def take_over(self, direct: Direct) -> None:
+        """Go on with a direct fan-out that its server has just answered."""
+        part = Part(self, Block(direct.place, None, (), b""), False)
+        self.parts.append(part)  # should its server go, what it accepted is sent again
+        self.taken(direct, None)
+        self.refuse(direct.refused or ())
+        self.maybe_reply()
 
     def lost(self, submission: Submission) -> None:
         assert isinstance(submission, Part)
@@ -67,7 +78,7 @@ class Direct(Submission):
     """A background fan-out in its most frequent shape, as cheap as it can be: to all of a list,
     with one server carrying all of it. Anything unusual makes a ``Background`` of it."""
 
-    __slots__ = ("job", "message", "outbox", "subscribers")
+    __slots__ = ("job", "message", "outbox", "place", "subscribers")
 
     def __init__(
         self, outbox: Outbox, job: Job, message: Fanout, subscribers: Subscribers, share: Share
@@ -80,12 +91,13 @@ class Direct(Submission):
         self.job = job
         self.message = message
         self.subscribers = subscribers
+        self.place = share.place
         outbox.cluster.clients[share.place].submit(self)
 
     def general(self) -> Background:
         """Return the same fan-out in its general shape."""
         total = len(self.subscribers.queues)
-        return Background(self.outbox, self.job, self.message, self.subscribers, total)
+        return Background(self.outbox, self.job, self.message, self.subscribers, total=total)
 
 
 class _DirectOutcome:
@@ -95,13 +107,9 @@ class _DirectOutcome:
     def accepted(self, submission: Submission) -> None:
         assert isinstance(submission, Direct)
         if submission.refused or submission.subscribers.overflow:
-            general = submission.general()
-            general.taken(submission, None)
-            general.refuse(submission.refused or ())
-            if general.open:
-                return  # it replies when there is room for the rest
-        copies = len(submission.heads) - len(submission.refused or ())
-        submission.job.complete(b"%d" % copies)
+            submission.general().take_over(submission)
+        else:
+            submission.job.complete(b"%d" % len(submission.heads))
 
     def lost(self, submission: Submission) -> None:
         assert isinstance(submission, Direct)

@@ -28,8 +28,9 @@ from gearhorn.broker.notes import Notes
 from gearhorn.broker.retries import Retries
 from gearhorn.broker.shipping import Job, Shipment, Shipping
 from gearhorn.errors import StoreError
-from gearhorn.gearman.client import Result, Submission
+from gearhorn.gearman.client import Submission
 from gearhorn.gearman.cluster import Cluster
+from gearhorn.gearman.results import Result
 from gearhorn.store.lanes import Acquired, Lanes, Round, Settlement
 from gearhorn.store.log import Entry
 from gearhorn.tasks import Tasks

@@ -16,8 +16,9 @@ from gearhorn.broker.copies import Subscribers
 from gearhorn.broker.directory import Directory
 from gearhorn.broker.foreground import Foreground
 from gearhorn.broker.outbox import Outbox
+from gearhorn.broker.places import Place
 from gearhorn.config import Config
-from gearhorn.errors import Busy, RequestError, TooLarge, Unavailable
+from gearhorn.errors import RequestError, TooLarge, Unavailable
 from gearhorn.gearman.worker import Job
 from gearhorn.messages import Fanout, Logged, decode_fanout, encode_receipt
 from gearhorn.names import check_publish
@@ -77,12 +78,14 @@ class Fanouts:
             )
         if total > 1:
             job.weigh(total)
+        if message.background or not (total or subscribers.has_log):
+            place = None
+        else:
+            place = self._outbox.places.enter(len(message.payload), total)
         if not subscribers.has_log:
-            self._copy(job, message, subscribers, total, chosen)
+            self._copy(job, message, subscribers, total, chosen, place)
             return
-        if not message.background:
-            self._check_callers(message)
-        then = partial(self._logged, job, message, subscribers, total, chosen)
+        then = partial(self._logged, job, message, subscribers, total, chosen, place)
         self._appends.add(job, message, then)
 
     def _logged(
@@ -92,10 +95,12 @@ class Fanouts:
         subscribers: Subscribers,
         total: int,
         chosen: list[int] | None,
+        place: Place | None,
         logged: Logged | Unavailable | None,
     ) -> None:
         """Go on with a message that is in its topic's log; None: there is no log any more."""
         if job.is_given_back:
+            _leave(place)
             return
         try:
             if isinstance(logged, Unavailable):
@@ -105,18 +110,14 @@ class Fanouts:
                 receivers = subscribers.durable
                 if message.exclude:
                     receivers = tuple(one for one in receivers if one not in message.exclude)
-            self._copy(job, message, subscribers, total, chosen, logged, receivers)
+            self._copy(job, message, subscribers, total, chosen, place, logged, receivers)
         except RequestError as error:
+            _leave(place)
             job.fail(str(error))
         except Exception:  # a bug must not take those with it that were logged in the same round
+            _leave(place)
             log.exception("fan-out failed", topic=message.topic)
             job.fail("internal error")
-
-    def _check_callers(self, message: Fanout) -> None:
-        outbox, config = self._outbox, self._config
-        waiting = outbox.caller_bytes + len(message.payload)
-        if outbox.callers >= config.max_foreground or waiting > config.max_fanout_bytes:
-            raise Busy(f"{outbox.callers} foreground fan-outs wait for their receivers")
 
     def _copy(
         self,
@@ -125,12 +126,14 @@ class Fanouts:
         subscribers: Subscribers,
         total: int,
         chosen: list[int] | None,
+        place: Place | None,
         logged: Logged | None = None,
         receivers: tuple[str, ...] = (),
     ) -> None:
         """Send the copies; ``receivers`` have the message in the log."""
         outbox = self._outbox
         if not total and (message.background or not receivers):
+            _leave(place)
             count = len(receivers)
             job.complete(encode_receipt(count, logged=logged) if message.receipt else b"%d" % count)
             return
@@ -143,10 +146,28 @@ class Fanouts:
                 if share is not None:
                     Direct(outbox, job, message, subscribers, share)
                     return
-            Background(outbox, job, message, subscribers, total, logged, receivers).send(chosen)
+            background = Background(
+                outbox, job, message, subscribers, total=total, logged=logged, receivers=receivers
+            )
+            background.send(chosen)
             return
-        if logged is None:
-            self._check_callers(message)
-        waiting = Foreground(outbox, job, message, subscribers, total, chosen, logged, receivers)
+        assert place is not None
+        foreground = Foreground(
+            outbox,
+            job,
+            message,
+            subscribers,
+            total=total,
+            chosen=chosen,
+            place=place,
+            logged=logged,
+            receivers=receivers,
+        )
         if total:
-            waiting.send(chosen)
+            foreground.send(chosen)
+
+
+def _leave(place: Place | None) -> None:
+    """Nothing comes of a fan-out that may have had a place."""
+    if place is not None:
+        place.leave()

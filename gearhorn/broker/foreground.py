@@ -1,6 +1,14 @@
 """Foreground fan-outs: replied to once the receivers have finished, or a quorum of them.
 
-Law: runs on the event loop; no task and no thread waits, so a slow receiver delays nobody else.
+Rules: runs on the event loop; no task and no thread waits, so a slow receiver delays nobody else.
+
+A reply says what is so. It waits until a job server has accepted every copy, quorum or not; only
+the timeout ends that, and what was not accepted by then is counted as neither accepted nor
+finished. Each copy is in one of these at most: delivered, failed, dropped; the others are pending.
+
+A quorum's reply does not end the fan-out. The other copies stay out until the timeout, and count
+against the member's places; the payload is needed no more, since nothing is sent again for a
+caller that has its reply.
 """
 
 from __future__ import annotations
@@ -10,22 +18,27 @@ from collections.abc import Sequence
 
 from gearhorn.broker.copies import Subscribers
 from gearhorn.broker.outbox import Copying, Outbox, Part
-from gearhorn.gearman.client import Result, Submission
+from gearhorn.broker.places import REASONS_BYTES, RESULTS_BYTES, Place, Share
+from gearhorn.gearman.client import Submission
+from gearhorn.gearman.results import DISCARDED, Result
 from gearhorn.gearman.worker import Job
-from gearhorn.messages import Fanout, Logged, copies_needed, encode, encode_receipt
+from gearhorn.messages import Fanout, Logged, copies_needed, encode_failures, encode_receipt
 
-RESULTS_BYTES = 8 * 1024 * 1024  # of results in one receipt (PROTOCOL §5)
 STATUS_INTERVAL_S = 0.05  # between two WORK_STATUS of one fan-out
 _QUEUE_FULL = "queue full"
 
 
 class Foreground(Copying):
-    """A fan-out that replies once its receivers have finished, or a quorum of them."""
+    """A fan-out that replies once its receivers have finished, or a quorum of them.
+
+    ``total`` are the copies, ``chosen`` the queues that they go to (None: all of the list), and
+    ``place`` is left at the end.
+    """
 
     __slots__ = (
         "_acknowledged", "_again", "_awaited", "_chosen", "_delivered", "_failed", "_left",
-        "_needed", "_omitted", "_parked", "_results", "_results_bytes", "_status_at",
-        "_status_timer", "_timer", "over", "replied",
+        "_needed", "_omitted", "_parked", "_place", "_results", "_status_at", "_status_timer",
+        "_timer", "over", "reasons", "replied", "results",
     )  # fmt: skip
     foreground = True
 
@@ -35,13 +48,20 @@ class Foreground(Copying):
         job: Job,
         message: Fanout,
         subscribers: Subscribers,
+        *,
         total: int,
         chosen: list[int] | None,
+        place: Place,
         logged: Logged | None = None,
         receivers: Sequence[str] = (),
     ) -> None:
-        super().__init__(outbox, job, message, subscribers, total, logged, receivers)
+        super().__init__(
+            outbox, job, message, subscribers, total=total, logged=logged, receivers=receivers
+        )
         loop = asyncio.get_running_loop()
+        self._place = place
+        self.results = Share(place, RESULTS_BYTES) if message.receipt else None
+        self.reasons = Share(place, REASONS_BYTES)
         self._chosen: Sequence[int] = range(total) if chosen is None else chosen
         self._needed = copies_needed(message.quorum, total + len(receivers))
         self._left = total + len(receivers)  # that have not finished
@@ -51,7 +71,6 @@ class Foreground(Copying):
         self._delivered: list[int] = []
         self._failed: dict[int, str] = {}
         self._results: dict[str, bytes] = {}
-        self._results_bytes = 0
         self._omitted: list[str] = []
         self._again: list[int] = []  # copies whose server went down, to be sent together
         self._status_at = 0.0
@@ -59,8 +78,6 @@ class Foreground(Copying):
         self.replied = False
         self.over = False  # timed out: nothing is sent or waited for any more
         self._timer = loop.call_later(message.timeout_s, self._time_out)
-        outbox.callers += 1
-        outbox.caller_bytes += len(message.payload)
         if logged is not None and receivers:
             outbox.waiting.add(message.topic, logged.sequence, self)
             if not total:
@@ -89,20 +106,35 @@ class Foreground(Copying):
     def accepted(self, submission: Submission) -> None:
         assert isinstance(submission, Part)
         self.open -= 1
-        if not self.open:
-            self.job.release()
-        if self._count_refused(submission):
-            self._progress()
+        submission.let_go()
+        lost = self._count_refused(submission)
         if self.over:
             self._withdraw(submission)
+        self._went(lost)
 
     def _count_refused(self, part: Part) -> int:
         """Count the copies of a part that its server refused; return how many they are."""
         if not part.refused and not self.subscribers.overflow:
             return 0
-        lost = self.drop(part)
-        self._left -= lost
-        return lost
+        return self.drop(part)
+
+    def _went(self, lost: int = 0) -> None:
+        """Something is no longer on its way; of that, so many copies are dropped for good."""
+        if not self.open:
+            self.job.release()
+        if lost:
+            self._progress()
+        else:
+            self._maybe_reply()
+
+    def lose(self, index: int) -> None:
+        super().lose(index)
+        self.outbox.backlog.dropped(self.subscribers, index)
+        self._left -= 1
+
+    def send_stranded(self, indexes: Sequence[int] | None) -> None:
+        super().send_stranded(indexes)
+        self._went()
 
     def send_held(self, index: int) -> None:
         if self.over:
@@ -112,62 +144,84 @@ class Foreground(Copying):
 
     def drop_held(self, index: int) -> None:
         self.open -= 1
-        self.lose(index)
-        self._left -= 1
-        self._progress()
+        if not self.over:
+            self.lose(index)
+            self._went(1)
 
     def lost(self, submission: Submission) -> None:
         assert isinstance(submission, Part)
         self.open -= 1
-        self._count_refused(submission)
+        submission.let_go()
+        lost = self._count_refused(submission)
         count = len(submission.heads)
         self.send([submission.index(at) for at in range(submission.answered, count)])
-        self._progress()
+        self._went(lost)
 
     def finished(self, submission: Submission, index: int, result: Result) -> None:
         assert isinstance(submission, Part)
         index = submission.index(index)
         if result.lost:
-            if not self._again:
-                asyncio.get_running_loop().call_soon(self._send_again)
-            self._again.append(index)
+            self._lost_accepted(index)
             return
         self._left -= 1
         if result.ok:
             self._delivered.append(index)
-            if self.message.receipt and not self.replied:
-                self._keep(self.subscribers.client_id(index), result)
+            self._keep(index, result)
+        elif result.text == DISCARDED:  # by a member that made room, which has counted it
+            self.dropped.append(index)
         else:
             self._failed[index] = result.text.decode(errors="replace") or "failed"
         self._progress()
 
+    def _lost_accepted(self, index: int) -> None:
+        """The server that had accepted a copy is gone: send the copy once more, unless the caller
+        has its reply already."""
+        if self.replied:
+            self._left -= 1
+            self._progress()
+            return
+        if not self._again:
+            self.open += 1
+            asyncio.get_running_loop().call_soon(self._send_again)
+        self._again.append(index)
+
     def _send_again(self) -> None:
         indexes, self._again = self._again, []
+        self.open -= 1
         self.send(indexes)
+        self._went()
 
-    def _keep(self, client_id: str, result: Result) -> None:
-        size = len(result.data)
-        if result.oversized or self._results_bytes + size > RESULTS_BYTES:
-            self._omitted.append(client_id)
-        else:
-            self._results[client_id] = result.data
-            self._results_bytes += size
+    def _keep(self, index: int, result: Result) -> None:
+        """Keep what a receiver returned for the receipt, as far as there was room for it."""
+        if self.replied:
+            if self.results is not None and result.data:
+                self.results.give(len(result.data))
+        elif result.oversized:
+            self._omitted.append(self.subscribers.client_id(index))
+        elif self.message.receipt:
+            self._results[self.subscribers.client_id(index)] = result.data
 
     def _progress(self) -> None:
         """A receiver finished: reply if that decides it, else tell how far the fan-out is."""
+        self._maybe_reply()
+        if not self.replied and self._status_timer is None:
+            loop = asyncio.get_running_loop()
+            due = self._status_at + STATUS_INTERVAL_S
+            self._status_timer = loop.call_at(max(due, loop.time()), self._status)
+
+    def _maybe_reply(self) -> None:
+        """Reply if every copy is accepted and it is decided what to say; end if all is done."""
+        if self.open or self.over:
+            return  # at the timeout the reply waits for the withdrawals
         if not self.replied:
-            delivered = self._succeeded
             if self.message.quorum is None:
                 decided = not self._left
             else:
+                delivered = self._succeeded
                 decided = delivered >= self._needed or delivered + self._left < self._needed
             if decided:
                 self._reply()
-            elif self._status_timer is None:
-                loop = asyncio.get_running_loop()
-                due = self._status_at + STATUS_INTERVAL_S
-                self._status_timer = loop.call_at(max(due, loop.time()), self._status)
-        if not self._left:
+        if self.replied and not self._left:
             self._close()
 
     @property
@@ -189,6 +243,7 @@ class Foreground(Copying):
     def _time_out(self) -> None:
         """Withdraw what nobody has taken, then reply: who hears of the timeout can rely on it."""
         self.over = True
+        self.outbox.unstrand(self)
         withdrawals = [task for part in self.parts if (task := self._withdraw(part)) is not None]
         if withdrawals:
             self.outbox.when_done(withdrawals, self._end)
@@ -213,46 +268,69 @@ class Foreground(Copying):
         if self.logged is not None:
             self.outbox.waiting.remove(self.message.topic, self.logged.sequence, self)
         self.parts.clear()  # they point here
+        self.message = self.message.without_payload()
+        self._place.leave()
 
     def _reply(self) -> None:
         self.replied = True
-        self.outbox.callers -= 1
-        self.outbox.caller_bytes -= len(self.message.payload)
         self.job.status(*self._done)
-        succeeded = self._succeeded
-        if self.message.quorum is None:  # a late durable receiver gets the message all the same
-            late_ones, needed = [], self._needed - len(self._awaited)
-        else:
-            late_ones, needed = sorted(self._awaited), self._needed
         if self.message.receipt:
             self.job.complete(self._receipt())
-        elif succeeded >= needed:
-            self.job.complete(b"%d" % succeeded)
+        elif self._is_success():
+            self.job.complete(b"%d" % self._succeeded)
         else:
-            late = f"no answer in {self.message.timeout_s:g} s"
-            reasons = [
-                *((index, _QUEUE_FULL) for index in self.dropped),
-                *self._failed.items(),
-                *(((index, late) for index in self._pending()) if self.over else ()),
-            ]
-            named = [(self.subscribers.client_id(i), text) for i, text in reasons]
-            named += self._parked.items()
-            named += [(client_id, late) for client_id in late_ones if self.over]
-            self.job.fail(encode(named))
+            self.job.fail(encode_failures(self._reasons()))
+        self._results.clear()
+        self.message = self.message.without_payload()
+        self._place.answer()
+
+    def _is_success(self) -> bool:
+        needed = self._needed
+        if self.message.quorum is None:  # a late durable receiver gets the message all the same
+            needed -= len(self._awaited)
+        return (
+            self._succeeded >= needed and self._count_accepted() + len(self.dropped) == self.total
+        )
+
+    def _count_accepted(self) -> int:
+        """Return how many copies a job server has accepted and not dropped."""
+        if not self.over:
+            return self.total - len(self.dropped)
+        accepted = {*self._delivered, *self._failed}
+        for part in self.parts:
+            if part.is_held:
+                handles = enumerate(part.handles or ())
+                accepted.update(part.index(at) for at, handle in handles if handle)
+        return len(accepted.difference(self.dropped))
+
+    def _reasons(self) -> list[tuple[str, str]]:
+        """Return who did not finish, and why."""
+        late = f"no answer in {self.message.timeout_s:g} s"
+        reasons = [
+            *((index, _QUEUE_FULL) for index in self.dropped),
+            *self._failed.items(),
+            *(((index, late) for index in self._pending()) if self.over else ()),
+        ]
+        named = [(self.subscribers.client_id(i), text) for i, text in reasons]
+        named += self._parked.items()
+        if self.over and self.message.quorum is not None:
+            named += [(client_id, late) for client_id in sorted(self._awaited)]
+        return named
 
     def _pending(self) -> list[int]:
         done = {*self._delivered, *self._failed, *self.dropped}
         return [index for index in self._chosen if index not in done]
 
     def _receipt(self) -> bytes:
+        client_id = self.subscribers.client_id
+        failed = {client_id(index): words for index, words in self._failed.items()}
         return encode_receipt(
-            self.total - len(self.dropped) + len(self.receivers),
-            [*self.clients(self._delivered), *self._acknowledged],
-            {self.subscribers.client_id(i): words for i, words in self._failed.items()}
-            | self._parked,
-            [*self.clients(self._pending()), *sorted(self._awaited)],
-            self.clients(self.dropped),
-            self._results,
-            self._omitted,
-            self.logged,
+            self._count_accepted() + len(self.receivers),
+            delivered=[*self.clients(self._delivered), *self._acknowledged],
+            failed=failed | self._parked,
+            pending=[*self.clients(self._pending()), *sorted(self._awaited)],
+            dropped=self.clients(self.dropped),
+            results=self._results,
+            omitted=self._omitted,
+            logged=self.logged,
         )

@@ -17,8 +17,10 @@ from gearhorn.broker.membership import Membership
 from gearhorn.broker.requests import answering
 from gearhorn.errors import BadRequest
 from gearhorn.gearman import packets
-from gearhorn.gearman.client import Result, Submission
+from gearhorn.gearman.client import Submission
 from gearhorn.gearman.cluster import Cluster
+from gearhorn.gearman.packets import KEPT_BYTES
+from gearhorn.gearman.results import Bound, Result
 from gearhorn.gearman.worker import Job
 from gearhorn.messages import (
     Changed,
@@ -140,7 +142,7 @@ class Matchmaker:
 
         def ask(question: _Question) -> bool:
             if self._cluster.is_up:
-                submission = Submission(question, heads, tail, foreground=True, keeps_data=True)
+                submission = Submission(question, heads, tail, True, Bound(KEPT_BYTES))
                 self._cluster.submit(self._cluster.route(queue), submission)
             return self._cluster.is_up
 

@@ -18,9 +18,11 @@ import structlog
 from gearhorn.broker.backlog import Backlog
 from gearhorn.broker.copies import Block, Subscribers, unique_id
 from gearhorn.broker.overflow import Overflow
+from gearhorn.broker.places import Places
 from gearhorn.broker.waiting import Waiting
-from gearhorn.gearman.client import Result, Submission
+from gearhorn.gearman.client import Submission
 from gearhorn.gearman.cluster import Cluster
+from gearhorn.gearman.results import Result, Room
 from gearhorn.gearman.worker import Job
 from gearhorn.messages import Fanout, Logged
 from gearhorn.tasks import Tasks
@@ -34,14 +36,20 @@ class Outbox:
     """What the fan-outs of a member share. ``tag`` is 8 bytes of ASCII, the member's own."""
 
     def __init__(
-        self, cluster: Cluster, backlog: Backlog, overflow: Overflow, waiting: Waiting, tag: bytes
+        self,
+        cluster: Cluster,
+        *,
+        backlog: Backlog,
+        overflow: Overflow,
+        waiting: Waiting,
+        places: Places,
+        tag: bytes,
     ) -> None:
         self.cluster = cluster
         self.backlog = backlog
         self.overflow = overflow
         self.waiting = waiting
-        self.callers = 0  # foreground fan-outs that are not replied to
-        self.caller_bytes = 0  # their payloads
+        self.places = places
         self._tag = tag
         self._generation = 0
         self._stranded: list[tuple[Copying, Sequence[int] | None]] = []
@@ -50,8 +58,9 @@ class Outbox:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no copy is held back and no caller waits."""
-        return not self._stranded and not self.callers and self.overflow.is_idle
+        """Whether no copy is held back, no caller waits, and no receiver has yet to finish."""
+        places = self.places
+        return not (self._stranded or places.waiting or places.lingering) and self.overflow.is_idle
 
     def unique_id(self, message: Fanout, foreground: bool) -> bytes:
         """Return the Gearman unique id of a message's copies.
@@ -64,15 +73,19 @@ class Outbox:
         return unique_id(message.unique, message.payload, prefix)
 
     def strand(self, copying: Copying, indexes: Sequence[int] | None) -> None:
-        """Keep copies until a server is up."""
+        """Keep copies until a server is up; they are handed to ``send_stranded`` then."""
         self._stranded.append((copying, indexes))
+
+    def unstrand(self, copying: Copying) -> None:
+        """Keep the copies of a fan-out no more."""
+        self._stranded = [one for one in self._stranded if one[0] is not copying]
 
     def _server_changed(self) -> None:
         self._generation += 1
         if self._stranded and self.cluster.is_up:
             stranded, self._stranded = self._stranded, []
             for copying, indexes in stranded:
-                copying.send(indexes)
+                copying.send_stranded(indexes)
 
     def maybe_withdraw(self, part: Part, handles: list[bytes]) -> asyncio.Task[None] | None:
         """Begin to take back copies that no receiver has taken, if there are any."""
@@ -105,8 +118,9 @@ class Part(Submission):
     __slots__ = ("connection", "indexes", "place")
 
     def __init__(self, copying: Copying, block: Block, foreground: bool) -> None:
-        keeps_data = foreground and copying.message.receipt
-        super().__init__(copying, block.heads, block.tail, foreground, keeps_data)
+        super().__init__(
+            copying, block.heads, block.tail, foreground, copying.results, copying.reasons
+        )
         self.place = block.place
         self.indexes = block.indexes
         self.connection = copying.outbox.cluster.clients[block.place].connection
@@ -139,6 +153,8 @@ class Copying:
         "total",
     )  # fmt: skip
     foreground = False
+    results: Room | None = None  # for what receivers return
+    reasons: Room | None = None  # for why they failed
 
     def __init__(
         self,
@@ -146,6 +162,7 @@ class Copying:
         job: Job,
         message: Fanout,
         subscribers: Subscribers,
+        *,
         total: int,
         logged: Logged | None = None,
         receivers: Sequence[str] = (),
@@ -157,7 +174,7 @@ class Copying:
         self.total = total
         self.logged = logged
         self.receivers = receivers
-        self.open = 0  # parts on their way
+        self.open = 0  # parts on their way, and what is kept until it can be sent
         self.parts: list[Part] = []
         self.dropped: list[int] = []
 
@@ -165,7 +182,7 @@ class Copying:
         """Send the copies for some queues of the list; None is all."""
         outbox = self.outbox
         if not outbox.cluster.is_up:
-            outbox.strand(self, indexes)
+            self._strand(indexes)
             return
         if self.subscribers.overflow and not outbox.overflow.is_idle:
             indexes = self._held_back(range(self.total) if indexes is None else indexes)
@@ -186,7 +203,16 @@ class Copying:
         if self.outbox.cluster.is_up:
             self._send([index])
         else:
-            self.outbox.strand(self, [index])
+            self._strand([index])
+
+    def _strand(self, indexes: Sequence[int] | None) -> None:
+        self.open += 1
+        self.outbox.strand(self, indexes)
+
+    def send_stranded(self, indexes: Sequence[int] | None) -> None:
+        """A server is up for copies that were kept until one would be."""
+        self.open -= 1
+        self.send(indexes)
 
     def _send(self, indexes: Sequence[int] | None) -> None:
         outbox, message = self.outbox, self.message
@@ -229,9 +255,8 @@ class Copying:
             overflow.accepted(self.subscribers.queues[index])
 
     def lose(self, index: int) -> None:
-        """Count a copy as dropped."""
+        """Take note that a copy is dropped."""
         self.dropped.append(index)
-        self.outbox.backlog.dropped(self.subscribers, index)
 
     def drop_held(self, index: int) -> None:
         """No room could be made for a copy that was held back."""

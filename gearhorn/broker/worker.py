@@ -27,13 +27,13 @@ from gearhorn.broker.describe import Descriptions
 from gearhorn.broker.directory import Directory
 from gearhorn.broker.durable import Durable
 from gearhorn.broker.fanout import Fanouts
-from gearhorn.broker.foreground import RESULTS_BYTES
 from gearhorn.broker.gossip import Talk
 from gearhorn.broker.lease import Lease
 from gearhorn.broker.matchmaking import Matchmaker
 from gearhorn.broker.membership import Membership
 from gearhorn.broker.outbox import Outbox
 from gearhorn.broker.overflow import Overflow
+from gearhorn.broker.places import RESULTS_BYTES, Places
 from gearhorn.broker.presence import Presence
 from gearhorn.broker.serving import Serving
 from gearhorn.config import Config
@@ -103,7 +103,14 @@ class Broker:
         )
         overflow = Overflow(self._copies, self._trim, self._backlog.dropped)
         waiting = self._durable.waiting
-        self._outbox = Outbox(self._copies, self._backlog, overflow, waiting, tag.encode())
+        self._outbox = Outbox(
+            self._copies,
+            backlog=self._backlog,
+            overflow=overflow,
+            waiting=waiting,
+            places=Places(config.max_foreground, config.max_fanout_bytes),
+            tag=tag.encode(),
+        )
         fanouts = Fanouts(config, self._directory, self._outbox, self._durable.appends)
         self._matchmaker = Matchmaker(self._membership, self._control, self.drop, self.settle)
         describe = config.describe_function.encode()
@@ -247,8 +254,17 @@ class Broker:
                 ):
                     await asyncio.sleep(_POLL_S)
                 return
-        held = sum(worker.held for worker in working) + self._outbox.callers
-        log.warning("stopped with work in hand; other members will be given it", jobs=held)
+        places = self._outbox.places
+        log.warning(
+            "stopped with work in hand; other members will be given it",
+            jobs=sum(worker.held for worker in working) + places.waiting,
+        )
+        if places.lingering:
+            log.warning(
+                "stopped before every receiver had taken its copy; those that wait are discarded",
+                fanouts=places.lingering,
+                copies=sum(client.running for client in self._copies.clients),
+            )
 
     async def _close(self) -> None:
         await self._tasks.cancel()
@@ -405,7 +421,7 @@ class Broker:
             time.time(),
             [str(server) for server in self._servers],
             *self._directory.size,
-            sum(worker.held for worker in self._fanout_workers) + self._outbox.callers,
+            sum(worker.held for worker in self._fanout_workers) + self._outbox.places.waiting,
             self._durable.deliverer.count,
             sum(worker.taken for worker in self._fanout_workers),
             sum(client.accepted for client in copies),

@@ -22,6 +22,7 @@ from gearhorn.errors import ProtocolError
 from gearhorn.gearman import packets
 from gearhorn.gearman.connection import Connection, Link, Server
 from gearhorn.gearman.packets import Packet
+from gearhorn.gearman.results import DONE, Awaited, Result, Room
 
 WINDOW_COPIES = 256  # DESIGN §3: 95 % of the speed, others' p99 under 10 ms
 WINDOW_BYTES = 1024 * 1024
@@ -45,32 +46,18 @@ class Outcome(Protocol):
         """The receiver of foreground copy ``index`` finished, or its server went down."""
 
 
-class Result:
-    """How a foreground copy ended: ``ok``, what it returned, or the receiver's own words."""
-
-    __slots__ = ("data", "lost", "ok", "oversized", "text")
-
-    def __init__(self, ok: bool, data: bytes, text: bytes, oversized: bool, lost: bool) -> None:
-        self.ok = ok
-        self.data = data
-        self.text = text
-        self.oversized = oversized
-        self.lost = lost
-
-
-_DONE = Result(True, b"", b"", False, False)  # what most are
-
-
 class Submission:
     """Copies of one message for the queues of one server.
 
     ``heads`` and ``tail`` are the bytes of ``packets.heads`` and ``packets.tail``. Without heads
-    it is a barrier: it is accepted once everything before it was answered.
+    it is a barrier: it is accepted once everything before it was answered. ``results`` is the room
+    for what receivers of foreground copies return, without which nothing is kept; ``reasons`` that
+    for their warnings and exceptions, without which ``REASON_BYTES`` of each copy's are.
     """
 
     __slots__ = (
-        "answered", "cut", "foreground", "forgotten", "handles", "heads", "keeps_data", "outcome",
-        "refused", "sent", "tail", "unit",
+        "answered", "cut", "foreground", "forgotten", "handles", "heads", "outcome", "reasons",
+        "refused", "results", "sent", "tail", "unit",
     )  # fmt: skip
 
     def __init__(
@@ -79,10 +66,12 @@ class Submission:
         heads: Sequence[bytes],
         tail: bytes,
         foreground: bool,
-        keeps_data: bool = False,
+        results: Room | None = None,
+        reasons: Room | None = None,
     ) -> None:
         self.outcome = outcome
-        self.keeps_data = keeps_data  # whether anybody wants what receivers return
+        self.results = results
+        self.reasons = reasons
         self.heads = heads
         self.tail = tail
         self.unit = len(tail) + _PACKET_OVERHEAD  # bytes of the window that a copy takes
@@ -95,6 +84,10 @@ class Submission:
         self.handles: list[bytes] | None = [] if foreground else None
         self.forgotten: int | None = None  # handles there were when nobody cared any more
 
+    def let_go(self) -> None:
+        """Drop the payload of a submission that is answered or lost."""
+        self.tail = b""
+
 
 class _Piece(NamedTuple):
     """Copies that are written in one go: ``parts`` are submissions, each with how many of its."""
@@ -103,41 +96,6 @@ class _Piece(NamedTuple):
     parts: list[tuple[Submission, int]]
     copies: int
     size: int  # bytes of the window
-
-
-class _Waiting:
-    """A foreground copy that a receiver has not finished."""
-
-    __slots__ = (
-        "chunks", "index", "is_withdrawn", "oversized", "size", "submission", "warning",
-    )  # fmt: skip
-
-    def __init__(self, submission: Submission, index: int) -> None:
-        self.submission: Submission | None = submission  # None: forgotten
-        self.index = index
-        self.chunks: list[bytes] = []
-        self.size = 0
-        self.warning = b""
-        self.oversized = False
-        self.is_withdrawn = False  # the server will say that it failed, and a receiver may finish
-
-    def add(self, data: bytes, limit: int) -> None:
-        """Keep what the receiver returned, up to ``limit`` bytes of it, if anybody wants it."""
-        if self.submission is None or not self.submission.keeps_data:
-            return
-        self.size += len(data)
-        if self.size > limit:
-            self.oversized = True
-        elif data:
-            self.chunks.append(data)
-
-    def finish(self, ok: bool, text: bytes = b"", lost: bool = False) -> None:
-        if self.submission is not None:
-            if ok and not (self.chunks or self.oversized or self.warning):
-                self.submission.outcome.finished(self.submission, self.index, _DONE)
-                return
-            result = Result(ok, b"".join(self.chunks), text or self.warning, self.oversized, lost)
-            self.submission.outcome.finished(self.submission, self.index, result)
 
 
 class Client(Link):
@@ -160,7 +118,7 @@ class Client(Link):
         self._looks: deque[Callable[[bool, bool], None]] = deque()  # in the order they were asked
         # One handle has several waiting copies where gearmand coalesced them.
         # A pair is a copy of which nothing has come yet: nearly all of them until they finish.
-        self._waiting: dict[bytes, tuple[Submission, int] | list[_Waiting]] = {}
+        self._waiting: dict[bytes, tuple[Submission, int] | list[Awaited]] = {}
 
     @property
     def running(self) -> int:
@@ -203,7 +161,7 @@ class Client(Link):
                 continue
             for one in chain:
                 if one.submission is submission:
-                    one.submission = None  # it stays, to take its turn with the packets
+                    one.forget()
             if all(one.submission is None for one in chain):
                 del self._waiting[handle]
                 alone.append(handle)
@@ -399,13 +357,13 @@ class Client(Link):
                 if chain is None:
                     waiting[handle] = submission, index
                 else:
-                    chain.append(_Waiting(submission, index))
+                    chain.append(Awaited(submission, index))
 
-    def _chain(self, handle: bytes) -> list[_Waiting] | None:
+    def _chain(self, handle: bytes) -> list[Awaited] | None:
         """Return the copies that wait under a handle, to be changed."""
         chain = self._waiting.get(handle)
         if isinstance(chain, tuple):
-            chain = self._waiting[handle] = [_Waiting(*chain)]
+            chain = self._waiting[handle] = [Awaited(*chain)]
         return chain
 
     def _refused(self, body: bytes) -> None:
@@ -435,23 +393,22 @@ class Client(Link):
         handle, _, data = body.partition(b"\0")
         if kind == packets.WORK_COMPLETE and not oversized:
             pair = self._waiting.get(handle)
-            if isinstance(pair, tuple) and not (data and pair[0].keeps_data):
+            if isinstance(pair, tuple) and not (data and pair[0].results):
                 del self._waiting[handle]
-                pair[0].outcome.finished(*pair, _DONE)
+                pair[0].outcome.finished(*pair, DONE)
                 return
         chain = self._chain(handle)
         if chain is None:
             return  # withdrawn, or finished already: a cancelled running job finishes twice
         # gearmand sends each packet once per waiting copy: they take turns
         one = chain.pop(0)
-        one.oversized |= oversized
-        if oversized:
-            data = b""
+        if oversized and kind in (packets.WORK_DATA, packets.WORK_COMPLETE):
+            one.cut()
         if kind == packets.WORK_DATA or kind == packets.WORK_WARNING:
             if kind == packets.WORK_WARNING:
-                one.warning = data
+                one.warn(data)
             else:
-                one.add(data, self._limit)
+                one.add(data)
             chain.append(one)
             return
         if kind not in (packets.WORK_COMPLETE, packets.WORK_FAIL, packets.WORK_EXCEPTION):
@@ -464,7 +421,7 @@ class Client(Link):
         if not chain:
             del self._waiting[handle]
         if kind == packets.WORK_COMPLETE:
-            one.add(data, self._limit)
+            one.add(data)
             one.finish(True)
         elif kind == packets.WORK_FAIL:
             one.finish(False)

@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 
 from gearhorn.gearman.admin import Admin
-from gearhorn.gearman.client import Client, Result, Submission
+from gearhorn.gearman.client import Client, Submission
 from gearhorn.gearman.connection import Connection, Server
+from gearhorn.gearman.results import Result
 from gearhorn.gearman.trimming import Trimmer
 
 

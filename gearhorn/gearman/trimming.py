@@ -15,6 +15,7 @@ from gearhorn.gearman import packets
 from gearhorn.gearman.connection import Server
 from gearhorn.gearman.kept import Kept, Streams
 from gearhorn.gearman.packets import Splitter
+from gearhorn.gearman.results import DISCARDED
 
 TRIM_S = 5.0  # for one queue
 
@@ -59,6 +60,8 @@ async def _discard(streams: Streams, queue: bytes, count: int, gone: list[bytes]
         for kind, body in await _read(reader, splitter):
             if abs(kind) == packets.JOB_ASSIGN_UNIQ:
                 gone.append(body.partition(b"\0")[0])
+                # a foreground fan-out learns that it was no receiver that failed
+                writer.write(packets.pack(packets.WORK_WARNING, gone[-1], DISCARDED))
                 writer.write(packets.pack(packets.WORK_FAIL, gone[-1]))
             answers += abs(kind) in (packets.JOB_ASSIGN_UNIQ, packets.NO_JOB)
     writer.write(packets.pack(packets.CANT_DO, queue) + packets.pack(packets.ECHO_REQ, b""))

@@ -11,15 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gearhorn.gearman import packets
-from gearhorn.gearman.client import (
-    CHUNK_COPIES,
-    WINDOW_BYTES,
-    WINDOW_COPIES,
-    Client,
-    Result,
-    Submission,
-)
+from gearhorn.gearman.client import CHUNK_COPIES, WINDOW_BYTES, WINDOW_COPIES, Client, Submission
 from gearhorn.gearman.connection import Connection, Server
+from gearhorn.gearman.results import Bound, Result
 
 
 class Transport:
@@ -80,7 +74,7 @@ class Bench:
         tail = packets.tail(b"", b"x" * payload)
         kind = packets.SUBMIT[foreground, "normal"]
         heads = packets.heads([b"q%d" % n for n in range(count)], kind, len(tail))
-        submission = Submission(self.outcome, heads, tail, foreground, keeps_data=True)
+        submission = Submission(self.outcome, heads, tail, foreground, Bound(1 << 20))
         self.client.submit(submission)
         return submission
 

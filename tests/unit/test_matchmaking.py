@@ -8,7 +8,7 @@ import json
 import pytest
 from support.matchmaking import SINCE_S, Bench, run, turn
 
-from gearhorn.gearman.client import Result
+from gearhorn.gearman.results import Result
 from gearhorn.messages import Changed
 
 # Telling

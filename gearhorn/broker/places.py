@@ -1,0 +1,114 @@
+"""Places: how many foreground fan-outs may wait, and how much memory what they hold may take.
+
+Rules: runs on the event loop. A fan-out enters before anything is done for it and leaves whatever
+becomes of it. What receivers send is counted in its place before it is kept; where there is no
+room left it is not kept, and nothing else changes.
+"""
+
+from __future__ import annotations
+
+from gearhorn.errors import Busy
+
+LINGERING = 10  # fan-outs that are replied to, for each that may wait: small, if they are many
+COPY_BYTES = 256  # of memory for a copy that a receiver has not finished
+RESULTS_BYTES = 8 * 1024 * 1024  # of results in one receipt
+REASONS_BYTES = 1024 * 1024  # of why the receivers of one fan-out failed
+
+
+class Places:
+    """The places of one member: ``count`` at most that wait, ``size`` bytes for all together."""
+
+    def __init__(self, count: int, size: int) -> None:
+        self._count = count
+        self._size = size
+        self.waiting = 0  # fan-outs that are not replied to
+        self.lingering = 0  # that are, with copies that receivers have not finished
+        self.held = 0  # bytes, of both
+
+    def enter(self, payload: int, copies: int) -> Place:
+        """Take a place for a fan-out of so many bytes and copies. The first of all always may.
+
+        Raises ``Busy``.
+        """
+        size = payload + copies * COPY_BYTES
+        is_full = self.waiting >= self._count or self.lingering >= LINGERING * self._count
+        if is_full or (self.held and not self.has_room(size)):
+            raise Busy(f"{self.waiting} foreground fan-outs wait for their receivers")
+        self.waiting += 1
+        self.held += size
+        return Place(self, payload, size)
+
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes more may be held."""
+        return self.held + size <= self._size
+
+
+class Place:
+    """What one foreground fan-out holds."""
+
+    __slots__ = ("_held", "_is_left", "_is_waiting", "_payload", "_places")
+
+    def __init__(self, places: Places, payload: int, held: int) -> None:
+        self._places = places
+        self._payload = payload
+        self._held = held
+        self._is_waiting = True
+        self._is_left = False
+
+    def take(self, size: int) -> bool:
+        """Hold so many bytes more; without effect and False where they are too many."""
+        if self._is_left or not self._places.has_room(size):
+            return False
+        self._held += size
+        self._places.held += size
+        return True
+
+    def give(self, size: int) -> None:
+        """Hold so many bytes less."""
+        if not self._is_left:
+            self._held -= size
+            self._places.held -= size
+
+    def answer(self) -> None:
+        """The fan-out is replied to and holds its payload no more; copies may be out still."""
+        if self._is_waiting and not self._is_left:
+            self._is_waiting = False
+            self._places.waiting -= 1
+            self._places.lingering += 1
+            self.give(self._payload)
+
+    def leave(self) -> None:
+        """The fan-out is over, and holds nothing."""
+        if self._is_left:
+            return
+        self.give(self._held)
+        self._is_left = True
+        if self._is_waiting:
+            self._places.waiting -= 1
+        else:
+            self._places.lingering -= 1
+
+    def __del__(self) -> None:
+        self.leave()  # a message may be dropped by those that log it
+
+
+class Share:
+    """A part of a place for one kind of things, ``size`` bytes at most: see ``Room``."""
+
+    __slots__ = ("_left", "_place")
+
+    def __init__(self, place: Place, size: int) -> None:
+        self._place = place
+        self._left = size
+
+    def take(self, size: int) -> bool:
+        """Take bytes; without effect and False if there are not so many left."""
+        if size > self._left or not self._place.take(size):
+            return False
+        self._left -= size
+        return True
+
+    def give(self, size: int) -> None:
+        """Give bytes back."""
+        self._left += size
+        self._place.give(size)

@@ -1,0 +1,131 @@
+"""What comes back of foreground copies, and how much of it is kept.
+
+Rules: pure. Receivers may send what they like for as long as they like, so every byte that is kept
+until they finish is taken from a room first, which all copies of one message share.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+REASON_BYTES = 4096  # of a receiver's warning or exception, that are kept
+DISCARDED = b"\0gearhorn: the queue is full"  # the warning ahead of a discarded job's failure
+
+
+class Room(Protocol):
+    """Bytes that may be kept of what the receivers of one message send, of all its copies."""
+
+    def take(self, size: int) -> bool:
+        """Take ``size`` bytes; without effect and False if there are not so many left."""
+
+    def give(self, size: int) -> None:
+        """Give back what was taken: it is kept no more."""
+
+
+class Bound:
+    """A room of ``size`` bytes that is part of no larger one."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    def take(self, size: int) -> bool:
+        if size > self._left:
+            return False
+        self._left -= size
+        return True
+
+    def give(self, size: int) -> None:
+        self._left += size
+
+
+class Result:
+    """How a foreground copy ended: ``ok`` and what it returned, or the receiver's own words.
+
+    What the room of its submission had no place for is missing: of ``data`` all of it, then it is
+    ``oversized``. The bytes that are here are still taken from that room.
+    """
+
+    __slots__ = ("data", "lost", "ok", "oversized", "text")
+
+    def __init__(self, ok: bool, data: bytes, text: bytes, oversized: bool, lost: bool) -> None:
+        self.ok = ok
+        self.data = data
+        self.text = text
+        self.oversized = oversized
+        self.lost = lost
+
+
+DONE = Result(True, b"", b"", False, False)  # what most are
+
+
+class Submitted(Protocol):
+    """What was submitted, as far as results concern it."""
+
+    results: Room | None
+    reasons: Room | None
+    outcome: Any  # is told: finished(submission, index, result)
+
+
+class Awaited:
+    """A foreground copy that a receiver has not finished."""
+
+    __slots__ = (
+        "chunks", "index", "is_withdrawn", "oversized", "size", "submission", "warning",
+    )  # fmt: skip
+
+    def __init__(self, submission: Submitted, index: int) -> None:
+        self.submission: Submitted | None = submission  # None: forgotten
+        self.index = index
+        self.chunks: list[bytes] = []
+        self.size = 0
+        self.warning = b""
+        self.oversized = False
+        self.is_withdrawn = False  # the server will say that it failed, and a receiver may finish
+
+    def add(self, data: bytes) -> None:
+        """Keep a piece of what the receiver returned, if anybody wants it."""
+        room = None if self.submission is None else self.submission.results
+        if room is None or self.oversized or not data:
+            return
+        if room.take(len(data)):
+            self.size += len(data)
+            self.chunks.append(data)
+        else:
+            self.cut()
+
+    def cut(self) -> None:
+        """What the receiver returned is not kept whole: keep nothing of it."""
+        self.oversized = True
+        if self.submission is not None and self.submission.results is not None and self.size:
+            self.submission.results.give(self.size)
+        self.size = 0
+        self.chunks.clear()
+
+    def warn(self, text: bytes) -> None:
+        """Keep the receiver's last words instead of those before."""
+        room = None if self.submission is None else self.submission.reasons
+        if room is not None and self.warning:
+            room.give(len(self.warning))
+        text = text[:REASON_BYTES]
+        self.warning = text if room is None or room.take(len(text)) else b""
+
+    def forget(self) -> None:
+        """Nobody waits any more; this stays, to take its turn with the packets."""
+        self.warn(b"")
+        self.cut()
+        self.submission = None
+
+    def finish(self, ok: bool, text: bytes = b"", lost: bool = False) -> None:
+        if self.submission is None:
+            return
+        if ok and not (self.chunks or self.oversized or self.warning):
+            self.submission.outcome.finished(self.submission, self.index, DONE)
+            return
+        if text or ok or lost:
+            self.warn(text)
+        if not ok:
+            self.cut()
+        result = Result(ok, b"".join(self.chunks), self.warning, ok and self.oversized, lost)
+        self.submission.outcome.finished(self.submission, self.index, result)
