@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from gearhorn.broker.copies import Block, Share, Subscribers
 from gearhorn.broker.outbox import Copying, Outbox, Part
-from gearhorn.errors import InternalError
 from gearhorn.gearman import packets
 from gearhorn.gearman.client import Submission
 from gearhorn.gearman.results import Result
@@ -23,7 +22,7 @@ class Background(Copying):
     def accepted(self, submission: Submission) -> None:
         assert isinstance(submission, Part)
         self.open -= 1
-        if submission.refused or self.subscribers.overflow:
+        if submission.refused or self.is_watched:
             self.drop(submission)
         self.maybe_reply()
 
@@ -41,7 +40,7 @@ class Background(Copying):
                 self._send_again(part)
             return
         for index in self.dropped:  # only now: some may have been sent once more meanwhile
-            self.outbox.backlog.dropped(self.subscribers, index)
+            self.outbox.drops.dropped(self.subscribers, index)
         copies = self.total - len(self.dropped) + len(self.receivers)
         if self.message.receipt:
             dropped = self.clients(self.dropped)
@@ -107,7 +106,8 @@ class _DirectOutcome:
 
     def accepted(self, submission: Submission) -> None:
         assert isinstance(submission, Direct)
-        if submission.refused or submission.subscribers.overflow:
+        overflow = submission.outbox.overflow
+        if submission.refused or overflow.concerns(submission.message.topic):
             submission.general().take_over(submission)
         else:
             submission.job.complete(b"%d" % len(submission.heads))
@@ -118,10 +118,6 @@ class _DirectOutcome:
 
     def finished(self, submission: Submission, index: int, result: Result) -> None:
         raise AssertionError("nobody finishes a background copy towards its submitter")
-
-    def broke(self, submission: Submission) -> None:
-        assert isinstance(submission, Direct)
-        submission.job.fail(str(InternalError()))
 
 
 _DIRECT = _DirectOutcome()

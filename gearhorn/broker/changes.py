@@ -66,20 +66,20 @@ class _Request(NamedTuple):
 class Changes:
     """The subscriptions' only writer in this member.
 
-    ``drop`` forgets a topic's list, and its lanes' if it is told so; ``served`` are the functions
+    ``drop`` forgets a topic's list, its lanes' if it is told so, and the backlog limit of the
+    client that changed; ``served`` are the functions
     of gearhorn itself; ``settle`` returns once no fan-out that holds a former list of these topics
-    is unsent; ``lift`` takes backlog limits away; ``drain`` empties a queue and counts.
+    is unsent; ``drain`` empties a queue and counts.
     """
 
     def __init__(
         self,
         subscriptions: Subscriptions,
-        drop: Callable[[str, bool], None],
+        drop: Callable[[str, bool, str | None], None],
         matchmaker: Matchmaker,
         membership: Membership,
         served: frozenset[bytes],
         settle: Callable[[Sequence[str]], Awaitable[None]],
-        lift: Callable[[Sequence[bytes]], Awaitable[None]],
         drain: Callable[[bytes], Awaitable[int]],
     ) -> None:
         self._subscriptions = subscriptions
@@ -88,7 +88,6 @@ class Changes:
         self._membership = membership
         self._served = served
         self._settle = settle
-        self._lift = lift
         self._drains = asyncio.Semaphore(DRAINS)  # bounds the connections that drains open
         self._drain = drain
         self._waiting: list[_Request] = []
@@ -199,16 +198,14 @@ class Changes:
                 loop.call_later(HELD_OFF_S, self._take, request)
         if not done:
             return
-        lifted = [one.change.queue for one, outcome in done if outcome.was_limited]
-        if lifted:  # before anybody reads the new limits and sets them
-            await self._lift(lifted)
         changed = []
         for request, outcome in done:
             topic, is_durable = request.change.topic, outcome.is_durable
-            self._drop(topic, is_durable)
+            client = request.change.client_id
+            self._drop(topic, is_durable, client)
             is_removal = request.change.kind in ("unsubscribe", "expire")
             is_removal |= outcome.parked is not None
-            changed.append(Changed(topic, outcome.version, is_removal, is_durable))
+            changed.append(Changed(topic, outcome.version, is_removal, is_durable, client))
         removed = [change.topic for change in changed if change.removed]
         versions = [change.version for change in changed]
         await asyncio.gather(

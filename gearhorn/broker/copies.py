@@ -6,8 +6,10 @@ one session, and the packet heads for one payload length. Both are derived and r
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from itertools import count
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -16,7 +18,14 @@ from gearhorn.gearman.cluster import Cluster
 from gearhorn.messages import Fanout, envelope
 from gearhorn.names import client_of, queue_of
 
+_births = count()
 _HEX = 40  # digits of a SHA-256 that stand for a unique id that is too long (PROTOCOL §4)
+
+
+def mark() -> int:
+    """Return a number that is higher than ``born`` of every list there is, and lower than that of
+    every list to come."""
+    return next(_births)
 
 
 class Block(NamedTuple):
@@ -54,14 +63,15 @@ class Subscribers:
     """One topic's list as it was read.
 
     Queues from index ``enveloped`` on take envelopes. ``limits`` holds (index, max_backlog) of
-    those with a limit of their own; ``overflow`` tells by index what happens at the limit, where
-    that is not ``drop_new``. ``durable`` are the client_ids that get no copies but what the
-    topic's log keeps for them.
+    those with a limit of their own, by index; ``overflow`` tells by index what happens at the
+    limit, where that is not ``drop_new``. ``durable`` are the client_ids that get no copies but
+    what the topic's log keeps for them. ``born`` is higher than that of every list that was made
+    before.
     """
 
     __slots__ = (
-        "_only", "_session", "_shares", "durable", "enveloped", "has_log", "limits", "overflow",
-        "queues", "topic", "unlooked",
+        "_lowest", "_only", "_places", "_session", "_shares", "born", "durable", "enveloped",
+        "has_log", "limits", "overflow", "queues", "topic", "unlooked",
     )  # fmt: skip
 
     def __init__(
@@ -82,9 +92,40 @@ class Subscribers:
         self.durable = durable
         self.has_log = has_log
         self.unlooked = 0  # fan-outs left before somebody looks at the backlog
+        self.born = next(_births)
+        self._lowest: dict[int, int] = {}
+        self._places: dict[bytes, int | None] = {}  # of queues that were asked for
         self._session = -1
         self._shares: list[Share] = []
         self._only: Share | None = None
+
+    def lowest_limit(self, above: int = 0) -> int:
+        """Return the lowest limit over ``above`` that a subscription has of its own; 2**31 where
+        none has."""
+        if above not in self._lowest:
+            limits = (limit for _, limit in self.limits if limit > above)
+            self._lowest[above] = min(limits, default=2**31)
+        return self._lowest[above]
+
+    def limits_between(self, start: int, end: int) -> Sequence[tuple[int, int]]:
+        """Return (index, max_backlog) of the queues from ``start`` to before ``end`` that have a
+        limit of their own."""
+        return self.limits[bisect_left(self.limits, (start,)) : bisect_left(self.limits, (end,))]
+
+    def limit(self, index: int) -> int:
+        """Return the limit that a subscription has of its own, or 0."""
+        own = self.limits_between(index, index + 1)
+        return own[0][1] if own else 0
+
+    def index_of(self, queue: bytes) -> int | None:
+        """Return where a queue is in the list; None where it is not. Few are asked for: 10 ms at a
+        million queues, once for each."""
+        if queue not in self._places:
+            try:
+                self._places[queue] = self.queues.index(queue)
+            except ValueError:
+                self._places[queue] = None
+        return self._places[queue]
 
     def client_id(self, index: int) -> str:
         """Return the client_id behind a queue."""

@@ -141,7 +141,8 @@ class Fanouts:
         if subscribers.unlooked < 0:
             outbox.backlog.look_soon(subscribers, self._directory)
         if message.background:
-            if chosen is None and not message.receipt and outbox.overflow.is_idle and not logged:
+            is_held_up = outbox.overflow.concerns(message.topic)
+            if chosen is None and not (message.receipt or is_held_up or logged):
                 share = subscribers.only_share(outbox.cluster)
                 if share is not None:
                     Direct(outbox, job, message, subscribers, share)

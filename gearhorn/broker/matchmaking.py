@@ -68,9 +68,6 @@ class _Question:
             return
         self._settle(result.ok and self._is_answer(result.data))
 
-    def broke(self, submission: Submission) -> None:
-        self._settle(False)
-
     def _is_answer(self, data: bytes) -> bool:
         """Whether the peer itself says so: who drains its queue does not (PROTOCOL §7.1)."""
         try:
@@ -82,14 +79,15 @@ class _Question:
 
 class Matchmaker:
     """Tells and is told. ``cluster`` is of control clients, which no copies go through;
-    ``drop`` forgets a topic's list, and its lanes' if it is told so; ``settle`` returns once no
-    fan-out that holds a former list of these topics is unsent."""
+    ``drop`` forgets a topic's list, its lanes' if it is told so, and the backlog limit of the
+    client that changed (None: of any); ``settle`` returns once no fan-out that holds a former list
+    of these topics is unsent."""
 
     def __init__(
         self,
         membership: Membership,
         cluster: Cluster,
-        drop: Callable[[str, bool], None],
+        drop: Callable[[str, bool, str | None], None],
         settle: Callable[[Sequence[str]], Awaitable[None]],
     ) -> None:
         self._membership = membership
@@ -162,7 +160,7 @@ class Matchmaker:
             job.fail(str(error))
             return
         for change in told.changes:
-            self._drop(change.topic, change.durable)
+            self._drop(change.topic, change.durable, change.client)
         version = max((change.version for change in told.changes), default=0)
         answer = encode(MatchmakingAnswer(member, version))
         removed = [change.topic for change in told.changes if change.removed]

@@ -12,17 +12,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import structlog
 
 from gearhorn.broker.backlog import Backlog
 from gearhorn.broker.copies import Block, Subscribers, unique_id
+from gearhorn.broker.drops import Drops
 from gearhorn.broker.overflow import Overflow
 from gearhorn.broker.places import Places
-from gearhorn.broker.requests import attempt
 from gearhorn.broker.waiting import Waiting
-from gearhorn.errors import InternalError
 from gearhorn.gearman.client import Submission
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.gearman.results import Result, Room
@@ -43,6 +41,7 @@ class Outbox:
         cluster: Cluster,
         *,
         backlog: Backlog,
+        drops: Drops,
         overflow: Overflow,
         waiting: Waiting,
         places: Places,
@@ -50,6 +49,7 @@ class Outbox:
     ) -> None:
         self.cluster = cluster
         self.backlog = backlog
+        self.drops = drops
         self.overflow = overflow
         self.waiting = waiting
         self.places = places
@@ -88,7 +88,7 @@ class Outbox:
         if self._stranded and self.cluster.is_up:
             stranded, self._stranded = self._stranded, []
             for copying, indexes in stranded:
-                attempt(copying.job, partial(copying.send_stranded, indexes))
+                copying.send_stranded(indexes)
 
     def maybe_withdraw(self, part: Part, handles: list[bytes]) -> asyncio.Task[None] | None:
         """Begin to take back copies that no receiver has taken, if there are any."""
@@ -187,18 +187,18 @@ class Copying:
         if not outbox.cluster.is_up:
             self._strand(indexes)
             return
-        if self.subscribers.overflow and not outbox.overflow.is_idle:
-            indexes = self._held_back(range(self.total) if indexes is None else indexes)
+        if self.is_watched:
+            indexes = self._held_back(indexes)
         self._send(indexes)
 
-    def _held_back(self, indexes: Sequence[int]) -> Sequence[int]:
+    def _held_back(self, indexes: Sequence[int] | None) -> Sequence[int] | None:
         """Leave copies for full queues to those that make room there; return the others."""
-        overflow, queues = self.outbox.overflow, self.subscribers.queues
-        held = {index for index in indexes if overflow.holds(queues[index])}
-        for index in held:
-            self.open += 1
-            overflow.keep(self, index)
-        return [index for index in indexes if index not in held] if held else indexes
+        held = self.outbox.overflow.keep(self, indexes)
+        if not held:
+            return indexes
+        self.open += len(held)
+        whole = range(len(self.subscribers.queues)) if indexes is None else indexes
+        return [index for index in whole if index not in held]
 
     def send_held(self, index: int) -> None:
         """There is room now for a copy that was held back."""
@@ -236,10 +236,10 @@ class Copying:
 
     def refuse(self, refused: Sequence[tuple[int, bytes]]) -> int:
         """Take note of copies that a server refused, given by their place in the list; return how
-        many are lost. The others wait until the oldest on their queues are."""
+        many are lost. The others wait for room."""
         lost = 0
         for index, _ in refused:
-            if self.subscribers.overflow.get(index) == "drop_old":
+            if self.outbox.overflow.is_for(self.subscribers, index):
                 self.open += 1
                 self.outbox.overflow.refused(self, index)
             else:
@@ -247,15 +247,17 @@ class Copying:
                 lost += 1
         return lost
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody makes room on a queue of the list, and must know of its copies."""
+        return self.outbox.overflow.concerns(self.subscribers.topic)
+
     def taken(self, part: Submission, indexes: Sequence[int] | None) -> None:
         """Tell those that make room which copies of a part were accepted."""
-        overflow = self.outbox.overflow
-        if not self.subscribers.overflow or overflow.is_idle:
-            return
-        sent = range(self.total) if indexes is None else indexes
-        refused = {sent[at] for at, _ in part.refused or ()}
-        for index in self.subscribers.overflow.keys() & set(sent) - refused:
-            overflow.accepted(self.subscribers.queues[index])
+        if self.is_watched:
+            sent = range(len(self.subscribers.queues)) if indexes is None else indexes
+            refused = {sent[at] for at, _ in part.refused or ()}
+            self.outbox.overflow.accepted(self.subscribers, sent[: part.answered], refused)
 
     def lose(self, index: int) -> None:
         """Take note that a copy is dropped."""
@@ -268,10 +270,6 @@ class Copying:
     def clients(self, indexes: Sequence[int]) -> list[str]:
         """Return the client_ids of queues."""
         return [self.subscribers.client_id(index) for index in indexes]
-
-    def broke(self, submission: Submission) -> None:
-        """A fault in gearhorn: what waits for this fan-out is told so."""
-        self.job.fail(str(InternalError()))
 
     def accepted(self, submission: Submission) -> None:
         raise NotImplementedError

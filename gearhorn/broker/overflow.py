@@ -1,21 +1,36 @@
-"""Overflow: room on full queues whose subscriptions would rather lose their oldest copies.
+"""Overflow: copies that were refused and may still get room on their queue.
 
-Law: runs on the event loop. While a queue is full, every copy that this member has for it waits
-here, in order, so that none overtakes another (PROTOCOL §4, ``overflow``). gearmand counts running
-jobs too, so where nothing waits on a full queue there is nothing old to drop, and the new copy is.
+Theory of operation. A copy that found its queue full waits here in two cases. Its limit may not be
+the one that was asked for: then the limit is set right, and the copy is sent again. Or the
+subscription would rather lose its oldest copies: then so many of these are discarded first. While a
+queue has copies here, every copy that this member has for it waits here as well, in order, so that
+none overtakes another. gearmand counts running jobs too, so where nothing waits on a full queue
+there is nothing old to drop, and the new copy is.
+
+Rules: runs on the event loop. What is held is bounded by the fan-outs in hand. A queue's copies are
+held until its task, one for each queue, has sent or dropped them; if that task fails, they are
+dropped. ``settled`` is what a drain waits for.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
-from gearhorn.broker.copies import Subscribers
+import structlog
+
+from gearhorn.broker.copies import Subscribers, mark
+from gearhorn.broker.limits import Limits
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.tasks import Tasks
 
 BATCH = 64  # copies that are made room for at a time
+POLL_S = 0.01
+SETTLE_S = 10.0  # a server that is up and makes no room for so long costs the copies
+
+log = structlog.get_logger(__name__)
 
 
 class Held(Protocol):
@@ -30,6 +45,36 @@ class Held(Protocol):
         """There is no room to be made: the copy is dropped."""
 
 
+class _Full:
+    """One full queue and the copies for it: those that were ``refused`` of those on their way (a
+    younger one that is accepted outdates them), and those ``waiting`` that were not tried since."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[tuple[Held, int]] = deque()
+        self.refused: deque[tuple[Held, int]] = deque()
+
+    def gather(self) -> None:
+        """What was refused is older than what waits."""
+        self.waiting.extendleft(reversed(self.refused))
+        self.refused.clear()
+
+    def take_former(self, born: int) -> list[tuple[Held, int]]:
+        """Take out the copies that lists up to ``born`` want."""
+        former = []
+        for copies in (self.refused, self.waiting):
+            taken = [copy for copy in copies if copy[0].subscribers.born <= born]
+            former += taken
+            if taken:
+                rest = [copy for copy in copies if copy[0].subscribers.born > born]
+                copies.clear()
+                copies.extend(rest)
+        return former
+
+    def holds_former(self, born: int) -> bool:
+        """Whether a list up to ``born`` wants one of the copies."""
+        return any(held.subscribers.born <= born for held, _ in (*self.refused, *self.waiting))
+
+
 class Overflow:
     """What waits for room. ``trim`` discards so many of the oldest jobs of a queue and returns how
     many there were; ``dropped`` counts one of a queue of a list."""
@@ -37,64 +82,150 @@ class Overflow:
     def __init__(
         self,
         cluster: Cluster,
+        limits: Limits,
         trim: Callable[[bytes, int], Awaitable[int]],
         dropped: Callable[[Subscribers, int], None],
     ) -> None:
         self._cluster = cluster
+        self._limits = limits
         self._trim = trim
         self._dropped = dropped
-        self._waiting: dict[bytes, deque[tuple[Held, int]]] = {}  # not tried since
-        # Refused of those that were on their way; a younger one that is accepted outdates them.
-        self._refused: dict[bytes, list[tuple[Held, int]]] = {}
+        self._full: dict[str, dict[bytes, _Full]] = {}  # by topic
         self._tasks = Tasks()
 
     @property
     def is_idle(self) -> bool:
         """Whether no queue is known to be full."""
-        return not self._waiting
+        return not self._full
 
-    def holds(self, queue: bytes) -> bool:
-        """Whether copies for a queue wait here."""
-        return queue in self._waiting
+    def concerns(self, topic: str) -> bool:
+        """Whether copies for a queue of a topic wait here."""
+        return topic in self._full
+
+    def is_for(self, subscribers: Subscribers, index: int) -> bool:
+        """Whether a copy that was refused may get room, and ought to be kept here."""
+        return subscribers.overflow.get(index) == "drop_old" or self._limits.doubts(
+            subscribers, index
+        )
 
     def refused(self, held: Held, index: int) -> None:
         """Keep a copy that its queue had no room for."""
-        queue = held.subscribers.queues[index]
-        if queue not in self._waiting:
-            self._waiting[queue] = deque()
-            self._refused[queue] = []
-            self._tasks.spawn(self._make_room(queue), "overflow")
-        self._refused[queue].append((held, index))
+        topic, queue = held.subscribers.topic, held.subscribers.queues[index]
+        queues = self._full.setdefault(topic, {})
+        full = queues.get(queue)
+        if full is None:
+            full = queues[queue] = _Full()
+            self._tasks.spawn(self._serve(topic, queue, full), "overflow")
+        full.refused.append((held, index))
 
-    def accepted(self, queue: bytes) -> None:
-        """A copy was taken: older ones that were refused would come too late."""
-        older = self._refused.get(queue)
-        if older:
-            self._refused[queue] = []
-            for held, index in older:
+    def accepted(self, subscribers: Subscribers, sent: Sequence[int], refused: set[int]) -> None:
+        """Copies for the queues ``sent`` of a list were answered, and all taken but ``refused``:
+        older ones of theirs that were refused would come too late."""
+        taken: set[int] | range | None = None
+        for queue, full in list(self._full.get(subscribers.topic, {}).items()):
+            if not full.refused:
+                continue
+            index = subscribers.index_of(queue)
+            if taken is None:
+                taken = sent if isinstance(sent, range) else set(sent)
+            if index is not None and index in taken and index not in refused:
+                older = list(full.refused)
+                full.refused.clear()
+                for held, at in older:
+                    held.drop_held(at)
+
+    def keep(self, held: Held, indexes: Iterable[int] | None) -> set[int]:
+        """Keep those copies for some queues of a list (None: all) for which others wait already;
+        return which."""
+        queues = self._full[held.subscribers.topic]
+        places = {held.subscribers.index_of(queue): full for queue, full in queues.items()}
+        places.pop(None, None)
+        kept = places.keys() if indexes is None else places.keys() & set(indexes)
+        for index in kept:
+            if index is not None:
+                places[index].waiting.append((held, index))
+        return {index for index in kept if index is not None}
+
+    async def settled(self, topics: Sequence[str] | None) -> None:
+        """Return once no copy is held here that a list of these topics (None: of any) wants that
+        was made before now. After ``SETTLE_S`` with a server up, the copies are dropped."""
+        born = mark()
+        loop = asyncio.get_running_loop()
+        left_s, then_s, was_held = SETTLE_S, loop.time(), False
+        while True:
+            if former := self._former(topics, born):
+                was_held = True
+                await asyncio.sleep(POLL_S)
+                if self._cluster.is_up:
+                    left_s -= loop.time() - then_s
+                then_s = loop.time()
+                if left_s <= 0:
+                    self._give_up(former, born)
+            elif was_held:
+                was_held = False  # what was sent last may be refused yet
+            else:
+                return
+            await self._cluster.barrier()
+
+    def _former(self, topics: Sequence[str] | None, born: int) -> list[tuple[bytes, _Full]]:
+        return [
+            (queue, full)
+            for topic in (list(self._full) if topics is None else topics)
+            for queue, full in self._full.get(topic, {}).items()
+            if full.holds_former(born)
+        ]
+
+    def _give_up(self, queues: list[tuple[bytes, _Full]], born: int) -> None:
+        for queue, full in queues:
+            copies = full.take_former(born)
+            log.warning("no room was made in time", queue=queue.decode(), copies=len(copies))
+            for held, index in copies:
                 held.drop_held(index)
 
-    def keep(self, held: Held, index: int) -> None:
-        """Keep a copy that was not sent, because others wait for the same queue."""
-        self._waiting[held.subscribers.queues[index]].append((held, index))
+    async def _serve(self, topic: str, queue: bytes, full: _Full) -> None:
+        """Send or drop what is held for a queue until nothing is."""
+        try:
+            await self._make_room(queue, full)
+        finally:
+            del self._full[topic][queue]
+            if not self._full[topic]:
+                del self._full[topic]
+            full.gather()
+            for held, index in full.waiting:  # it failed
+                held.drop_held(index)
 
-    async def _make_room(self, queue: bytes) -> None:
-        waiting = self._waiting[queue]
+    async def _make_room(self, queue: bytes, full: _Full) -> None:
+        waiting = full.waiting
         while True:
             await self._cluster.barrier()  # what was sent is answered
-            waiting.extendleft(reversed(self._refused[queue]))
-            self._refused[queue] = []
+            full.gather()
             if not waiting:
-                break
-            gone = await self._trim(queue, min(len(waiting), BATCH))
-            count = min(max(gone, 1), len(waiting))
-            batch = [waiting.popleft() for _ in range(count)]
-            for held, index in batch[:gone]:
-                self._dropped(held.subscribers, index)
-            for held, index in batch:
-                held.send_held(index)
-            await self._cluster.barrier()
-            if not gone and self._refused[queue]:  # all of them are running
-                held, index = self._refused[queue].pop(0)
-                held.drop_held(index)
-        del self._waiting[queue], self._refused[queue]
+                return
+            held, index = waiting[0]
+            if self._limits.doubts(held.subscribers, index):
+                if await self._limits.confirm(held.subscribers, index):
+                    self._send(waiting, BATCH)
+                    continue
+            if not waiting:
+                continue
+            if held.subscribers.overflow.get(index) == "drop_old":
+                await self._trim_and_send(queue, full)
+            else:
+                for held, index in [waiting.popleft() for _ in range(min(len(waiting), BATCH))]:
+                    held.drop_held(index)
+
+    async def _trim_and_send(self, queue: bytes, full: _Full) -> None:
+        gone = await self._trim(queue, min(len(full.waiting), BATCH))
+        if not full.waiting:
+            return  # given up meanwhile
+        for held, index in list(full.waiting)[:gone]:
+            self._dropped(held.subscribers, index)
+        self._send(full.waiting, max(gone, 1))
+        await self._cluster.barrier()
+        if not gone and full.refused:  # all of them are running
+            held, index = full.refused.popleft()
+            held.drop_held(index)
+
+    def _send(self, waiting: deque[tuple[Held, int]], count: int) -> None:
+        for held, index in [waiting.popleft() for _ in range(min(len(waiting), count))]:
+            held.send_held(index)

@@ -25,10 +25,12 @@ from gearhorn.broker.changes import Changes
 from gearhorn.broker.copies import Subscribers
 from gearhorn.broker.describe import Descriptions
 from gearhorn.broker.directory import Directory
+from gearhorn.broker.drops import Drops
 from gearhorn.broker.durable import Durable
 from gearhorn.broker.fanout import Fanouts
 from gearhorn.broker.gossip import Talk
 from gearhorn.broker.lease import Lease
+from gearhorn.broker.limits import Limits
 from gearhorn.broker.matchmaking import Matchmaker
 from gearhorn.broker.membership import Membership
 from gearhorn.broker.outbox import Outbox
@@ -49,7 +51,7 @@ from gearhorn.names import GOSSIP, MATCHMAKING, queue_of
 from gearhorn.store.connection import Connection
 from gearhorn.store.members import Members
 from gearhorn.store.subscriptions import Subscriptions
-from gearhorn.tasks import Tasks, report_to_log
+from gearhorn.tasks import Tasks
 from gearhorn.timing import Backoff, now_s
 
 STOP_S = 15.0  # for what is in hand
@@ -82,14 +84,16 @@ class Broker:
         )
         self._control = Cluster(self._servers, self._tls, client_id, REQUEST_BYTES)
         self._directory = Directory(self._read, config.max_cached, lease)
-        self._backlog = Backlog(
+        self._limits = Limits(
             self._copies,
-            self._subscriptions,
-            config.max_backlog,
-            self._count_members,
-            self.unsubscribe,
+            default=config.max_backlog,
+            most=config.max_cached,
+            again=self._read_again,
+            is_current=self._is_current,
         )
-        self._copies.on_change(lambda: self._directory.drop_where(self._backlog.is_eager))
+        self._copies.on_change(lambda: self._directory.drop_where(self._limits.is_eager))
+        self._backlog = Backlog(self._copies, self._limits, self._count_members)
+        self._drops = Drops(self._subscriptions, self.unsubscribe)
         tag = secrets.token_hex(4)
         self._deliveries = Cluster(self._servers, self._tls, client_id, KEPT_BYTES)
         parked = config.parked_function.encode()
@@ -99,14 +103,15 @@ class Broker:
             self._deliveries,
             tag,
             parked,
-            self._backlog.passed_by,
+            self._drops.passed_by,
         )
-        overflow = Overflow(self._copies, self._trim, self._backlog.dropped)
+        self._overflow = Overflow(self._copies, self._limits, self._trim, self._drops.dropped)
         waiting = self._durable.waiting
         self._outbox = Outbox(
             self._copies,
             backlog=self._backlog,
-            overflow=overflow,
+            drops=self._drops,
+            overflow=self._overflow,
             waiting=waiting,
             places=Places(config.max_foreground, config.max_fanout_bytes),
             tag=tag.encode(),
@@ -124,7 +129,6 @@ class Broker:
             self._membership,
             frozenset({fanout, unsubscribe, *subscribe, describe, retain, fetch, parked}),
             self.settle,
-            self._backlog.lift,
             self._drain,
         )
 
@@ -198,7 +202,6 @@ class Broker:
 
         Raises ``StartError`` when the store belongs to another release.
         """
-        report_to_log(asyncio.get_running_loop())
         log.info(
             "starting",
             member=self._membership.id,
@@ -229,7 +232,9 @@ class Broker:
         self._durable.start()
         self._durable.members_changed()
         self._tasks.keep("changes", self._changes.run, is_vital=True)
+        self._limits.start()
         self._tasks.keep("backlog", partial(self._backlog.run, self._directory))
+        self._tasks.keep("drops", self._drops.run)
         self._talk.start()
         for worker in [*self._change_workers, *self._reading_workers]:
             worker.start()
@@ -270,7 +275,8 @@ class Broker:
     async def _close(self) -> None:
         await self._tasks.cancel()
         await self._durable.stop()
-        await self._backlog.flush()
+        await self._limits.stop()
+        await self._drops.flush()
         await asyncio.gather(*(presence.stop() for presence in self._presences.values()))
         working = [*self._fanout_workers, *self._change_workers, *self._reading_workers]
         await asyncio.gather(*(worker.stop() for worker in working))
@@ -306,6 +312,14 @@ class Broker:
 
     async def _read(self, topics: list[str]) -> list[Subscribers]:
         """Read lists from the store and make their queues ready for copies."""
+        with self._limits.reading() as reading:
+            lists = await self._read_lists(topics)
+            await self._limits.prepare(lists, reading)
+        for subscribers in lists:
+            subscribers.unlooked = self._backlog.allowance(subscribers)
+        return lists
+
+    async def _read_lists(self, topics: list[str]) -> list[Subscribers]:
         lists = []
         for topic, (found, options, has_log) in zip(
             topics, await self._subscriptions.read(topics), strict=True
@@ -336,8 +350,14 @@ class Broker:
             lists.append(
                 Subscribers(topic, queues, plain, tuple(limits), overflow, durable, has_log)
             )
-        await self._backlog.prepare(lists)
         return lists
+
+    def _read_again(self, topic: str) -> None:
+        """Read a list, whose limits were overtaken by a change."""
+        self._directory.when_known(topic, lambda _: None)
+
+    def _is_current(self, subscribers: Subscribers) -> bool:
+        return self._directory.peek(subscribers.topic) in (None, subscribers)
 
     async def _drain(self, queue: bytes) -> int:
         up = [client.server for client in self._copies.clients if client.is_up]
@@ -376,17 +396,19 @@ class Broker:
             await self._drain(queue_of(topic, member))
         self._durable.members_changed()
 
-    def drop(self, topic: str, is_durable: bool = True) -> None:
-        """A topic changed; ``is_durable``: its lanes may be concerned."""
+    def drop(self, topic: str, is_durable: bool = True, client_id: str | None = None) -> None:
+        """A topic changed; ``is_durable``: its lanes may be concerned; ``client_id``: whose
+        subscription it was, empty where it was none, None where that is not known."""
         if is_durable:
             self._durable.changed(topic)
         self._directory.drop(topic)
-        self._backlog.changed(topic)
+        if client_id != "":
+            self._limits.changed(topic, queue_of(topic, client_id) if client_id else None)
 
     def forget(self) -> None:
         """Any topic may have changed."""
         self._directory.forget()
-        self._backlog.forget()
+        self._limits.forget()
         self._durable.changed("")
 
     async def settle(self, topics: Sequence[str] | None) -> None:
@@ -395,6 +417,9 @@ class Broker:
             await self._directory.settled(topics)
             await self._durable.settled(topics)
             await self._copies.barrier()
+            await self._overflow.settled(topics)
+            await self._copies.barrier()  # what was sent again meanwhile, for a server that went
+            await self._drops.settled(topics)
 
     def unsubscribe(self, pairs: Sequence[tuple[str, str]]) -> None:
         """End subscriptions whose queue is full."""

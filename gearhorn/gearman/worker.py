@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from gearhorn.errors import InternalError, ProtocolError
 from gearhorn.gearman import packets
 from gearhorn.gearman.connection import Connection, Link, Server
 from gearhorn.gearman.packets import MAX_UNIQUE_BYTES, Packet, pack
@@ -163,10 +162,7 @@ class Worker(Link):
         ramp, dry, size, nothing = self._ramp, self._dry, 0, 0
         for kind, body in batch:
             if kind == packets.JOB_ASSIGN_UNIQ or kind == -packets.JOB_ASSIGN_UNIQ:
-                try:
-                    jobs.append(Job(self, connection, body, kind < 0))
-                except ValueError:
-                    raise ProtocolError("JOB_ASSIGN_UNIQ without a job") from None
+                jobs.append(Job(self, connection, body, kind < 0))
                 size += len(body)
                 ramp += 2
                 dry = False
@@ -180,8 +176,6 @@ class Worker(Link):
                 log.debug("job server reports an error", server=str(self.server), body=body)
         self._ramp, self._dry = ramp, dry
         self._grabs -= len(jobs) + nothing
-        if self._grabs < 0:
-            raise ProtocolError("more answers than jobs that were asked for")
         self.held += len(jobs)
         self.taken += len(jobs)
         self._weight += len(jobs)
@@ -191,9 +185,9 @@ class Worker(Link):
         for job in jobs:
             try:
                 self._handler(job)
-            except Exception as error:  # it must not take the others of this batch with it
-                log.critical("job failed", function=job.function, exc_info=error)
-                job.fail(str(InternalError()))
+            except Exception:  # a bug must not take the other jobs of this batch with it
+                log.exception("job failed", function=job.function)
+                job.fail("internal error")
         connection.wake()
 
     def _weighed(self, connection: Connection, more: int) -> None:

@@ -142,12 +142,14 @@ class Described(msgspec.Struct, frozen=True):
 class Changed(msgspec.Struct, frozen=True):
     """One topic that changed, and the store's version after it. With ``removed`` the answer
     waits for fan-outs that hold the old list, with ``durable`` lanes may be concerned; a teller
-    that leaves either out means the same."""
+    that leaves either out means the same. ``client`` is whose subscription changed, empty where it
+    is no subscription; a teller that leaves it out means any."""
 
     topic: str
     version: int
     removed: bool = True
     durable: bool = True
+    client: str | None = None
 
 
 class Matchmaking(msgspec.Struct, frozen=True):

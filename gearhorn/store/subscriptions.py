@@ -15,6 +15,8 @@ from gearhorn.store.connection import READ_TIMEOUT_S, Command, Connection
 from gearhorn.store.log import fresh_epoch
 from gearhorn.store.members import Member, members_of
 
+COUNTED_S = 86_400  # the number of a process's last drops is kept so long
+
 
 class Change(NamedTuple):
     """A change of one pair: subscribed, unsubscribed, or ended because its time is over; or of a
@@ -102,7 +104,6 @@ class Subscriptions:
                 key("due"),
                 *(key(name, topic) for name in ("logged", "places")),
                 *(key(name) for name in ("version", "changes", "floor", "clock")),
-                key("marks", topic),
             ]
             arguments = (topic, change.options, fresh_epoch(), clock_ms)
             return self._connection.script("retain", keys, *arguments)
@@ -115,7 +116,6 @@ class Subscriptions:
             *(key(name) for name in ("durable", "due")),
             *(key(name, topic) for name in ("logged", "places")),
             *(key(name, pair) for name in ("order", "parked", "redrive", "trouble")),
-            key("marks", topic),
             *(key("clients", rival) for rival, _ in rivals),
         ]
         given = change.options if change.kind == "subscribe" else change.drainer
@@ -199,14 +199,25 @@ class Subscriptions:
                 pages.append((name, stored))
         return pages
 
-    async def count_drops(self, drops: Mapping[tuple[str, str], int]) -> None:
-        """Add to the drop counters of (topic, client_id) pairs; raises ``StoreError``."""
-        await self._connection.pipeline(
-            [
-                ("HINCRBY", self._connection.key("drops", topic), client_id, count)
-                for (topic, client_id), count in drops.items()
-            ]
-        )
+    async def count_drops(
+        self, process: str, number: int, drops: Mapping[tuple[str, str], int]
+    ) -> None:
+        """Add to the drop counters of those (topic, client_id) pairs that are subscribed, up to
+        1,000 of them.
+
+        Under one ``number`` of a ``process``, counted from 1 on, that is done once, however often
+        it is asked for. Raises ``StoreError``.
+        """
+        key = self._connection.key
+        topics: dict[str, list[str | int]] = {}
+        for (topic, client_id), count in drops.items():
+            topics.setdefault(topic, []).extend((client_id, count))
+        keys = [key("counted", process)]
+        arguments: list[str | int] = [number, COUNTED_S]
+        for topic, counts in topics.items():
+            keys += key("clients", topic), key("drops", topic)
+            arguments += len(counts) // 2, *counts
+        await self._connection.pipeline([self._connection.script("count", keys, *arguments)])
 
 
 def _applied(reply: Any, rivals: list[tuple[str, str]]) -> Applied:

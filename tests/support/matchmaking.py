@@ -83,6 +83,7 @@ class Bench:
         self.servers = Servers()
         self.events: list[tuple[str, str]] = []
         self.lanes: list[str] = []  # the topics whose lanes were dropped with their lists
+        self.clients: list[str | None] = []  # whose subscriptions those are, where that was told
         self.settling: asyncio.Future[None] | None = None
         self.matchmaker = Matchmaker(
             self.known,  # type: ignore[arg-type]
@@ -91,8 +92,9 @@ class Bench:
             self._settle,
         )
 
-    def _drop(self, topic: str, is_durable: bool) -> None:
+    def _drop(self, topic: str, is_durable: bool, client_id: str | None) -> None:
         self.events.append(("drop", topic))
+        self.clients.append(client_id)
         if is_durable:
             self.lanes.append(topic)
 

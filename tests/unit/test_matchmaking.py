@@ -24,7 +24,7 @@ async def only_the_lease_tells(bench: Bench, told: asyncio.Task[None]) -> None:
 
 def test_a_question_names_every_change_and_goes_ahead_of_other_jobs() -> None:
     async def test(bench: Bench) -> None:
-        told = bench.tell(("a", 1), Changed("b", 2, removed=False, durable=False))
+        told = bench.tell(("a", 1), Changed("b", 2, removed=False, durable=False, client="c"))
         await turn()
         [(_, submission)] = bench.servers.submitted
         assert bench.asked == ["peer"]
@@ -34,8 +34,8 @@ def test_a_question_names_every_change_and_goes_ahead_of_other_jobs() -> None:
         assert json.loads(body) == {
             "member": "me",
             "changes": [
-                {"topic": "a", "version": 1, "removed": True, "durable": True},
-                {"topic": "b", "version": 2, "removed": False, "durable": False},
+                {"topic": "a", "version": 1, "removed": True, "durable": True, "client": None},
+                {"topic": "b", "version": 2, "removed": False, "durable": False, "client": "c"},
             ],
         }
         bench.answer(0, version=2)

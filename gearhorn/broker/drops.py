@@ -1,0 +1,107 @@
+"""Drops: counts the copies and messages that subscriptions lost, and writes the counters.
+
+Rules: runs on the event loop. A counter lives as long as its subscription: the store adds only to
+those that are subscribed, and what is counted here is written before the end of a subscription is
+answered (``settled``), so that nothing is left for the next subscription of the same pair. Counters
+are written in pieces of ``PIECE``. A piece that got no reply is sent again as it was, under the
+number that it had, and the store adds it once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import islice
+
+import structlog
+
+from gearhorn.broker.copies import Subscribers
+from gearhorn.errors import StoreError
+from gearhorn.store.subscriptions import Subscriptions
+
+FLUSH_INTERVAL_S = 1.0
+PIECE = 1_000  # counters written in one go: 2 ms of the store
+MOST = 100_000  # counters in memory, while the store is away
+LOGGED = 10  # subscriptions named in the log, at each interval
+
+Pair = tuple[str, str]  # topic, client_id
+
+log = structlog.get_logger(__name__)
+
+
+class Drops:
+    """What this member counted and the store does not have yet; ``end`` ends subscriptions."""
+
+    def __init__(self, subscriptions: Subscriptions, end: Callable[[Sequence[Pair]], None]) -> None:
+        self._subscriptions = subscriptions
+        self._end = end
+        self._counts: dict[Pair, int] = {}
+        self._copies: Counter[Pair] = Counter()  # dropped since the log was told
+        self._uncounted = 0  # beyond ``MOST``
+        self._process = secrets.token_hex(8)
+        self._number = 0  # of the last piece
+        self._piece: dict[Pair, int] = {}  # that the store has not acknowledged
+        self._turn = asyncio.Lock()
+
+    def dropped(self, subscribers: Subscribers, index: int) -> None:
+        """Count a copy that its queue, one of a list, had no room for."""
+        pair = subscribers.topic, subscribers.client_id(index)
+        self._count(pair, 1)
+        if pair in self._copies or len(self._copies) < MOST:
+            self._copies[pair] += 1
+        if subscribers.overflow.get(index) == "unsubscribe":
+            self._end([pair])
+
+    def passed_by(self, topic: str, client_id: str, count: int) -> None:
+        """Count messages that a log dropped before a durable subscription got them."""
+        log.warning(
+            "messages missed: dropped by the log", topic=topic, client=client_id, count=count
+        )
+        self._count((topic, client_id), count)
+
+    def _count(self, pair: Pair, count: int) -> None:
+        if pair in self._counts or len(self._counts) < MOST:
+            self._counts[pair] = self._counts.get(pair, 0) + count
+        else:
+            self._uncounted += count
+
+    async def run(self) -> None:
+        """Write the counters, for as long as the worker runs."""
+        while True:
+            await asyncio.sleep(FLUSH_INTERVAL_S)
+            await self.flush()
+
+    async def settled(self, topics: Sequence[str] | None) -> None:
+        """Return once what was counted for these topics (None: for any) is written, or the store
+        has not taken it."""
+        known = {topic for topic, _ in (*self._counts, *self._piece)}
+        if known if topics is None else not known.isdisjoint(topics):
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write the counters to the store; what it cannot take now is kept for later."""
+        async with self._turn:
+            self._tell()
+            left = len(self._counts)  # what comes meanwhile is for the next time
+            while self._piece or left > 0:
+                if not self._piece:
+                    self._piece = dict(islice(self._counts.items(), PIECE))
+                    for pair in self._piece:
+                        del self._counts[pair]
+                    left -= len(self._piece)
+                    self._number += 1
+                try:
+                    await self._subscriptions.count_drops(self._process, self._number, self._piece)
+                except StoreError:
+                    return
+                self._piece = {}
+
+    def _tell(self) -> None:
+        copies, self._copies = self._copies, Counter()
+        for (topic, client_id), count in copies.most_common(LOGGED):
+            log.warning("copies dropped: queue full", topic=topic, client=client_id, count=count)
+        if self._uncounted:
+            log.warning("drops are not counted: too many wait for the store", count=self._uncounted)
+            self._uncounted = 0

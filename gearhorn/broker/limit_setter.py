@@ -1,0 +1,223 @@
+"""Setting limits at one job server: what is known to be set there, and what is still to be set.
+
+Rules: runs on the event loop; one task for each server sets limits, in pieces of ``PIECE``, since
+gearmand walks through all its functions for each of them. Topics take turns. What a list waits for
+goes first; the rest leaves the server as much time as it takes from it. A piece that could not be
+set is tried again, and until then counts as not set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from gearhorn.gearman.admin import Admin
+from gearhorn.timing import Backoff
+
+PIECE = 8
+WAIT_S = 2.0  # a server that answers nothing for so long is waited for no more
+RECHECK_S = 10.0  # until a known limit that refuses copies is set again; doubled each time
+RECHECK_MOST_S = 300.0
+
+Limits = dict[bytes, int]  # queue -> limit
+
+log = structlog.get_logger(__name__)
+
+
+class Setter:
+    """The limits at one server. ``again`` is told of a topic whose subscription changed while a
+    limit of its was being set: it is to be read again."""
+
+    def __init__(self, admin: Admin, server: str, again: Callable[[str], None]) -> None:
+        self._admin = admin
+        self.server = server
+        self._again = again
+        self._known: dict[str, Limits] = {}
+        self._urgent: OrderedDict[str, Limits] = OrderedDict()
+        self._later: OrderedDict[str, Limits] = OrderedDict()
+        self._rechecks: dict[str, dict[bytes, tuple[float, float]]] = {}  # due at, interval
+        self._waiters: dict[str, asyncio.Future[None]] = {}  # until nothing of a topic is urgent
+        self._flying: tuple[str, Limits] = "", {}  # what is being set
+        self._overtaken = False  # some of that has changed meanwhile
+        self._came = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self.is_mute = False  # it does not answer, or refuses connections
+
+    def known(self, topic: str) -> Mapping[bytes, int]:
+        """Return what is known to be set of a topic's queues."""
+        return self._known.get(topic, {})
+
+    def size(self, topic: str) -> int:
+        """Return how much is remembered of a topic, in queues."""
+        tables: tuple[Mapping[str, Mapping[bytes, object]], ...]
+        tables = self._known, self._urgent, self._later, self._rechecks
+        return sum(len(table.get(topic, ())) for table in tables)
+
+    def is_set(self, topic: str, queue: bytes, limit: int) -> bool:
+        """Whether a limit is known to be in force."""
+        return self.known(topic).get(queue) == limit and queue not in self._pending(topic)
+
+    def is_due(self, topic: str, queue: bytes, limit: int) -> bool:
+        """Whether a limit is to be set, or is being set."""
+        return limit in (self._pending(topic).get(queue), self._later.get(topic, {}).get(queue))
+
+    def _pending(self, topic: str) -> Limits:
+        """Return what of a topic is urgent, or on its way."""
+        urgent, (flying_topic, flying) = self._urgent.get(topic), self._flying
+        if flying_topic != topic or not flying:
+            return urgent or {}
+        return flying | urgent if urgent else flying
+
+    def want(self, topic: str, limits: Limits, *, is_urgent: bool = True) -> None:
+        """Have limits set. They are not urgent at a server that does not answer."""
+        if not limits:
+            return
+        if not is_urgent or self.is_mute:
+            self._later.setdefault(topic, {}).update(limits)
+        else:
+            later = self._later.get(topic)
+            if later:
+                for queue in limits:
+                    later.pop(queue, None)
+            self._urgent.setdefault(topic, {}).update(limits)
+        self._came.set()
+
+    def when_set(self, topic: str) -> asyncio.Future[None]:
+        """Return a future that is done once no limit of a topic is urgent any more: it is set, or
+        the server does not answer."""
+        waiter = self._waiters.get(topic)
+        if waiter is None:
+            waiter = self._loop.create_future()
+            if self._pending(topic) and not self.is_mute:
+                self._waiters[topic] = waiter
+            else:
+                waiter.set_result(None)
+        return waiter
+
+    def defer(self, topic: str) -> None:
+        """Wait no more for the limits of a topic; they are set later."""
+        urgent = self._urgent.pop(topic, None)
+        if urgent:
+            later = self._later.get(topic)
+            self._later[topic] = urgent | later if later else urgent
+        self._told(topic)
+
+    def refused(self, topic: str, queue: bytes, limit: int) -> None:
+        """A known limit refuses copies, or holds more than it should: now and then it is set
+        again, since somebody else may have set another one."""
+        checks = self._rechecks.setdefault(topic, {})
+        now_s = self._loop.time()
+        due_s, interval_s = checks.get(queue, (now_s + RECHECK_S, RECHECK_S))
+        if now_s >= due_s:
+            interval_s = min(2 * interval_s, RECHECK_MOST_S)
+            due_s = now_s + interval_s
+            self.want(topic, {queue: limit}, is_urgent=False)
+        checks[queue] = due_s, interval_s
+
+    def changed(self, topic: str, queue: bytes | None) -> None:
+        """A subscription changed; None: any of the topic's. What is set there is not known."""
+        flying_topic, flying = self._flying
+        if flying_topic == topic and (queue is None or queue in flying):
+            self._overtaken = True
+        tables: list[dict[str, Limits]] = [self._known, self._urgent, self._later]
+        for table in tables:
+            if queue is None:
+                table.pop(topic, None)
+            elif topic in table:
+                table[topic].pop(queue, None)
+        if queue is None:
+            self._rechecks.pop(topic, None)
+        elif topic in self._rechecks:
+            self._rechecks[topic].pop(queue, None)
+        if not self._pending(topic):
+            self._told(topic)
+
+    def forget(self) -> None:
+        """The server came or went, or any subscription may have changed: nothing is known."""
+        self._overtaken = True
+        self._known.clear()
+        self._urgent.clear()
+        self._later.clear()
+        self._rechecks.clear()
+        self.is_mute = False
+        for topic in list(self._waiters):
+            self._told(topic)
+
+    def _told(self, topic: str) -> None:
+        waiter = self._waiters.pop(topic, None)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _mute(self) -> None:
+        """The server does not answer: nobody waits for it."""
+        self.is_mute = True
+        for topic in list(self._urgent):
+            self.defer(topic)
+        for topic in list(self._waiters):
+            self._told(topic)
+
+    async def run(self) -> None:
+        """Set limits, for as long as the worker runs."""
+        backoff = Backoff(0.1, 5.0)
+        while True:
+            await self._came.wait()
+            due = self._urgent or self._later
+            if not due:
+                self._came.clear()
+                continue
+            began_s, is_urgent = self._loop.time(), due is self._urgent
+            if await self._set(*self._take(due)):
+                backoff.reset()
+                if not is_urgent:
+                    await asyncio.sleep(self._loop.time() - began_s)
+            else:
+                await asyncio.sleep(backoff.next_s())
+
+    def _take(self, due: OrderedDict[str, Limits]) -> tuple[str, Limits]:
+        """Take a piece of the topic whose turn it is."""
+        topic, limits = next(iter(due.items()))
+        piece = dict(limits.popitem() for _ in range(min(PIECE, len(limits))))
+        if limits:
+            due.move_to_end(topic)
+        else:
+            del due[topic]
+        return topic, piece
+
+    async def _set(self, topic: str, piece: Limits) -> bool:
+        """Set a piece; return whether that succeeded."""
+        self._flying, self._overtaken = (topic, piece), False
+        patience = self._loop.call_later(WAIT_S, self._mute)
+        is_set, was_mute = False, self.is_mute
+        try:
+            await self._admin.limit(list(piece.items()))
+            is_set = True
+        except OSError as error:
+            if not was_mute:
+                words = str(error) or type(error).__name__
+                log.warning("backlog limits are not set", server=self.server, error=words)
+            self._mute()
+        finally:
+            patience.cancel()
+            self._flying = "", {}
+            self._landed(topic, piece, is_set)
+        return is_set
+
+    def _landed(self, topic: str, piece: Limits, is_set: bool) -> None:
+        if is_set:
+            self.is_mute = False
+        if self._overtaken:
+            self._again(topic)
+        elif is_set:
+            self._known.setdefault(topic, {}).update(piece)
+        else:
+            later = self._later.setdefault(topic, {})
+            urgent = self._urgent.get(topic, {})
+            for queue, limit in piece.items():
+                if queue not in urgent:
+                    later.setdefault(queue, limit)
+            self._came.set()
+        if not self._pending(topic):
+            self._told(topic)

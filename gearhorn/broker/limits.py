@@ -1,0 +1,265 @@
+"""Backlog limits: how many copies may wait on a queue before more are dropped.
+
+Theory of operation. The limit of a queue is gearmand's ``maxqueue``. It is per server, forgotten
+when the server restarts, cannot be asked for, and the last one to set it decides: another member,
+another release, a person. Setting it costs gearmand a walk through all its functions (15 ms at
+100,000). So for each server a member remembers what it has set since the server came up
+(``Setter.known``), and forgets it for a queue whose subscription changed, and for no other.
+
+* A limit of up to ``EAGER_LIMIT`` is set before the list's first copy. The list waits ``WAIT_S`` at
+  most, and not at all for a server that does not answer; the rest is set in the background.
+* Any other limit is set when a look at ``status`` finds the queue a quarter full.
+* A copy that is refused while its queue's limit is not known waits until the limit is set right,
+  and is sent again (``doubts``, ``confirm``). So no former limit, whoever set it, drops a copy.
+* A limit that is known and refuses copies is set again now and then, in the background.
+
+A list that is being read may be overtaken by a change. ``reading`` notes which queues changed since
+the read began: the limits of a former list are not set for those.
+
+Rules: runs on the event loop. What is remembered is bounded, in queues; the topics that were read
+least recently are forgotten first, and become unknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from gearhorn.broker.copies import Subscribers
+from gearhorn.broker.limit_setter import WAIT_S, Setter
+from gearhorn.gearman.cluster import Cluster
+from gearhorn.gearman.connection import Connection
+from gearhorn.tasks import Tasks
+
+EAGER_LIMIT = 10_000
+CHUNK = 2_000  # queues that are compared before the event loop has its turn: 4 ms
+
+
+class Reading:
+    """What changed since lists began to be read."""
+
+    def __init__(self) -> None:
+        self._changed: dict[str, set[bytes | None]] = {}
+        self._is_any = False
+
+    def note(self, topic: str | None, queue: bytes | None) -> None:
+        """A subscription changed; None: any of the topic's, any topic's."""
+        if topic is None:
+            self._is_any = True
+        else:
+            self._changed.setdefault(topic, set()).add(queue)
+
+    def changed(self, topic: str) -> set[bytes | None]:
+        """Return the queues of a topic that changed; None among them means any."""
+        return self._changed.get(topic, set()) | ({None} if self._is_any else set())
+
+
+class Limits:
+    """What queues may hold.
+
+    ``default`` is the limit of subscriptions without one; ``most`` bounds what is remembered, in
+    queues; ``again`` has a topic's list read, and compared, again; ``is_current`` tells whether a
+    list is not known to be a former one.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        default: int,
+        most: int,
+        again: Callable[[str], None],
+        is_current: Callable[[Subscribers], bool],
+    ) -> None:
+        self._cluster = cluster
+        self._default = default
+        self._most = most
+        self._again = again
+        self._is_current = is_current
+        self._setters = [
+            Setter(admin, str(client.server), again)
+            for admin, client in zip(cluster.admins, cluster.clients, strict=True)
+        ]
+        self._connections: list[Connection | None] = [None] * len(self._setters)
+        self._readings: list[Reading] = []
+        self._topics: OrderedDict[str, int] = OrderedDict()  # what is remembered of each, in queues
+        self._weight = 0  # of all of them
+        self._tasks = Tasks()
+        cluster.on_change(self._server_changed)
+
+    def start(self) -> None:
+        """Begin to set limits."""
+        for setter in self._setters:
+            self._tasks.keep(f"limits of {setter.server}", setter.run)
+
+    async def stop(self) -> None:
+        """Set no more limits."""
+        await self._tasks.cancel()
+
+    @property
+    def remembered(self) -> int:
+        """How much is remembered, in queues."""
+        return self._weight
+
+    def is_eager(self, subscribers: Subscribers) -> bool:
+        """Whether limits have to be set before a list's first copy of a session."""
+        return self.lowest(subscribers) <= EAGER_LIMIT
+
+    def lowest(self, subscribers: Subscribers, above: int = 0) -> int:
+        """Return the lowest limit over ``above`` of a list's queues; 2**31 where there is none."""
+        own = subscribers.lowest_limit(above)
+        return min(self._default, own) if self._default > above else own
+
+    def wanted(self, subscribers: Subscribers, index: int) -> int:
+        """Return the limit that one queue of a list ought to have."""
+        return subscribers.limit(index) or self._default
+
+    @contextmanager
+    def reading(self) -> Iterator[Reading]:
+        """Note what changes while lists are read and prepared."""
+        reading = Reading()
+        self._readings.append(reading)
+        try:
+            yield reading
+        finally:
+            self._readings.remove(reading)
+
+    def changed(self, topic: str, queue: bytes | None = None) -> None:
+        """A subscription changed whose limit may be another now; None: any of the topic's."""
+        for reading in self._readings:
+            reading.note(topic, queue)
+        for setter in self._setters:
+            setter.changed(topic, queue)
+
+    def forget(self) -> None:
+        """Any subscription may have changed."""
+        for reading in self._readings:
+            reading.note(None, None)
+        for setter in self._setters:
+            setter.forget()
+        self._topics.clear()
+        self._weight = 0
+
+    def _server_changed(self) -> None:
+        for place, client in enumerate(self._cluster.clients):
+            if client.connection is not self._connections[place]:
+                self._connections[place] = client.connection
+                self._setters[place].forget()
+
+    async def prepare(self, lists: Sequence[Subscribers], reading: Reading) -> None:
+        """Set the limits that lists need before their first copy; return when they are set, or
+        after ``WAIT_S``."""
+        waiting: list[tuple[Setter, str, asyncio.Future[None]]] = []
+        for subscribers in lists:
+            topic = subscribers.topic
+            for setter in await self._compare(subscribers, reading):
+                waiting.append((setter, topic, setter.when_set(topic)))
+        futures = [future for _, _, future in waiting]
+        if futures:
+            await asyncio.wait(futures, timeout=WAIT_S)
+            for setter, topic, future in waiting:
+                if not future.done():
+                    setter.defer(topic)
+        for subscribers in lists:
+            self._remember(subscribers.topic)
+
+    async def _compare(self, subscribers: Subscribers, reading: Reading) -> list[Setter]:
+        """Find what is to be set of a list; return the servers that have something to set now."""
+        topic = subscribers.topic
+        is_known = any(setter.known(topic) for setter in self._setters)
+        if not self._cluster.is_up or not (is_known or self.is_eager(subscribers)):
+            return []
+        is_whole = is_known or self._default <= EAGER_LIMIT
+        size = len(subscribers.queues if is_whole else subscribers.limits)
+        sessions, cluster = self._cluster.sessions, self._cluster
+        missing: list[dict[bytes, int]] = [{} for _ in self._setters]
+        for start in range(0, size, CHUNK):
+            if start:
+                await asyncio.sleep(0)
+                if sessions != cluster.sessions:
+                    return []  # the list is read again
+            changed = reading.changed(topic)
+            known = [setter.known(topic) for setter in self._setters]
+            for queue, limit in self._piece(subscribers, is_whole, start).items():
+                place = cluster.route(queue)
+                before = known[place].get(queue)
+                if before == limit or queue in changed or (before is None and limit > EAGER_LIMIT):
+                    continue
+                if not self._setters[place].is_due(topic, queue, limit):
+                    missing[place][queue] = limit
+        if None in reading.changed(topic):
+            self._again(topic)
+        setters = [setter for setter, limits in zip(self._setters, missing, strict=True) if limits]
+        for setter, limits in zip(self._setters, missing, strict=True):
+            setter.want(topic, limits)
+        return [setter for setter in setters if not setter.is_mute]
+
+    def _piece(self, subscribers: Subscribers, is_whole: bool, start: int) -> dict[bytes, int]:
+        """Return the limits of some queues of a list: of all, or of those with one of their own."""
+        queues = subscribers.queues
+        if not is_whole:
+            own = subscribers.limits[start : start + CHUNK]
+            return {queues[index]: limit for index, limit in own}
+        wanted = dict.fromkeys(queues[start : start + CHUNK], self._default)
+        for index, limit in subscribers.limits_between(start, start + CHUNK):
+            wanted[queues[index]] = limit
+        return wanted
+
+    def _remember(self, topic: str) -> None:
+        """Weigh what is remembered of a topic anew; forget others if it is too much in all."""
+        weight = sum(setter.size(topic) for setter in self._setters)
+        self._weight += weight - self._topics.pop(topic, 0)
+        if weight:
+            self._topics[topic] = weight
+        while self._weight > self._most and len(self._topics) > 1:
+            gone, weight = self._topics.popitem(last=False)
+            self._weight -= weight
+            for setter in self._setters:
+                setter.changed(gone, None)
+
+    async def found(self, place: int, subscribers: Subscribers, waiting: dict[bytes, int]) -> None:
+        """A look found so many copies ``waiting`` on queues of a list at a server: set the limits
+        that are not in force and ought to be."""
+        topic, setter = subscribers.topic, self._setters[place]
+        missing: dict[bytes, int] = {}
+        for start in range(0, len(subscribers.queues), CHUNK):
+            if start:
+                await asyncio.sleep(0)
+            for index, queue in enumerate(subscribers.queues[start : start + CHUNK], start):
+                count = waiting.get(queue)
+                if count is None or self._cluster.route(queue) != place:
+                    continue
+                limit = self.wanted(subscribers, index)
+                if 4 * count >= limit and not setter.is_set(topic, queue, limit):
+                    missing[queue] = limit
+                elif count > limit:
+                    setter.refused(topic, queue, limit)
+        setter.want(topic, missing)
+        self._remember(topic)
+
+    def doubts(self, subscribers: Subscribers, index: int) -> bool:
+        """Whether a copy was refused by a limit that need not be the one that was asked for."""
+        if not self._cluster.is_up:
+            return False
+        queue, limit = subscribers.queues[index], self.wanted(subscribers, index)
+        setter = self._setters[self._cluster.route(queue)]
+        if setter.is_mute or not self._is_current(subscribers):
+            return False
+        if not setter.is_set(subscribers.topic, queue, limit):
+            return True
+        setter.refused(subscribers.topic, queue, limit)
+        return False
+
+    async def confirm(self, subscribers: Subscribers, index: int) -> bool:
+        """Set the limit of a queue that is in doubt; return whether it is set now."""
+        if not self._cluster.is_up:
+            return False
+        topic, queue = subscribers.topic, subscribers.queues[index]
+        limit = self.wanted(subscribers, index)
+        setter = self._setters[self._cluster.route(queue)]
+        setter.want(topic, {queue: limit})
+        await asyncio.wait([setter.when_set(topic)], timeout=WAIT_S)
+        self._remember(topic)
+        return setter.is_set(topic, queue, limit)
