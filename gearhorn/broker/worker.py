@@ -261,10 +261,9 @@ class Broker:
                     await asyncio.sleep(_POLL_S)
                 return
         places = self._outbox.places
-        log.warning(
-            "stopped with work in hand; other members will be given it",
-            jobs=sum(worker.held for worker in working) + places.waiting,
-        )
+        held = sum(worker.held for worker in working) + places.waiting
+        if held or not places.lingering:
+            log.warning("stopped with work in hand; other members will be given it", jobs=held)
         if places.lingering:
             log.warning(
                 "stopped before every receiver had taken its copy; those that wait are discarded",

@@ -90,9 +90,12 @@ class Submission:
 
 
 class _Piece(NamedTuple):
-    """Copies that are written in one go: ``parts`` are submissions, each with how many of its."""
+    """Copies that are written in one go: ``parts`` are submissions, each with how many of its.
 
-    data: bytes
+    ``data`` is one block, or the blocks of one copy that is too large to be copied once more.
+    """
+
+    data: Sequence[bytes]
     parts: list[tuple[Submission, int]]
     copies: int
     size: int  # bytes of the window
@@ -230,8 +233,11 @@ class Client(Link):
                     self._written.append(submission)
                 submission.sent += count
             self._out_copies, self._out_bytes = copies, size
-            if copies:
-                connection.write(piece.data)
+            if len(piece.data) > 1:
+                for block in piece.data:
+                    connection.write_large(block)
+            elif copies:
+                connection.write(piece.data[0])
         if self._queued and not self._is_cutting:
             self._is_cutting = True
             asyncio.get_running_loop().call_soon(self._cut_ahead)  # when this has left
@@ -279,7 +285,8 @@ class Client(Link):
                 break
             queued.popleft()
         self._queued_copies -= copies
-        self._pieces.append(_Piece(b"".join(data), parts, copies, size))
+        blocks = data if copies == 1 and size >= CHUNK_BYTES else (b"".join(data),)
+        self._pieces.append(_Piece(blocks, parts, copies, size))
 
     def _take_back(self) -> None:
         """Queue again what was cut and not written."""

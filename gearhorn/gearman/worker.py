@@ -180,6 +180,7 @@ class Worker(Link):
         self.taken += len(jobs)
         self._weight += len(jobs)
         self._held_bytes += size
+        batch.clear()  # each job has its arguments, which may be long
         if len(jobs) > 1:
             connection.wake()  # first: more jobs are handed out while these are worked on
         for job in jobs:

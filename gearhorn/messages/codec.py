@@ -5,7 +5,6 @@ Law: pure. What msgspec says is put into the words of PROTOCOL §3 here and nowh
 
 from __future__ import annotations
 
-import base64
 import codecs
 import re
 from typing import Any, Final, TypeVar
@@ -78,4 +77,4 @@ def as_text(payload: bytes) -> dict[str, Any]:
     try:
         return {"payload": payload.decode()}
     except UnicodeDecodeError:
-        return {"payload_base64": base64.b64encode(payload).decode()}
+        return {"payload_base64": payload}  # as which msgspec encodes bytes

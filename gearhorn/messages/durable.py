@@ -135,7 +135,7 @@ class _ListedParked(msgspec.Struct, frozen=True):
     at: float
     first_at: float
     payload: str | UnsetType = UNSET
-    payload_base64: str | UnsetType = UNSET
+    payload_base64: bytes | UnsetType = UNSET
 
 
 class _DurableEnvelope(msgspec.Struct, frozen=True):
@@ -146,7 +146,7 @@ class _DurableEnvelope(msgspec.Struct, frozen=True):
     attempt: int | UnsetType = UNSET
     unique: str | UnsetType = UNSET
     payload: str | UnsetType = UNSET
-    payload_base64: str | UnsetType = UNSET
+    payload_base64: bytes | UnsetType = UNSET
 
 
 class Retain(msgspec.Struct, frozen=True):

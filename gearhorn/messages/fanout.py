@@ -82,7 +82,7 @@ class _Envelope(msgspec.Struct, frozen=True):
     at: float
     unique: str | UnsetType = UNSET
     payload: str | UnsetType = UNSET
-    payload_base64: str | UnsetType = UNSET
+    payload_base64: bytes | UnsetType = UNSET
 
 
 _body = msgspec.json.Decoder(_Body)
@@ -97,16 +97,19 @@ def decode_fanout(body: bytes, max_payload: int) -> Fanout:
     """
     if len(body) <= MAX_VALUE_BYTES:
         raw = decode_body(_body, body)
-        text = raw.payload
+        payload = _payload(bytes(raw.payload), raw.encoding)
     else:
         raw, text = _decode_long(body)
+        payload = _long_payload(text, raw.encoding, max_payload)
+    if len(payload) > max_payload:
+        _check_size(len(payload), max_payload)
     if not 0 < raw.timeout <= MAX_TIMEOUT_S:
         raise BadRequest(
             f"timeout: expected seconds > 0 and <= {MAX_TIMEOUT_S}, got {raw.timeout:g}"
         )
     return Fanout(
         raw.topic,
-        _payload(text, raw.encoding, max_payload),
+        payload,
         raw.unique or None,
         bool(raw.background),
         raw.timeout,
@@ -161,36 +164,48 @@ def _quorum(quorum: int | str) -> int | str:
     raise BadRequest(f'quorum: expected an integer >= 1 or "N%", got {quorum!r:.100}')
 
 
-def _payload(text: msgspec.Raw, encoding: str | UnsetType, limit: int) -> bytes:
-    """Return what the copies carry: a string's UTF-8, other values as their JSON text.
-
-    Raises ``BadRequest``, or ``TooLarge`` over ``limit`` bytes.
-    """
-    view = memoryview(text)
-    if bytes(view[:1]) != b'"':
+def _payload(raw: bytes, encoding: str | UnsetType) -> bytes:
+    """Return what the copies carry: a string's UTF-8, other values as their JSON text."""
+    if raw[:1] != b'"':
         if encoding is not UNSET:
             raise BadRequest("payload: expected a string of base64, as encoding says")
+        return raw  # msgspec has checked that it is JSON
+    if b"\\" in raw:
+        return _unescaped(raw, encoding)
+    return raw[1:-1] if encoding is UNSET else _from_base64(raw[1:-1])
+
+
+def _long_payload(text: msgspec.Raw, encoding: str | UnsetType, limit: int) -> bytes:
+    """Return the same of a payload that may be much longer than it may be, without a copy where it
+    is; raises ``TooLarge`` too, if it is over ``limit`` whatever is escaped in it."""
+    view = memoryview(text)
+    if bytes(view[:1]) != b'"':
         _check_size(view.nbytes, limit)
-        return bytes(view)  # msgspec has checked that it is JSON
-    if view.nbytes > limit:
-        least = view.nbytes - 2 - (_ESCAPE_BYTES - 1) * bytes(view).count(b"\\")
-        _check_size(least if encoding is UNSET else least // 4 * 3 - 2, limit, "at least ")
-    payload = _string(text, encoding)
-    _check_size(len(payload), limit)
-    return payload
+        return _payload(bytes(view), encoding)
+    escapes = bytes(view).count(b"\\")
+    least = view.nbytes - 2 - (_ESCAPE_BYTES - 1) * escapes
+    _check_size(least if encoding is UNSET else least // 4 * 3 - 2, limit, "at least ")
+    if escapes:
+        return _unescaped(text, encoding)
+    string = bytes(view[1:-1])
+    return string if encoding is UNSET else _from_base64(string)
 
 
-def _string(text: msgspec.Raw, encoding: str | UnsetType) -> bytes:
+def _unescaped(raw: bytes | msgspec.Raw, encoding: str | UnsetType) -> bytes:
+    """Return what a string with escapes stands for."""
     try:
-        string = _text.decode(text)
-        if encoding is UNSET:
-            return string.encode()
-        if len(string) % 4:
-            raise ValueError("its length is no multiple of four")
-        return binascii.a2b_base64(string, strict_mode=True)
+        string = _text.decode(raw).encode()
     except (msgspec.DecodeError, UnicodeEncodeError) as error:
         raise BadRequest(f"payload: {error}") from None
-    except (binascii.Error, ValueError) as error:
+    return string if encoding is UNSET else _from_base64(string)
+
+
+def _from_base64(string: bytes) -> bytes:
+    if len(string) % 4:
+        raise BadRequest("payload: not base64: its length is no multiple of four")
+    try:
+        return binascii.a2b_base64(string, strict_mode=True)
+    except binascii.Error as error:
         raise BadRequest(f"payload: not base64: {error}") from None
 
 

@@ -54,6 +54,14 @@ class Worker:
         assert self.process.poll() is None, f"the worker ended:\n{self.log()}"
         return self
 
+    def peak_bytes(self) -> int:
+        """The most resident memory that it has had since the last call, or its start."""
+        process = Path(f"/proc/{self.process.pid}")
+        status = (process / "status").read_text()
+        (peak,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+        (process / "clear_refs").write_text("5")  # forgets the peak
+        return int(peak.split()[1]) * 1024
+
     def kill(self) -> None:
         """SIGKILL, and reap."""
         self.process.kill()
