@@ -1,8 +1,12 @@
 """Appends: messages on their way into the logs of their topics.
 
-Law: runs on the event loop. A round writes everything that has come, and rounds follow each other
+Rules: runs on the event loop. A round writes everything that has come, and rounds follow each other
 on one line to the store, so messages are logged in the order in which their jobs were taken. A
 store that is away is waited for; one that refuses the write is told to the caller.
+
+Where an answer is late or lost, the round may have been carried out, or may still be. So the store
+is asked first what became of it; that also gives up what was not carried out, which then never will
+be. Only then is it written again. So nothing is logged twice, and nothing overtakes.
 """
 
 from __future__ import annotations
@@ -10,8 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from itertools import repeat
 
@@ -22,7 +25,7 @@ from gearhorn.gearman.worker import Job
 from gearhorn.messages import Fanout, Logged
 from gearhorn.messages.codec import encode
 from gearhorn.messages.durable import Info
-from gearhorn.store.log import Item, Log
+from gearhorn.store.log import Append, Appended, Item, Log, Undone
 from gearhorn.tasks import on_crash, went_well
 from gearhorn.timing import Backoff
 
@@ -30,14 +33,38 @@ ROUNDS = 2  # under way: the store works on one while answers to the other are s
 ROUND = 500  # messages written together
 ROUND_BYTES = 8 * 1024 * 1024
 LONGEST_KEY = 64  # of what tells repeats; longer ones are hashed
+MOST_PATIENCE = 16.0  # times the usual, where the store goes on answering late
 
 log = structlog.get_logger(__name__)
 
 Then = Callable[[Logged | Unavailable | None], None]
 
 
-_Found = dict[str, list[Logged] | StoreError | None]
+_Found = dict[str, Appended]
 _Append = tuple[Job, str, Item, Then]  # a plain tuple: one is made for every message
+
+
+class _Round:
+    """Messages that are written together, and the requests for them by topic."""
+
+    __slots__ = ("appends", "batch", "began_s", "task")
+
+    def __init__(
+        self, batch: list[_Append], appends: dict[str, Append], task: asyncio.Task[_Found]
+    ) -> None:
+        self.batch = batch
+        self.appends = appends
+        self.task = task
+        self.began_s = asyncio.get_running_loop().time()
+
+    def keep(self, batch: list[_Append]) -> None:
+        """Of the others it is known what became of them."""
+        if not batch:  # as nearly always
+            self.batch, self.appends = [], {}
+            return
+        topics = {topic for _, topic, _, _ in batch}
+        self.batch = batch
+        self.appends = {topic: one for topic, one in self.appends.items() if topic in topics}
 
 
 class Appends:
@@ -53,7 +80,8 @@ class Appends:
         self._slots = asyncio.Semaphore(ROUNDS)
         self._steady = asyncio.Event()  # nothing has to be asked again
         self._steady.set()
-        self._rounds: asyncio.Queue[tuple[list[_Append], asyncio.Task[_Found]]] = asyncio.Queue()
+        self._rounds: asyncio.Queue[_Round] = asyncio.Queue()
+        self._patience = 1.0
         self._passed = 0  # that were worked off, since the beginning
         self._added = 0
         self._barriers: deque[tuple[int, asyncio.Future[None]]] = deque()
@@ -91,82 +119,125 @@ class Appends:
             except BaseException:
                 self._slots.release()
                 raise
-            batch = self._take()
+            batch = _portion(self._waiting)
             if not self._waiting:
                 self._came.clear()
             if batch:
-                await self._rounds.put((batch, asyncio.create_task(self._write(batch))))
+                await self._rounds.put(self._write(batch))
             else:
                 self._slots.release()
 
     async def tell(self) -> None:
         """Take the answers and tell them, in order and without end."""
         while True:
-            batch, task = await self._rounds.get()
+            round_ = await self._rounds.get()
+            count = len(round_.batch)
             try:
-                with on_crash(partial(_break, batch)):
-                    left = await self._finish(batch, task)
-                    if left:
-                        await self._recover(left)
+                with on_crash(lambda: _break(round_.batch)):  # noqa: B023 (called at once)
+                    if not await self._finish(round_):
+                        await self._recover(round_)
             finally:
-                self._slots.release()
-                self._pass(len(batch))
+                self._pass(count)
             went_well()
 
     def _pass(self, count: int) -> None:
-        """So many messages are worked off."""
+        """Messages of one round are worked off."""
+        self._slots.release()
         self._passed += count
         while self._barriers and self._barriers[0][0] <= self._passed:
             self._barriers.popleft()[1].set_result(None)
 
-    async def _write(self, batch: list[_Append]) -> _Found:
+    def _write(self, batch: list[_Append]) -> _Round:
+        """Begin to write messages; the store carries rounds out in the order of these calls."""
         topics: dict[str, list[Item]] = {}
         for _, topic, item, _ in batch:
             topics.setdefault(topic, []).append(item)
-        return await self._store.append(topics, self._clock_ms())
+        appends = self._store.number(topics)
+        write = self._store.append(appends, self._clock_ms(), self._patience)
+        return _Round(batch, appends, asyncio.create_task(write))
 
-    async def _finish(self, batch: list[_Append], task: asyncio.Task[_Found]) -> list[_Append]:
-        """Tell where the messages of a round stand; return those of which it is not known."""
-        began = asyncio.get_running_loop().time()
+    async def _finish(self, round_: _Round) -> bool:
+        """Tell where the messages of a round stand; return whether that is known of all of them:
+        otherwise the round has those left of which it is not."""
         try:
-            return self._tell(batch, await task, began)
+            round_.keep(self._tell(round_.batch, await round_.task, round_.began_s))
         except StoreError as error:
-            self._is_away(began, error)
-            return batch
+            self._is_away(round_.began_s, error)
+        return not round_.batch
 
-    async def _recover(self, batch: list[_Append]) -> None:
-        """Ask again until all is told. Nothing new is begun meanwhile, and what was asked behind it
-        has failed with it: so nothing overtakes it."""
-        backoff = Backoff(0.05, 1.0)
+    async def _recover(self, first: _Round) -> None:
+        """Find out what became of rounds, and write again what was not logged, until all is told.
+        Nothing new is begun meanwhile; what was begun behind has failed too, or may not have
+        overtaken it."""
         self._steady.clear()
-        again = batch.copy()
+        unknown, undone, behind = [first], deque[_Append](), list[int]()
+
+        def fail() -> None:
+            for round_ in unknown:
+                _break(round_.batch)
+            _break(undone)
+
         try:
-            with on_crash(lambda: _break(again)):
-                while again:
-                    await asyncio.sleep(backoff.next_s())
-                    await self._take_back(again)
-                    again[:] = [one for one in again if not one[0].is_given_back]
-                    self._store.mend()
-                    again[:] = await self._finish(again, asyncio.create_task(self._write(again)))
+            with on_crash(fail):
+                await self._settle(unknown, undone, behind)
         finally:
             self._store.mend()
+            for count in behind:
+                self._pass(count)
+            self._patience = 1.0
             self._steady.set()
         if self.waiting_since is not None:
             self.waiting_since = None
             log.info("store is back; messages are logged again")
 
-    async def _take_back(self, again: list[_Append]) -> None:
-        """Add to ``again`` what was written behind it, and failed with it."""
-        while not self._rounds.empty():
-            more, task = self._rounds.get_nowait()
-            try:
-                with on_crash(partial(_break, more)):
-                    again += await self._finish(more, task)
-            finally:
-                self._slots.release()
-                self._passed += len(more)
+    async def _settle(
+        self, unknown: list[_Round], undone: deque[_Append], behind: list[int]
+    ) -> None:
+        """``unknown`` are rounds of which it is not known what became of them, ``undone`` messages
+        behind these that are to be written again, ``behind`` the messages of rounds taken up here.
+        """
+        backoff = Backoff(0.05, 1.0)
+        while unknown or undone:
+            await asyncio.sleep(backoff.next_s())
+            while not self._rounds.empty():
+                round_ = self._rounds.get_nowait()
+                unknown.append(round_)
+                behind.append(len(round_.batch))
+                await self._finish(round_)
+            self._store.mend()
+            found = await self._fates(unknown)
+            if found is None:
+                continue
+            again = [
+                append
+                for round_, fates in zip(unknown, found, strict=True)
+                for append in self._tell(round_.batch, fates, round_.began_s)
+            ]
+            unknown.clear()
+            undone.extendleft(reversed(again))
+            while undone and not unknown:
+                batch = [one for one in _portion(undone) if not one[0].is_given_back]
+                if batch and not await self._finish(round_ := self._write(batch)):
+                    unknown.append(round_)
+                    self._patience = min(2 * self._patience, MOST_PATIENCE)
 
-    def _tell(self, batch: list[_Append], found: _Found, began: float) -> list[_Append]:
+    async def _fates(self, unknown: Iterable[_Round]) -> list[_Found] | None:
+        """Return what became of rounds; None where that is not known yet."""
+        every = []
+        for round_ in unknown:
+            try:
+                found = await self._store.fates(round_.appends) if round_.batch else {}
+            except StoreError as error:
+                self._is_away(round_.began_s, error)
+                return None
+            for one in found.values():
+                if isinstance(one, StoreError) and not isinstance(one, Undone):
+                    self._is_away(round_.began_s, one)
+                    return None
+            every.append(found)
+        return every
+
+    def _tell(self, batch: list[_Append], found: _Found, began_s: float) -> list[_Append]:
         """Tell those that have an answer; return the others."""
         places = {
             topic: repeat(one) if one is None or isinstance(one, StoreError) else iter(one)
@@ -179,19 +250,12 @@ class Appends:
             if isinstance(place, StoreRefused | StoreNoWrites):
                 then(Unavailable(f"the store: {place}"))
             elif isinstance(place, StoreError):
-                self._is_away(began, place)
+                if not isinstance(place, Undone):
+                    self._is_away(began_s, place)
                 again.append(append)
             else:
                 then(place)
         return again
-
-    def _take(self) -> list[_Append]:
-        batch: list[_Append] = []
-        size = 0
-        while self._waiting and len(batch) < ROUND and size < ROUND_BYTES:
-            batch.append(self._waiting.popleft())
-            size += len(batch[-1][2][2])
-        return batch
 
     def _is_away(self, since: float, error: StoreError) -> None:
         if self.waiting_since is None:
@@ -199,14 +263,25 @@ class Appends:
             log.error("store is not there; messages wait to be logged", error=str(error))
 
 
-def _break(batch: list[_Append]) -> None:
+def _break(batch: Iterable[_Append]) -> None:
     """A fault of gearhorn's: finish the jobs of a round that are not finished."""
     for job, *_ in batch:
         job.fail(str(InternalError()))
 
 
+def _portion(waiting: deque[_Append]) -> list[_Append]:
+    """Take what one round writes."""
+    batch: list[_Append] = []
+    size = 0
+    while waiting and len(batch) < ROUND and size < ROUND_BYTES:
+        batch.append(waiting.popleft())
+        _, info, payload = batch[-1][2]
+        size += len(info) + len(payload)
+    return batch
+
+
 def _key(message: Fanout) -> str:
-    """Return what tells a repeated message (PROTOCOL §6, dedup)."""
+    """Return what tells a repeated message."""
     if message.unique is None:
         return ""
     if message.unique == "-":

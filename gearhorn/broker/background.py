@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from gearhorn.broker.copies import Block, Share, Subscribers
 from gearhorn.broker.outbox import Copying, Outbox, Part
+from gearhorn.errors import InternalError
 from gearhorn.gearman import packets
 from gearhorn.gearman.client import Submission
 from gearhorn.gearman.results import Result
@@ -118,6 +119,10 @@ class _DirectOutcome:
 
     def finished(self, submission: Submission, index: int, result: Result) -> None:
         raise AssertionError("nobody finishes a background copy towards its submitter")
+
+    def broke(self, submission: Submission) -> None:
+        assert isinstance(submission, Direct)
+        submission.job.fail(str(InternalError()))
 
 
 _DIRECT = _DirectOutcome()

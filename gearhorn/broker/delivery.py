@@ -240,6 +240,11 @@ class Deliverer:
             self._retries.fail(one, words or "failed")
             self._maybe_release(lane)
 
+    def broke(self, submission: Submission) -> None:
+        """The store is asked again what is to be delivered."""
+        self.abandon()
+        self._lost("")
+
     def _finish_late(self, one: Delivery) -> None:
         """A receiver acknowledged after its time; a batch may have been split meanwhile."""
         for late in one.singles or [one]:
@@ -322,8 +327,8 @@ class Deliverer:
             for lane in lanes:
                 lane.is_dirty = True
             await asyncio.sleep(backoff.next_s())
-        except Exception:  # a bug: the store is asked again what is to be delivered
-            log.exception("deliveries failed")
+        except Exception as error:  # the store is asked again what is to be delivered
+            log.critical("deliveries failed", exc_info=error)
             self.abandon()
             self._lost("")
             await asyncio.sleep(1.0)

@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 from gearhorn.broker.copies import Subscribers
 from gearhorn.broker.outbox import Copying, Outbox, Part
 from gearhorn.broker.places import REASONS_BYTES, RESULTS_BYTES, Place, Share
+from gearhorn.broker.requests import attempt
 from gearhorn.gearman.client import Submission
 from gearhorn.gearman.results import DISCARDED, Result
 from gearhorn.gearman.worker import Job
@@ -77,7 +79,7 @@ class Foreground(Copying):
         self._status_timer: asyncio.TimerHandle | None = None
         self.replied = False
         self.over = False  # timed out: nothing is sent or waited for any more
-        self._timer = loop.call_later(message.timeout_s, self._time_out)
+        self._timer = loop.call_later(message.timeout_s, attempt, job, self._time_out)
         if logged is not None and receivers:
             outbox.waiting.add(message.topic, logged.sequence, self)
             if not total:
@@ -182,7 +184,7 @@ class Foreground(Copying):
             return
         if not self._again:
             self.open += 1
-            asyncio.get_running_loop().call_soon(self._send_again)
+            asyncio.get_running_loop().call_soon(attempt, self.job, self._send_again)
         self._again.append(index)
 
     def _send_again(self) -> None:
@@ -246,7 +248,7 @@ class Foreground(Copying):
         self.outbox.unstrand(self)
         withdrawals = [task for part in self.parts if (task := self._withdraw(part)) is not None]
         if withdrawals:
-            self.outbox.when_done(withdrawals, self._end)
+            self.outbox.when_done(withdrawals, partial(attempt, self.job, self._end))
         else:
             self._end()
 

@@ -207,3 +207,6 @@ class _Outcome:
 
     def finished(self, submission: Submission, index: int, result: Result) -> None:
         raise AssertionError("nobody finishes a background copy towards its submitter")
+
+    def broke(self, submission: Submission) -> None:
+        """Nothing waits for gossip."""

@@ -68,6 +68,9 @@ class _Question:
             return
         self._settle(result.ok and self._is_answer(result.data))
 
+    def broke(self, submission: Submission) -> None:
+        self._settle(False)
+
     def _is_answer(self, data: bytes) -> bool:
         """Whether the peer itself says so: who drains its queue does not (PROTOCOL §7.1)."""
         try:

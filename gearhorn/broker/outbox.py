@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import structlog
 
@@ -20,7 +21,9 @@ from gearhorn.broker.copies import Block, Subscribers, unique_id
 from gearhorn.broker.drops import Drops
 from gearhorn.broker.overflow import Overflow
 from gearhorn.broker.places import Places
+from gearhorn.broker.requests import attempt
 from gearhorn.broker.waiting import Waiting
+from gearhorn.errors import InternalError
 from gearhorn.gearman.client import Submission
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.gearman.results import Result, Room
@@ -88,7 +91,7 @@ class Outbox:
         if self._stranded and self.cluster.is_up:
             stranded, self._stranded = self._stranded, []
             for copying, indexes in stranded:
-                copying.send_stranded(indexes)
+                attempt(copying.job, partial(copying.send_stranded, indexes))
 
     def maybe_withdraw(self, part: Part, handles: list[bytes]) -> asyncio.Task[None] | None:
         """Begin to take back copies that no receiver has taken, if there are any."""
@@ -270,6 +273,10 @@ class Copying:
     def clients(self, indexes: Sequence[int]) -> list[str]:
         """Return the client_ids of queues."""
         return [self.subscribers.client_id(index) for index in indexes]
+
+    def broke(self, submission: Submission) -> None:
+        """A fault in gearhorn: what waits for this fan-out is told so."""
+        self.job.fail(str(InternalError()))
 
     def accepted(self, submission: Submission) -> None:
         raise NotImplementedError

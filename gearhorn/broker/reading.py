@@ -1,12 +1,14 @@
 """Reading: ``fetch_fanout`` and ``parked_fanout``, what is asked of logs and parked messages.
 
-Law: runs on the event loop, a task for each request. A fetch that waits holds no grab.
+Rules: runs on the event loop, a task for each request. A fetch that waits holds no grab. A reply
+has at most ``REPLY_BYTES``, or one message; it is made in pieces, a few replies at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 
 from gearhorn.broker.requests import answer
 from gearhorn.errors import BadRequest, Unknown
@@ -14,18 +16,24 @@ from gearhorn.gearman.worker import Job
 from gearhorn.messages.codec import encode
 from gearhorn.messages.durable import (
     Fetch,
+    ParkedRequest,
     decode_fetch,
     decode_parked_request,
     durable_envelope,
     encode_fetched,
+    encode_parked_entry,
     encode_parked_list,
 )
 from gearhorn.names import check_name
 from gearhorn.store.lanes import Lanes
-from gearhorn.store.log import Log, Place
+from gearhorn.store.log import FETCH_BYTES, Entry, Log, Place
 from gearhorn.tasks import Tasks
 
-LISTED = 100  # parked messages, unless a limit is given (PROTOCOL §6: as fetch's)
+LISTED = 100  # parked messages, unless a limit is given
+REPLY_BYTES = 16 * 1024 * 1024
+REPLIES = 4  # made at once
+PIECE = 500  # messages encoded in one turn of the loop, or
+PIECE_BYTES = 1024 * 1024
 LONGEST_SLEEP_S = 30.0  # of a fetch that waits, should nobody tell that a message came
 
 
@@ -37,6 +45,7 @@ class Reading:
         self._lanes = lanes
         self._parked_function = parked_function
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}  # fetches by topic
+        self._making = asyncio.Semaphore(REPLIES)
         self._tasks = Tasks()
 
     def handle(self, job: Job) -> None:
@@ -73,22 +82,10 @@ class Reading:
                 )
                 if place.what == "epoch":
                     return encode_fetched(place.epoch, place.first, place.last, [])
-                after = place.position if client_id else request.after
-                assert isinstance(after, int)
-                entries = []
-                if after < place.last:
-                    first = max(after + 1, place.first)
-                    entries = await self._log.read(request.topic, first, request.limit)
                 left_s = deadline - asyncio.get_running_loop().time()
-                if entries or left_s <= 0:
-                    messages = [
-                        durable_envelope(
-                            request.topic, one.sequence, one.epoch, None, one.info, one.payload
-                        )
-                        for one in entries
-                    ]
-                    last = max(place.last, entries[-1].sequence if entries else 0)
-                    return encode_fetched(place.epoch, place.first, last, messages)
+                reply = await self._messages(request, place, client_id, must_reply=left_s <= 0)
+                if reply is not None:
+                    return reply
                 ack = purge = None  # that is done
                 job.release()
                 with contextlib.suppress(TimeoutError):
@@ -98,6 +95,48 @@ class Reading:
                 self._waiting.get(request.topic, set()).discard(came)
                 if not self._waiting.get(request.topic, {0}):
                     del self._waiting[request.topic]
+
+    async def _messages(
+        self, request: Fetch, place: Place, client_id: str, must_reply: bool
+    ) -> bytes | None:
+        """Return the reply with what there is to read; None where that is nothing, unless
+        ``must_reply``. Messages that exclude the client are not for it: it is moved past those
+        before the first that is."""
+        after = place.position if client_id else request.after
+        assert isinstance(after, int)
+        reply = _Reply()
+        last = place.last
+        passed = 0
+        async with self._making:
+            while after < last and reply.count < request.limit and not reply.is_full:
+                first = max(after + 1, place.first)
+                room = request.limit - reply.count
+                entries = await self._log.read(request.topic, first, room, FETCH_BYTES - reply.size)
+                if not entries:
+                    break
+                after = entries[-1].sequence
+                last = max(last, after)
+                chosen = [one for one in entries if client_id not in one.info.exclude]
+                if not client_id:
+                    chosen = entries
+                elif not reply.count:
+                    passed = chosen[0].sequence - 1 if chosen else after
+                await self._add(reply, request.topic, chosen)
+            if passed > place.position:
+                # refused where the subscription has changed meanwhile, which does no harm
+                await self._log.fetch(request.topic, client_id, place.epoch, passed, None)
+            if not reply.count and not must_reply:
+                return None
+            return encode_fetched(place.epoch, place.first, last, reply.messages)
+
+    async def _add(self, reply: _Reply, topic: str, entries: Iterable[Entry]) -> None:
+        """Add messages to a reply, as many as it has room for."""
+        for one in entries:
+            message = durable_envelope(topic, one.sequence, one.epoch, None, one.info, one.payload)
+            if not reply.add(encode(message), one.size):
+                return
+            if reply.is_long_turn():
+                await asyncio.sleep(0)
 
     def _expect(self, topic: str) -> asyncio.Future[None]:
         came: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -124,11 +163,10 @@ class Reading:
         check_name("client_id", request.client_id)
         limit = request.limit if isinstance(request.limit, int) else None
         if request.action == "list":
-            found = await self._lanes.list_parked(
-                request.topic, request.client_id, LISTED if limit is None else limit
-            )
-            if found is not None:
-                return encode_parked_list(found)
+            async with self._making:
+                listed = await self._list(request, LISTED if limit is None else limit)
+            if listed is not None:
+                return listed
         else:
             count = await self._lanes.take_parked(
                 request.topic, request.client_id, request.action, limit
@@ -138,3 +176,61 @@ class Reading:
         raise Unknown(
             f"client {request.client_id} has no durable subscription to topic {request.topic}"
         )
+
+    async def _list(self, request: ParkedRequest, limit: int) -> bytes | None:
+        """Return a page of parked messages; None where there is no such durable subscription."""
+        reply = _Reply()
+        after = request.after
+        is_end = False
+        while not is_end and reply.count < limit and not reply.is_full:
+            room = limit - reply.count
+            found = await self._lanes.list_parked(request.topic, request.client_id, after, room)
+            if found is None:
+                return None
+            entries, is_end = found
+            for sequence, one in entries:
+                if not reply.add(encode_parked_entry(sequence, one), len(one.payload)):
+                    is_end = False
+                    break
+                after = sequence
+                if reply.is_long_turn():
+                    await asyncio.sleep(0)
+        return encode_parked_list(reply.messages, None if is_end else after)
+
+
+class _Reply:
+    """Messages of a reply that is being made."""
+
+    def __init__(self) -> None:
+        self.messages: list[bytes] = []
+        self.size = 0  # of payloads
+        self.is_full = False
+        self._bytes = 0
+        self._turn = 0, 0  # messages and bytes up to the present turn of the loop
+
+    @property
+    def count(self) -> int:
+        """How many messages it has."""
+        return len(self.messages)
+
+    def add(self, message: bytes, size: int) -> bool:
+        """Add a message, as it is sent, and the size that it counts; return whether there was room:
+        there always is for the first."""
+        if self.messages and (
+            self._bytes + len(message) > REPLY_BYTES or self.size + size > FETCH_BYTES
+        ):
+            self.is_full = True
+            return False
+        self.messages.append(message)
+        self._bytes += len(message) + 1
+        self.size += size
+        self.is_full = self.size >= FETCH_BYTES or self._bytes >= REPLY_BYTES
+        return True
+
+    def is_long_turn(self) -> bool:
+        """Whether so much was added in this turn of the loop that others should have one."""
+        count, size = self._turn
+        if self.count - count < PIECE and self._bytes - size < PIECE_BYTES:
+            return False
+        self._turn = self.count, self._bytes
+        return True

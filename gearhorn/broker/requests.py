@@ -9,9 +9,22 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+import structlog
+
 from gearhorn.errors import InternalError, RequestError, StoreError, TooLarge, Unavailable
 from gearhorn.gearman.worker import Job
 from gearhorn.tasks import on_crash
+
+log = structlog.get_logger(__name__)
+
+
+def attempt(job: Job, call: Callable[[], None]) -> None:
+    """Call something that goes on with a job, from a timer or for one of many; never raises."""
+    try:
+        call()
+    except Exception as error:
+        log.critical("a request failed", function=job.function, exc_info=error)
+        job.fail(str(InternalError()))
 
 
 def answering(job: Job) -> contextlib.AbstractContextManager[None]:

@@ -51,7 +51,7 @@ from gearhorn.names import GOSSIP, MATCHMAKING, queue_of
 from gearhorn.store.connection import Connection
 from gearhorn.store.members import Members
 from gearhorn.store.subscriptions import Subscriptions
-from gearhorn.tasks import Tasks
+from gearhorn.tasks import Tasks, report_to_log
 from gearhorn.timing import Backoff, now_s
 
 STOP_S = 15.0  # for what is in hand
@@ -202,6 +202,7 @@ class Broker:
 
         Raises ``StartError`` when the store belongs to another release.
         """
+        report_to_log(asyncio.get_running_loop())
         log.info(
             "starting",
             member=self._membership.id,

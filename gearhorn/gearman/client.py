@@ -14,7 +14,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 
@@ -44,6 +44,9 @@ class Outcome(Protocol):
 
     def finished(self, submission: Submission, index: int, result: Result) -> None:
         """The receiver of foreground copy ``index`` finished, or its server went down."""
+
+    def broke(self, submission: Submission) -> None:
+        """One of these raised: a fault in gearhorn. Finish what waits for the submission."""
 
 
 class Submission:
@@ -87,6 +90,23 @@ class Submission:
     def let_go(self) -> None:
         """Drop the payload of a submission that is answered or lost."""
         self.tail = b""
+
+
+def _broke(submission: Any, error: Exception) -> None:
+    """An outcome raised: no other submission may suffer for it, and somebody waits for this one."""
+    log.critical("what a job server answered was not handled", exc_info=error)
+    try:
+        submission.outcome.broke(submission)
+    except Exception as again:
+        log.critical("a fault was not handled", exc_info=again)
+
+
+def _finish(awaited: Awaited, ok: bool, text: bytes = b"", lost: bool = False) -> None:
+    submission = awaited.submission
+    try:
+        awaited.finish(ok, text, lost)
+    except Exception as error:
+        _broke(submission, error)
 
 
 class _Piece(NamedTuple):
@@ -211,9 +231,12 @@ class Client(Link):
         self._looks.clear()
         self._queued_copies = self._out_copies = self._out_bytes = 0
         for one in waiting:
-            one.finish(False, lost=True)
+            _finish(one, False, lost=True)
         for submission in lost:
-            submission.outcome.lost(submission)
+            try:
+                submission.outcome.lost(submission)
+            except Exception as error:
+                _broke(submission, error)
 
     def fill(self, connection: Connection) -> None:
         """Write as much as the window has room for."""
@@ -311,7 +334,10 @@ class Client(Link):
                 if not done:
                     break
                 submission = done.popleft()
-                submission.outcome.accepted(submission)
+                try:
+                    submission.outcome.accepted(submission)
+                except Exception as error:
+                    _broke(submission, error)
         finally:
             self._settling = False
 
@@ -325,14 +351,24 @@ class Client(Link):
             if kind == packets.ERROR:
                 self._refused(body)
             elif kind == packets.STATUS_RES:
-                _, known, running, *_ = body.split(b"\0")
-                self._looks.popleft()(known == b"1", running == b"1")
+                self._looked(body)
             else:
                 self._work(abs(kind), body, oversized=kind < 0)
         if self._pieces or self._queued:
             connection.wake()
             connection.flush()
         self._settle()
+
+    def _looked(self, body: bytes) -> None:
+        """Take the answer to the first look that is not answered."""
+        fields = body.split(b"\0")
+        if len(fields) < 3 or not self._looks:
+            raise ProtocolError("STATUS_RES that answers nothing")
+        told = self._looks.popleft()
+        try:
+            told(fields[1] == b"1", fields[2] == b"1")
+        except Exception as error:
+            log.critical("what a job server answered was not handled", exc_info=error)
 
     def _created(self, run: bytes) -> None:
         """Take a run of acceptances, which answer what was written in order."""
@@ -376,7 +412,7 @@ class Client(Link):
     def _refused(self, body: bytes) -> None:
         """Take an ERROR, which answers the first copy that is not answered."""
         code = body.partition(b"\0")[0]
-        if not self._written:
+        if not self._written or self._written[0].answered == self._written[0].sent:
             log.warning("job server reports an error", server=str(self.server), code=code)
             return
         submission = self._written[0]
@@ -402,7 +438,10 @@ class Client(Link):
             pair = self._waiting.get(handle)
             if isinstance(pair, tuple) and not (data and pair[0].results):
                 del self._waiting[handle]
-                pair[0].outcome.finished(*pair, DONE)
+                try:
+                    pair[0].outcome.finished(*pair, DONE)
+                except Exception as error:
+                    _broke(pair[0], error)
                 return
         chain = self._chain(handle)
         if chain is None:
@@ -429,8 +468,8 @@ class Client(Link):
             del self._waiting[handle]
         if kind == packets.WORK_COMPLETE:
             one.add(data)
-            one.finish(True)
+            _finish(one, True)
         elif kind == packets.WORK_FAIL:
-            one.finish(False)
+            _finish(one, False)
         else:
-            one.finish(False, text=data)
+            _finish(one, False, text=data)

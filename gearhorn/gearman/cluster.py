@@ -12,11 +12,15 @@ import ssl
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 
+import structlog
+
 from gearhorn.gearman.admin import Admin
 from gearhorn.gearman.client import Client, Submission
 from gearhorn.gearman.connection import Connection, Server
 from gearhorn.gearman.results import Result
 from gearhorn.gearman.trimming import Trimmer
+
+log = structlog.get_logger(__name__)
 
 
 class _Member(Client):
@@ -54,6 +58,9 @@ class _Barrier:
 
     def finished(self, submission: Submission, index: int, result: Result) -> None:
         raise AssertionError("a barrier has no copies")
+
+    def broke(self, submission: Submission) -> None:
+        self._settle(False)
 
 
 class Cluster:
@@ -161,4 +168,7 @@ class Cluster:
         else:
             self._came_up.clear()
         for listener in self._listeners:
-            listener()
+            try:
+                listener()
+            except Exception as error:  # the others have to know it all the same
+                log.critical("a change of the job servers was not handled", exc_info=error)

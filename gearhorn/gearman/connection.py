@@ -119,6 +119,13 @@ class Connection(asyncio.Protocol):
             self._link.received(self, self._splitter.feed(data))
         except ProtocolError as error:
             self.abort(str(error))
+        except Exception as error:  # the next connection begins anew; asyncio would only close it
+            log.critical(
+                "what a job server said was not handled",
+                server=str(self._link.server),
+                exc_info=error,
+            )
+            self.abort("a fault in gearhorn")
         finally:
             self._turn.end()
 

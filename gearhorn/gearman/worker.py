@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from gearhorn.errors import InternalError, ProtocolError
 from gearhorn.gearman import packets
 from gearhorn.gearman.connection import Connection, Link, Server
 from gearhorn.gearman.packets import MAX_UNIQUE_BYTES, Packet, pack
@@ -162,7 +163,10 @@ class Worker(Link):
         ramp, dry, size, nothing = self._ramp, self._dry, 0, 0
         for kind, body in batch:
             if kind == packets.JOB_ASSIGN_UNIQ or kind == -packets.JOB_ASSIGN_UNIQ:
-                jobs.append(Job(self, connection, body, kind < 0))
+                try:
+                    jobs.append(Job(self, connection, body, kind < 0))
+                except ValueError:
+                    raise ProtocolError("JOB_ASSIGN_UNIQ without a job") from None
                 size += len(body)
                 ramp += 2
                 dry = False
@@ -176,6 +180,8 @@ class Worker(Link):
                 log.debug("job server reports an error", server=str(self.server), body=body)
         self._ramp, self._dry = ramp, dry
         self._grabs -= len(jobs) + nothing
+        if self._grabs < 0:
+            raise ProtocolError("more answers than jobs that were asked for")
         self.held += len(jobs)
         self.taken += len(jobs)
         self._weight += len(jobs)
@@ -186,9 +192,9 @@ class Worker(Link):
         for job in jobs:
             try:
                 self._handler(job)
-            except Exception:  # a bug must not take the other jobs of this batch with it
-                log.exception("job failed", function=job.function)
-                job.fail("internal error")
+            except Exception as error:  # it must not take the others of this batch with it
+                log.critical("job failed", function=job.function, exc_info=error)
+                job.fail(str(InternalError()))
         connection.wake()
 
     def _weighed(self, connection: Connection, more: int) -> None:

@@ -187,7 +187,7 @@ class _Fetched(msgspec.Struct, frozen=True):
     epoch: str
     first: int
     last: int
-    messages: Sequence[_DurableEnvelope]
+    messages: Sequence[msgspec.Raw]
 
 
 class ParkedRequest(msgspec.Struct, frozen=True):
@@ -197,6 +197,7 @@ class ParkedRequest(msgspec.Struct, frozen=True):
     client_id: str
     action: Literal["list", "redrive", "purge"]
     limit: int | UnsetType = UNSET
+    after: int = 0
 
 
 class DescribedLog(msgspec.Struct, frozen=True):
@@ -282,6 +283,10 @@ def decode_parked_request(body: bytes) -> ParkedRequest:
         raise BadRequest(
             f"limit: expected an integer from 1 to {MAX_MESSAGES}, got {request.limit}"
         )
+    if not 0 <= request.after <= MAX_SEQUENCE:
+        raise BadRequest(
+            f"after: expected an integer from 0 to {MAX_SEQUENCE}, got {request.after}"
+        )
     return request
 
 
@@ -315,25 +320,29 @@ def durable_envelope(
     )
 
 
-def encode_fetched(
-    epoch: str, first: int, last: int, messages: Sequence[_DurableEnvelope]
-) -> bytes:
-    """Return the reply to a fetch."""
-    return encode(_Fetched(epoch, first, last, messages))
+def encode_fetched(epoch: str, first: int, last: int, messages: Sequence[bytes]) -> bytes:
+    """Return the reply to a fetch, of messages that are encoded."""
+    return encode(_Fetched(epoch, first, last, [msgspec.Raw(one) for one in messages]))
 
 
-def encode_parked_list(parked: Sequence[tuple[int, Parked]]) -> bytes:
-    """Return the reply to ``list``, of (sequence, message)."""
-    listed = [
+def encode_parked_entry(sequence: int, one: Parked) -> bytes:
+    """Return one message of the reply to ``list``."""
+    trouble = one.trouble
+    return encode(
         _ListedParked(
             sequence,
             one.epoch,
-            one.trouble.attempts,
-            one.trouble.error,
-            one.trouble.at,
-            one.trouble.first_at,
+            trouble.attempts,
+            trouble.error,
+            trouble.at,
+            trouble.first_at,
             **as_text(one.payload),
         )
-        for sequence, one in parked
-    ]
-    return encode({"parked": listed})
+    )
+
+
+def encode_parked_list(entries: Sequence[bytes], after: int | None) -> bytes:
+    """Return the reply to ``list``, of messages that are encoded; ``after`` leads to the next page,
+    None where there is none."""
+    parked = [msgspec.Raw(one) for one in entries]
+    return encode({"parked": parked} if after is None else {"parked": parked, "after": after})

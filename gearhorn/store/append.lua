@@ -1,19 +1,67 @@
--- Append messages to a topic's log, atomically (PROTOCOL §6).
--- KEYS: 1 the log  2 its messages  3 when which unique was logged  4 where each was logged
---       5 the clock  6 when which log is due for pruning
+-- Append messages to a topic's log, atomically and once.
+-- KEYS: 1 the log  2 its messages  3 the marks of its blocks  4 when which unique was logged
+--       5 where each was logged  6 the clock  7 when which log is due for pruning
+--       8 the requests of the member's process
 -- ARGV: 1 topic  2 the caller's reading of the clock, ms  3 a fresh epoch  4 the channel of events
---       5… for each message what tells repeats ('' is nothing), its info and its payload
--- Returns false where the topic has no log; else {epoch, for each message its sequence, or
--- "SEQUENCE EPOCH" where it had been logged before}.
+--       5 the number of this request  6 that of the topic's request before it where that may not
+--       have been carried out, or 0; "void" gives this request up, unless it has been carried out
+--       7… for each message what tells repeats ('' is nothing), its info and its payload
+-- Returns false where the topic has no log; "void" where the request was given up, or the one before
+-- it is not carried out; else {epoch, for each message its sequence, or "SEQUENCE EPOCH" where it
+-- had been logged before}.
 
-local REMEMBERED = 120000 -- ms, PROTOCOL §6
+local REMEMBERED = 120000 -- ms
 
-local log = open_log(KEYS[1])
-if not log then
-    return false
+local number = tonumber(ARGV[5])
+
+-- Keep the reply for whoever asks again; of messages that follow each other in few bytes.
+local function finish(reply, first, count)
+    local result = 'none'
+    if reply and count == #reply - 1 then
+        result = string.format('run %.0f %d %s', first, count, reply[1])
+    elseif reply then
+        result = 'all ' .. cmsgpack.pack(reply)
+    end
+    remember(KEYS[8], number, result)
+    return reply
 end
-local now = clock_now(KEYS[5], ARGV[2])
-local was_idle = log.first > log.last
+
+-- Returns the reply that was kept.
+local function again(result)
+    if result == 'none' then
+        return false
+    elseif result == 'void' then
+        return result
+    end
+    local first, count, epoch = string.match(result, '^run (%d+) (%d+) (%x+)$')
+    if not first then
+        return cmsgpack.unpack(string.sub(result, 5))
+    end
+    local reply = {epoch}
+    for sequence = tonumber(first), tonumber(first) + tonumber(count) - 1 do
+        reply[#reply + 1] = sequence
+    end
+    return reply
+end
+
+local kept = recall(KEYS[8], number)
+if kept then
+    return again(kept)
+end
+if ARGV[6] == 'void' then
+    remember(KEYS[8], number, 'void')
+    return 'void'
+end
+if ARGV[6] ~= '0' and (recall(KEYS[8], tonumber(ARGV[6])) or 'void') == 'void' then
+    return 'void'
+end
+
+local log = open_log(KEYS[1], KEYS[2], KEYS[3])
+if not log then
+    return finish(false)
+end
+local now = clock_now(KEYS[6], ARGV[2])
+local was_idle = log.first >= log.last
 local run = run_id()
 if run ~= log.run then
     -- the server was restarted or another took over: a tail may be lost whose numbers were given
@@ -21,22 +69,23 @@ if run ~= log.run then
     redis.call('HSET', log.key, 'epoch', log.epoch, 'base', log.last + 1, 'run', run)
 end
 
-local count = (#ARGV - 4) / 3
-local old = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now - REMEMBERED, 'LIMIT', 0, 100 + 2 * count)
+local old = redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', now - REMEMBERED, 'LIMIT', 0,
+    100 + 2 * (#ARGV - 6) / 3)
 if #old > 0 then
-    redis.call('ZREM', KEYS[3], unpack(old))
-    redis.call('HDEL', KEYS[4], unpack(old))
+    redis.call('ZREM', KEYS[4], unpack(old))
+    redis.call('HDEL', KEYS[5], unpack(old))
 end
 
 local reply = {log.epoch}
 local before = log.last
-local place = string.format('%s %.0f ', log.epoch, now)
-for at = 5, #ARGV, 3 do
+local place = string.format('%.0f ', now)
+local mark = mark_at(log, -1)
+for at = 7, #ARGV, 3 do
     local unique, info, payload = ARGV[at], ARGV[at + 1], ARGV[at + 2]
     local former = false
     if unique ~= '' then
-        former = redis.call('HGET', KEYS[4], unique)
-        if former and tonumber(redis.call('ZSCORE', KEYS[3], unique) or 0) <= now - REMEMBERED then
+        former = redis.call('HGET', KEYS[5], unique)
+        if former and tonumber(redis.call('ZSCORE', KEYS[4], unique) or 0) <= now - REMEMBERED then
             former = false
         end
     end
@@ -44,24 +93,31 @@ for at = 5, #ARGV, 3 do
         reply[#reply + 1] = former
     else
         log.last = log.last + 1
-        local header = place .. string.format('%.0f', log.bytes)
-        redis.call('XADD', KEYS[2], log.last .. '-0', 'h', header, 'i', info, 'p', payload)
-        log.bytes = log.bytes + #payload
+        local head = place .. string.format('%.0f', log.bytes)
+        local size = size_of(info, payload)
+        if not mark or log.last - mark.sequence >= BLOCK_ENTRIES
+            or log.bytes + size - mark.offset > BLOCK_BYTES then
+            mark = {sequence = log.last, offset = log.bytes}
+            redis.call('ZADD', KEYS[3], log.last, string.format('%.0f ', log.last) .. head)
+        end
+        redis.call('XADD', KEYS[2], log.last .. '-0', 'h', log.epoch .. ' ' .. head, 'i', info,
+            'p', payload)
+        log.bytes = log.bytes + size
         if unique ~= '' then
-            redis.call('ZADD', KEYS[3], now, unique)
-            redis.call('HSET', KEYS[4], unique, log.last .. ' ' .. log.epoch)
+            redis.call('ZADD', KEYS[4], now, unique)
+            redis.call('HSET', KEYS[5], unique, log.last .. ' ' .. log.epoch)
         end
         reply[#reply + 1] = log.last
     end
 end
 if log.last == before then
-    return reply
+    return finish(reply)
 end
 redis.call('HSET', log.key, 'last', log.last, 'bytes', log.bytes)
-if was_idle then
-    redis.call('ZADD', KEYS[6], now + 1000 * math.min(2 * log.max_age, 60), ARGV[1])
+if was_idle and redis.call('ZSCORE', KEYS[7], ARGV[1]) == 'inf' then
+    redis.call('ZADD', KEYS[7], now + 1000 * math.min(2 * log.max_age, 60), ARGV[1])
 end
 
-cap(log, KEYS[2])
+cap(log)
 redis.call('PUBLISH', ARGV[4], 'appended\0' .. ARGV[1] .. '\0' .. log.last)
-return reply
+return finish(reply, before + 1, log.last - before)

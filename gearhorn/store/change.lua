@@ -4,11 +4,12 @@
 --       11 the members  12 the log  13 its messages  14 the lanes  15 topics with lanes
 --       16 when which log is due  17 when which unique was logged  18 where each was
 --       19 the pair's parked messages' order  20 the messages  21 those put back  22 its attempts
---       23… the clients of every other topic that could make the same queue name
+--       23 the marks of the log's blocks
+--       24… the clients of every other topic that could make the same queue name
 -- ARGV: 1 "subscribe", "unsubscribe" or "expire"  2 topic  3 client_id  4 queue
 --       5 the options given, as JSON; of an unsubscribe who drains the queue, or nothing
 --       6 the caller's reading of the clock, ms  7 where a durable subscription starts, as JSON, or
---       ''  8 a fresh epoch  9… the client_ids that go with KEYS 23…
+--       ''  8 a fresh epoch  9… the client_ids that go with KEYS 24…
 -- Returns {version, whether the pair existed before, its former options or false where they end or
 -- change, 1 where lanes or the log are concerned, parked messages discarded or -1}; {0, n, false}
 -- where pair n owns the queue name; {0, 0, false} where the queue is being drained, or the pair has
@@ -31,7 +32,7 @@ local function end_lane()
     if redis.call('HLEN', KEYS[14]) == 0 then
         redis.call('ZREM', KEYS[15], topic)
         if not redis.call('HGET', KEYS[12], 'retained') then
-            redis.call('UNLINK', KEYS[12], KEYS[13], KEYS[17], KEYS[18])
+            redis.call('UNLINK', KEYS[12], KEYS[13], KEYS[17], KEYS[18], KEYS[23])
             redis.call('ZREM', KEYS[16], topic)
         end
     end
@@ -46,7 +47,7 @@ local function start_of(log)
     elseif start == 'last' then
         return math.max(log.last, log.first) - 1
     elseif type(start) == 'table' and start.window then
-        return first_since(log, KEYS[13], now() - 1000 * start.window) - 1
+        return first_since(log, now() - 1000 * start.window) - 1
     elseif type(start) == 'table' then
         return math.max(start.sequence, log.first - 1)
     end
@@ -83,8 +84,8 @@ if drainer then
     end
     redis.call('HDEL', KEYS[10], ARGV[4]) -- who drained it is gone
 end
-for n = 1, #KEYS - 22 do
-    if redis.call('SISMEMBER', KEYS[22 + n], ARGV[8 + n]) == 1 then
+for n = 1, #KEYS - 23 do
+    if redis.call('SISMEMBER', KEYS[23 + n], ARGV[8 + n]) == 1 then
         return {0, n, false}
     end
 end
@@ -93,7 +94,7 @@ local is_new_lane = type(given.durable) == 'table'
     and redis.call('HEXISTS', KEYS[14], client) == 0
 local log, position
 if is_new_lane then
-    log = open_log(KEYS[12])
+    log = open_log(KEYS[12], KEYS[13], KEYS[23])
     local start = cjson.decode(ARGV[7])
     local last = log and log.last or 0
     if type(start) == 'table' and start.sequence and start.sequence > last then
@@ -133,7 +134,7 @@ local parked = -1
 if given.durable == false then
     parked = end_lane()
 elseif is_new_lane then
-    log = log or make_log(KEYS[12], KEYS[16], topic, ARGV[8])
+    log = log or make_log(KEYS[12], KEYS[13], KEYS[23], KEYS[16], topic, ARGV[8])
     position = start_of(log)
     redis.call('HSET', KEYS[14], client, string.format('- 0 %.0f', position))
     redis.call('ZADD', KEYS[15], 0, topic)
@@ -144,6 +145,10 @@ if options.durable then
     local is_pull = string.sub(record, 1, 5) == 'pull '
     if options.durable.pull and not is_pull then
         redis.call('HSET', KEYS[14], client, string.format('pull 0 %.0f', position_of(record)))
+        if redis.call('ZCARD', KEYS[21]) > 0 then -- what was put back would not be delivered
+            redis.call('ZUNIONSTORE', KEYS[19], 2, KEYS[19], KEYS[21], 'AGGREGATE', 'MIN')
+            redis.call('DEL', KEYS[21])
+        end
     elseif is_pull and not options.durable.pull then
         redis.call('HSET', KEYS[14], client, string.format('- 0 %.0f', position_of(record)))
     end

@@ -24,6 +24,10 @@ key (all under ``{NAMESPACE}``)  type       what
                                            added; gone a day later
 ``log:TOPIC``                   hash       the topic's log (``log.lua`` names the fields)
 ``messages:TOPIC``              stream     SEQUENCE-0 -> header, info and payload of a message
+``marks:TOPIC``                 zset       "SEQUENCE CLOCK OFFSET" of the first message of each
+                                           block of the log (see ``log.lua``) -> SEQUENCE
+``asked:ASKER``                 hash       what became of the last requests of a process that must
+                                           not be carried out twice (``asked.lua``); lives a day
 ``lanes:TOPIC``                 hash       durable client_id -> "OWNER TERM POSITION"
 ``term``                        string     the last TERM that a lane was given
 ``durable``                     zset       topics that have lanes, all with score 0
@@ -33,7 +37,8 @@ key (all under ``{NAMESPACE}``)  type       what
 ``places:TOPIC``                hash       dedup key -> "SEQUENCE EPOCH"
 ``trouble:TOPIC NUL CLIENT``    hash       sequence -> failed attempts of a message, as JSON
 ``order:TOPIC NUL CLIENT``      zset       parked sequence -> itself
-``parked:TOPIC NUL CLIENT``     hash       sequence parked or put back -> the message
+``parked:TOPIC NUL CLIENT``     hash       sequence parked or put back -> the message; "bytes" ->
+                                           of them all
 ``redrive:TOPIC NUL CLIENT``    zset       sequence put back -> itself
 ==============================  =========  ====================================================
 
@@ -83,26 +88,18 @@ def _script(name: str) -> str:
 
 # what a script needs of others goes in front of it
 _LOG, _VERSION = _script("log"), _script("version")
+_ASKED, _PARKED = _script("asked"), _script("parked")
 SCRIPTS = {
     "change": _LOG + _VERSION + _script("change"),
     "retain": _LOG + _VERSION + _script("retain"),
-    "append": _LOG + _script("append"),
+    "append": _LOG + _ASKED + _script("append"),
     "fetch": _LOG + _script("fetch"),
     "prune": _LOG + _script("prune"),
-    **{
-        name: _script(name)
-        for name in (
-            "member",
-            "remove",
-            "count",
-            "read",
-            "acquire",
-            "settle",
-            "park",
-            "note",
-            "redrive",
-        )
-    },
+    "read": _LOG + _script("read"),
+    "park": _LOG + _PARKED + _script("park"),
+    "note": _PARKED + _script("note"),
+    "redrive": _ASKED + _PARKED + _script("redrive"),
+    **{name: _script(name) for name in ("member", "remove", "count", "acquire", "settle", "list")},
 }
 # as EVALSHA names them
 SHA = {name: sha1(text.encode()).hexdigest() for name, text in SCRIPTS.items()}

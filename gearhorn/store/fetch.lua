@@ -1,20 +1,23 @@
 -- What a fetch asks of a log besides messages: where it stands, to acknowledge, to purge.
--- KEYS: 1 the log  2 its messages  3 the lanes
+-- KEYS: 1 the log  2 its messages  3 the marks of its blocks  4 the lanes
+--       5 the topic's drops
 -- ARGV: 1 client_id, or ''  2 the epoch the caller knows, or ''  3 the position to move to, or ''
 --       4 up to where to purge, or ''
--- Returns false where there is no log; else {what, epoch, first, last, position}; what is 'ok',
--- 'epoch' (another one: nothing is changed), 'client' (no durable subscription), 'pull' (one that
--- is delivered to), 'ack' or 'purge' (beyond the last).
+-- Returns false where there is no log; else {what, epoch, first, last, position, messages that a
+-- pull subscription has missed, 1 where there is more to purge}; what is 'ok', 'epoch' (another
+-- one: nothing is changed), 'client' (no durable subscription), 'pull' (one that is delivered to),
+-- 'ack' or 'purge' (beyond the last). What a subscription has missed is counted here, once: nobody
+-- delivers for it.
 
-local log = open_log(KEYS[1])
+local log = open_log(KEYS[1], KEYS[2], KEYS[3])
 if not log then
     return false
 end
-local position = 0
-local function answer(what)
-    return {what, log.epoch, log.first, log.last, position}
+local position, missed = 0, 0
+local function answer(what, is_more)
+    return {what, log.epoch, log.first, log.last, position, missed, is_more and 1 or 0}
 end
-local record = ARGV[1] ~= '' and redis.call('HGET', KEYS[3], ARGV[1])
+local record = ARGV[1] ~= '' and redis.call('HGET', KEYS[4], ARGV[1])
 if ARGV[1] ~= '' then
     if not record then
         return answer('client')
@@ -24,9 +27,10 @@ end
 if ARGV[2] ~= '' and ARGV[2] ~= log.epoch then
     return answer('epoch')
 end
+local is_pull = record and string.sub(record, 1, 5) == 'pull '
 local ack, purge = tonumber(ARGV[3]), tonumber(ARGV[4])
 if ack then
-    if string.sub(record, 1, 5) ~= 'pull ' then
+    if not is_pull then
         return answer('pull')
     end
     if ack > log.last then
@@ -36,11 +40,15 @@ end
 if purge and purge > log.last then
     return answer('purge')
 end
-if ack and ack > position then
-    position = ack
-    redis.call('HSET', KEYS[3], ARGV[1], 'pull 0 ' .. string.format('%.0f', ack))
+local moved = position
+if is_pull and position < log.first - 1 then
+    missed = log.first - 1 - position
+    moved = log.first - 1
+    redis.call('HINCRBY', KEYS[5], ARGV[1], missed)
 end
-if purge then
-    forget(log, KEYS[2], math.min(purge, slowest(log, KEYS[3])) + 1)
+moved = math.max(moved, ack or 0)
+if moved > position then
+    position = moved
+    redis.call('HSET', KEYS[4], ARGV[1], 'pull 0 ' .. string.format('%.0f', position))
 end
-return answer('ok')
+return answer('ok', purge and forget(log, math.min(purge, slowest(log, KEYS[4])) + 1))

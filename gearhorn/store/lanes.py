@@ -7,10 +7,13 @@ member that holds the lane under its present TERM, and by nobody else. Every met
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from gearhorn.errors import StoreError
+import structlog
+
+from gearhorn.errors import BadRequest, StoreError, StoreNoWrites, StoreRefused
 from gearhorn.messages import decode_options
 from gearhorn.messages.durable import (
     DurableOptions,
@@ -20,11 +23,19 @@ from gearhorn.messages.durable import (
     decode_trouble,
     encode_parked,
 )
+from gearhorn.store.asked import Asked
 from gearhorn.store.connection import READ_TIMEOUT_S, Command, Connection
 from gearhorn.store.line import Line
 from gearhorn.store.log import Entry, entries_of, read_command
+from gearhorn.timing import Backoff
 
 PAGE = 100  # topics or lanes read in one round trip: a few milliseconds of the loop
+LISTED = 500  # parked messages read in one go
+LISTED_BYTES = 8 * 1024 * 1024
+MOVED = 1000  # parked messages put back or forgotten in one go: two milliseconds of the store
+TRIES = 3  # to learn what became of such a request
+
+log = structlog.get_logger(__name__)
 
 
 class Held(NamedTuple):
@@ -106,10 +117,12 @@ class Lanes:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._line = Line(connection)
+        self._asked = Asked(connection)
 
     async def close(self) -> None:
         """Write no more rounds."""
         await self._line.close()
+        await self._asked.close()
 
     async def topics(self, after: str | None = None) -> list[str]:
         """Return a page of the topics that have lanes."""
@@ -229,6 +242,7 @@ class Lanes:
             keys = [
                 key("lanes", one.topic),
                 *(key(name, pair) for name in ("order", "parked", "trouble", "redrive")),
+                *(key(name, one.topic) for name in ("log", "drops")),
             ]
             body = encode_parked(one.message)
             commands.append(
@@ -259,6 +273,13 @@ class Lanes:
         for one, reply in zip(work.parkings, replies[len(work.settlements) :], strict=False):
             if not reply:
                 fenced.add((one.topic, one.client_id))
+            elif reply > 1:
+                log.warning(
+                    "parked messages dropped: there are more than the topic's log may have",
+                    topic=one.topic,
+                    client=one.client_id,
+                    count=reply - 1,
+                )
         return RoundReply(fenced, [entries_of(reply) for reply in replies[reads:ends]])
 
     async def parked(
@@ -272,36 +293,75 @@ class Lanes:
         return [decode_parked(body) if body else None for body in found]
 
     async def list_parked(
-        self, topic: str, client_id: str, limit: int
-    ) -> list[tuple[int, Parked]] | None:
-        """Return the oldest parked messages; None where there is no such durable subscription."""
+        self, topic: str, client_id: str, after: int, limit: int
+    ) -> tuple[list[tuple[int, Parked]], bool] | None:
+        """Return the oldest parked messages behind a sequence, as many as a script may read, and
+        whether there are no more; None where there is no such durable subscription."""
         key = self._connection.key
-        lane, found = await self._connection.pipeline(
-            [
-                ("HEXISTS", key("lanes", topic), client_id),
-                ("ZRANGE", key("order", f"{topic}\0{client_id}"), 0, limit - 1),
-            ]
-        )
-        if not lane:
+        pair = f"{topic}\0{client_id}"
+        keys = [key("lanes", topic), key("order", pair), key("parked", pair)]
+        most = min(limit, LISTED)
+        command = self._connection.script("list", keys, client_id, after, most, LISTED_BYTES)
+        [reply] = await self._connection.pipeline([command], READ_TIMEOUT_S)
+        if not reply:
             return None
-        sequences = [int(one) for one in found]
-        messages = await self.parked(topic, client_id, sequences)
-        return [(n, one) for n, one in zip(sequences, messages, strict=True) if one]
+        is_end, *found = reply
+        return [(sequence, decode_parked(body)) for sequence, body in found if body], bool(is_end)
 
     async def take_parked(
         self, topic: str, client_id: str, how: str, limit: int | None
     ) -> int | None:
         """Put parked messages back ("redrive") or forget them ("purge"), the oldest first; return
-        how many, None where there is no such durable subscription."""
+        how many, None where there is no such durable subscription.
+
+        Raises ``BadRequest`` where they would be put back for a subscription that is read from. If
+        this raises ``StoreError``, some of them may have been taken."""
+        key = self._connection.key
+        order = key("order", f"{topic}\0{client_id}")
+        [end] = await self._connection.pipeline(
+            [("ZRANGE", order, *((-1, -1) if limit is None else (limit - 1, limit - 1)))]
+        )
+        last: int | str = int(end[0]) if end else "+inf"
+        count = 0
+        while limit is None or count < limit:
+            most = MOVED if limit is None else min(MOVED, limit - count)
+            taken = await self._take_some(topic, client_id, how, last, most)
+            if taken is None:
+                return None
+            if taken < 0:
+                raise BadRequest(
+                    "action: nobody delivers for a subscription with pull; list and purge its "
+                    "parked messages, or make it again without pull to redrive them"
+                )
+            count += taken
+            if taken < most:
+                break
+        return count
+
+    async def _take_some(
+        self, topic: str, client_id: str, how: str, last: int | str, most: int
+    ) -> int | None:
+        """Do one part of ``take_parked``; where the answer is lost it is asked for again, and not
+        done again."""
         key = self._connection.key
         pair = f"{topic}\0{client_id}"
-        keys = [key("lanes", topic), *(key(name, pair) for name in ("order", "parked", "redrive"))]
-        most = -1 if limit is None else limit
-        command = self._connection.script(
-            "redrive", keys, client_id, how, most, self._connection.channel("events"), topic
-        )
-        [count] = await self._connection.pipeline([command])
-        return None if count is None else int(count)
+        own = [key(name, pair) for name in ("order", "parked", "redrive")]
+        keys = [key("lanes", topic), *own, self._asked.key]
+        events = self._connection.channel("events")
+        arguments = (client_id, how, last, most, events, topic, self._asked.next())
+        command = self._connection.script("redrive", keys, *arguments)
+        backoff = Backoff(0.05, 1.0)
+        for attempt in range(1, TRIES + 1):
+            try:
+                [reply] = await self._connection.pipeline([command])
+                return None if reply is None else int(reply)
+            except (StoreRefused, StoreNoWrites):
+                raise
+            except StoreError:
+                if attempt == TRIES:
+                    raise
+                await asyncio.sleep(backoff.next_s())
+        raise AssertionError("unreachable")
 
     async def positions(self, topic: str) -> dict[str, Held]:
         """Return how far each durable subscription of a topic is."""

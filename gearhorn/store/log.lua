@@ -4,8 +4,14 @@
 -- The log is a hash: epoch, base (the first sequence under it), last, first, bytes (logged since the
 -- beginning), floor (those that are forgotten), dropped (by the caps), run (the server's run id),
 -- retained (where it has a retention setting) and the settings themselves.
+-- Reading an entry reads its payload. So that a search needs not, entries are parted into blocks, of
+-- at most 64 entries and 64 KiB, or of one entry; "SEQUENCE CLOCK OFFSET" of each block's first entry
+-- is kept apart, in the order of sequences. The first block may have lost its beginning.
 
-local MAX_AGE, MAX_MESSAGES, MAX_BYTES = 120, 1000000, 268435456 -- PROTOCOL §6
+local MAX_AGE, MAX_MESSAGES, MAX_BYTES = 120, 1000000, 268435456
+local BLOCK_ENTRIES, BLOCK_BYTES = 64, 65536
+local PLAIN_INFO = 128 -- bytes of an entry's info that are not counted
+local FORGOTTEN = 100000 -- entries in one go: a few milliseconds
 
 local function clock_now(key, own)
     return math.max(tonumber(redis.call('GET', key) or 0), tonumber(own))
@@ -16,14 +22,15 @@ local function run_id()
 end
 
 -- Returns the log as a table, or nil where there is none.
-local function open_log(key)
+local function open_log(key, messages, marks)
     local names = {'epoch', 'base', 'last', 'first', 'bytes', 'floor', 'run', 'max_age',
         'max_messages', 'max_bytes', 'retained'}
     local found = redis.call('HMGET', key, unpack(names))
     if not found[1] then
         return nil
     end
-    local log = {key = key, epoch = found[1], run = found[7], retained = found[11]}
+    local log = {key = key, messages = messages, marks = marks, epoch = found[1], run = found[7],
+        retained = found[11]}
     for at, name in ipairs({'base', 'last', 'first', 'bytes', 'floor'}) do
         log[name] = tonumber(found[at + 1])
     end
@@ -33,72 +40,124 @@ local function open_log(key)
     return log
 end
 
-local function make_log(key, due, topic, epoch)
+local function make_log(key, messages, marks, due, topic, epoch)
     redis.call('HSET', key, 'epoch', epoch, 'base', 1, 'last', 0, 'first', 1, 'bytes', 0,
         'floor', 0, 'dropped', 0, 'run', run_id())
     redis.call('ZADD', due, '+inf', topic)
-    return open_log(key)
+    return open_log(key, messages, marks)
 end
 
-local function head(entry)
+-- Returns what an entry counts: its payload, and what its info takes beyond the usual.
+local function size_of(info, payload)
+    return #payload + math.max(0, #info - PLAIN_INFO)
+end
+
+local function parse_mark(text)
+    if not text then
+        return nil
+    end
+    local sequence, clock, offset = string.match(text, '^(%d+) (%d+) (%d+)$')
+    return {sequence = tonumber(sequence), clock = tonumber(clock), offset = tonumber(offset)}
+end
+
+local function mark_at(log, rank)
+    return parse_mark(redis.call('ZRANGE', log.marks, rank, rank)[1])
+end
+
+-- Returns the mark of the block that has this sequence.
+local function mark_of(log, sequence)
+    return parse_mark(
+        redis.call('ZREVRANGEBYSCORE', log.marks, sequence, '-inf', 'LIMIT', 0, 1)[1])
+end
+
+-- Returns the clock and the offset of an entry, which must be there.
+local function head(log, sequence)
+    local entry = redis.call('XRANGE', log.messages, sequence, sequence)[1]
     local clock, offset = string.match(entry[2][2], ' (%d+) (%d+)$')
     return tonumber(clock), tonumber(offset)
 end
 
-local function entry_at(messages, sequence)
-    return redis.call('XRANGE', messages, sequence, '+', 'COUNT', 1)[1]
+-- Returns the bytes that were logged before this sequence.
+local function offset_of(log, sequence)
+    if sequence > log.last then
+        return log.bytes
+    end
+    local mark = mark_of(log, sequence)
+    if mark and mark.sequence == sequence then
+        return mark.offset
+    end
+    local _, offset = head(log, sequence)
+    return offset
 end
 
--- Forget every entry before this sequence.
-local function forget(log, messages, before)
-    if before <= log.first then
-        return
-    end
-    redis.call('XTRIM', messages, 'MINID', before)
-    local rest = entry_at(messages, before)
-    log.first, log.floor = before, log.bytes
-    if rest then
-        local _, offset = head(rest)
-        log.floor = offset
-    end
-    redis.call('HSET', log.key, 'first', log.first, 'floor', log.floor)
-end
-
--- Returns the first sequence that was logged at or after this reading of the clock.
-local function first_since(log, messages, clock)
-    local low, high = log.first, log.last + 1
+-- Returns the first sequence whose entry passes a test of its clock and its offset, last + 1 where
+-- none does. All behind one that passes must pass too. No payload of more than a block is read.
+local function find(log, passes)
+    local low, high = 0, redis.call('ZCARD', log.marks)
     while low < high do
         local middle = math.floor((low + high) / 2)
-        local logged = head(entry_at(messages, middle))
-        if logged < clock then
-            low = middle + 1
-        else
+        local mark = mark_at(log, middle)
+        if passes(mark.clock, mark.offset) then
             high = middle
+        else
+            low = middle + 1
+        end
+    end
+    local behind = mark_at(log, low)
+    high = behind and behind.sequence or log.last + 1
+    if low == 0 then
+        return math.max(high, log.first)
+    end
+    -- the first that passes is in the block before, or its end
+    low = math.max(mark_at(log, low - 1).sequence + 1, log.first)
+    while low < high do
+        local middle = math.floor((low + high) / 2)
+        if passes(head(log, middle)) then
+            high = middle
+        else
+            low = middle + 1
         end
     end
     return low
 end
 
--- Forget what the caps do not allow, whoever has not done with it.
-local function cap(log, messages)
+-- Forget entries before this sequence, many of them at most; returns whether there are more.
+local function forget(log, before)
+    if before <= log.first then
+        return false
+    end
+    local is_more = before > log.first + FORGOTTEN
+    before = math.min(before, log.first + FORGOTTEN)
+    log.first, log.floor = before, offset_of(log, before)
+    redis.call('XTRIM', log.messages, 'MINID', before)
+    if before > log.last then
+        redis.call('DEL', log.marks)
+    else
+        redis.call('ZREMRANGEBYSCORE', log.marks, '-inf', '(' .. mark_of(log, before).sequence)
+    end
+    redis.call('HSET', log.key, 'first', before, 'floor', log.floor)
+    return is_more
+end
+
+-- Returns the first sequence that was logged at or after this reading of the clock.
+local function first_since(log, since)
+    return find(log, function(clock) return clock >= since end)
+end
+
+-- Forget what the caps do not allow, whether or not it is done with; returns whether there is more.
+local function cap(log)
     local keep = math.max(log.first, log.last - log.max_messages + 1)
     if log.bytes - log.floor > log.max_bytes then
-        local low, high = keep, log.last -- the newest message stays, whatever its size
-        while low < high do
-            local middle = math.floor((low + high) / 2)
-            local _, offset = head(entry_at(messages, middle))
-            if log.bytes - offset > log.max_bytes then
-                low = middle + 1
-            else
-                high = middle
-            end
-        end
-        keep = low
+        local fits = find(log, function(_, offset) return log.bytes - offset <= log.max_bytes end)
+        keep = math.max(keep, math.min(fits, log.last)) -- the newest stays, whatever its size
     end
-    if keep > log.first then
-        redis.call('HINCRBY', log.key, 'dropped', keep - log.first)
-        forget(log, messages, keep)
+    if keep <= log.first then
+        return false
     end
+    local before = log.first
+    local is_more = forget(log, keep)
+    redis.call('HINCRBY', log.key, 'dropped', log.first - before)
+    return is_more
 end
 
 local function position_of(record)

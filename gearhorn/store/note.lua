@@ -15,6 +15,6 @@ elseif ARGV[4] == 'clear' then
     redis.call('HDEL', KEYS[2], ARGV[5])
 else
     redis.call('ZREM', KEYS[3], ARGV[5])
-    redis.call('HDEL', KEYS[4], ARGV[5])
+    forget_parked(KEYS[4], ARGV[5])
 end
 return 1

@@ -1,23 +1,48 @@
--- Read a part of a log.
--- KEYS: 1 its messages   ARGV: 1 the first sequence  2 how many at most  3 bytes of payloads at most
+-- Read a part of a log, block by block.
+-- KEYS: 1 its messages  2 the marks of its blocks  3 the log
+-- ARGV: 1 the first sequence  2 how many at most  3 bytes at most
 -- Returns {1 where the log ends there or 0, then {sequence, header, info, payload} for each entry},
 -- at least one entry where there is one.
 
 local reply, size = {0}, 0
 local from, most, bound = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local log = {messages = KEYS[1], marks = KEYS[2]}
+
+-- Returns the next block as its last sequence ('+' is the log's) and, where they are known, its bytes.
+local function block_at(sequence)
+    local found = redis.call('ZRANGEBYSCORE', log.marks, '(' .. sequence, '+inf', 'LIMIT', 0, 1)
+    local behind = parse_mark(found[1])
+    local mark = mark_of(log, sequence)
+    local bytes = 0
+    if mark and mark.sequence == sequence then
+        local total = behind and behind.offset or tonumber(redis.call('HGET', KEYS[3], 'bytes') or 0)
+        bytes = total - mark.offset
+    end
+    return behind and behind.sequence - 1 or '+', bytes
+end
+
 while #reply <= most do
-    local entry = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', 1)[1]
-    if not entry then
-        reply[1] = 1
-        break
+    local last, bytes = block_at(from)
+    if #reply > 1 and bytes > BLOCK_BYTES and size + bytes > bound then
+        return reply -- one large entry that does not fit is not read
     end
-    local sequence = tonumber(string.match(entry[1], '^%d+'))
-    local fields = entry[2]
-    size = size + #fields[6]
-    if size > bound and #reply > 1 then
-        break
+    local wanted = most + 1 - #reply
+    local found = redis.call('XRANGE', log.messages, from, last, 'COUNT', wanted)
+    for _, entry in ipairs(found) do
+        local fields = entry[2]
+        size = size + size_of(fields[4], fields[6])
+        if size > bound and #reply > 1 then
+            return reply
+        end
+        local sequence = tonumber(string.match(entry[1], '^%d+'))
+        reply[#reply + 1] = {sequence, fields[2], fields[4], fields[6]}
     end
-    reply[#reply + 1] = {sequence, fields[2], fields[4], fields[6]}
-    from = sequence + 1
+    if last == '+' then
+        if #found < wanted then
+            reply[1] = 1
+        end
+        return reply
+    end
+    from = last + 1
 end
 return reply

@@ -1,23 +1,33 @@
--- Put parked messages back, or purge them, the oldest first.
+-- Put parked messages back, or purge them, the oldest first and once.
 -- KEYS: 1 the lanes  2 the parked messages' order  3 the messages  4 those put back
--- ARGV: 1 client_id  2 "redrive" or "purge"  3 how many at most, -1 is all
---       4 the channel of events  5 topic
--- Returns how many, or false where there is no such durable subscription.
+--       5 the requests of the member's process
+-- ARGV: 1 client_id  2 "redrive" or "purge"  3 the last sequence  4 how many at most
+--       5 the channel of events  6 topic  7 the number of this request
+-- Returns how many, false where there is no such durable subscription, -1 where messages would be
+-- put back that nobody delivers: the subscription is read from.
 
-if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then
+local kept = recall(KEYS[5], tonumber(ARGV[7]))
+if kept then
+    return tonumber(kept) or redis.error_reply('ERR the request came too late')
+end
+local record = redis.call('HGET', KEYS[1], ARGV[1])
+if not record then
     return false
 end
-local most = tonumber(ARGV[3])
-local chosen = redis.call('ZRANGE', KEYS[2], 0, most < 0 and -1 or most - 1)
+if ARGV[2] == 'redrive' and string.sub(record, 1, 5) == 'pull ' then
+    return -1
+end
+local chosen = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[3], 'LIMIT', 0, ARGV[4])
 for _, sequence in ipairs(chosen) do
     redis.call('ZREM', KEYS[2], sequence)
     if ARGV[2] == 'redrive' then
         redis.call('ZADD', KEYS[4], sequence, sequence)
     else
-        redis.call('HDEL', KEYS[3], sequence)
+        forget_parked(KEYS[3], sequence)
     end
 end
 if #chosen > 0 and ARGV[2] == 'redrive' then
-    redis.call('PUBLISH', ARGV[4], 'redriven\0' .. ARGV[5] .. '\0' .. ARGV[1])
+    redis.call('PUBLISH', ARGV[5], 'redriven\0' .. ARGV[6] .. '\0' .. ARGV[1])
 end
+remember(KEYS[5], tonumber(ARGV[7]), tostring(#chosen))
 return #chosen

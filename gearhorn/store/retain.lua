@@ -1,12 +1,13 @@
--- Change a topic's retention settings, atomically (PROTOCOL §6).
+-- Change a topic's retention settings, atomically.
 -- KEYS: 1 the log  2 its messages  3 the lanes  4 when which log is due  5 when which unique was
 --       logged  6 where each was  7 the version  8 the change log  9 its floor  10 the clock
+--       11 the marks of the log's blocks
 -- ARGV: 1 topic  2 the settings given, as JSON; null returns to the default  3 a fresh epoch
 --       4 the caller's reading of the clock, ms
 -- Returns the new version. Without any setting left the log goes with its last durable subscription.
 
 local given = cjson.decode(ARGV[2])
-local log = open_log(KEYS[1])
+local log = open_log(KEYS[1], KEYS[2], KEYS[11])
 local is_retained = log and log.retained or next(given) == nil
 for key, value in pairs(given) do
     if value ~= cjson.null then
@@ -14,7 +15,7 @@ for key, value in pairs(given) do
     end
 end
 if is_retained or log then
-    log = log or make_log(KEYS[1], KEYS[4], ARGV[1], ARGV[3])
+    log = log or make_log(KEYS[1], KEYS[2], KEYS[11], KEYS[4], ARGV[1], ARGV[3])
     for key, value in pairs(given) do
         if value == cjson.null then
             redis.call('HDEL', KEYS[1], key)
@@ -28,13 +29,13 @@ if is_retained or log then
     else
         redis.call('HDEL', KEYS[1], 'retained')
         if redis.call('HLEN', KEYS[3]) == 0 then
-            redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[5], KEYS[6])
+            redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[5], KEYS[6], KEYS[11])
             redis.call('ZREM', KEYS[4], ARGV[1])
         end
     end
-    log = open_log(KEYS[1]) -- the new bounds hold now
+    log = open_log(KEYS[1], KEYS[2], KEYS[11]) -- the new bounds hold now
     if log and log.first <= log.last then
-        cap(log, KEYS[2])
+        cap(log) -- what is too much in one go is pruned
         redis.call('ZADD', KEYS[4], clock_now(KEYS[10], ARGV[4]), ARGV[1])
     end
 end

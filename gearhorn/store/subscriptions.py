@@ -104,6 +104,7 @@ class Subscriptions:
                 key("due"),
                 *(key(name, topic) for name in ("logged", "places")),
                 *(key(name) for name in ("version", "changes", "floor", "clock")),
+                key("marks", topic),
             ]
             arguments = (topic, change.options, fresh_epoch(), clock_ms)
             return self._connection.script("retain", keys, *arguments)
@@ -116,6 +117,7 @@ class Subscriptions:
             *(key(name) for name in ("durable", "due")),
             *(key(name, topic) for name in ("logged", "places")),
             *(key(name, pair) for name in ("order", "parked", "redrive", "trouble")),
+            key("marks", topic),
             *(key("clients", rival) for rival, _ in rivals),
         ]
         given = change.options if change.kind == "subscribe" else change.drainer

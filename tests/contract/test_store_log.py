@@ -32,7 +32,7 @@ def test_a_topic_without_a_log_logs_nothing(server: Redis) -> None:
         assert await bench.log.describe(["t"]) == [None]
         assert await bench.log.fetch("t", "", "", None, None) is None
         await bench.begin("u", "alice")
-        found = await bench.log.append({"t": [item("1")], "u": [item("1")]}, 0)
+        found = await bench.log.append(bench.log.number({"t": [item("1")], "u": [item("1")]}), 0)
         assert (found["t"], found["u"]) == (None, [Logged(1, await epoch(bench, "u"), False)])
         assert await bench.keys() & {"log:t", "messages:t"} == set()
 

@@ -89,7 +89,7 @@ def test_a_message_that_is_parked_is_done_with_once_the_position_has_passed_it(
         assert await bench.settle("t", "alice", acquired.term, 2)
         await bench.ask("ZADD", "due", 0, "t")
         await bench.prune("t", 10**9)
-        assert await bench.bounds("t") == (3, 2)
+        assert await bench.bounds("t") == (2, 2), "the newest stays"
         assert await bench.listed("t", "alice") == [1, 2], "they are kept apart"
 
     run(server, test)
@@ -118,8 +118,8 @@ def test_pruning_goes_in_steps_and_at_once_again_while_there_is_more(
         for _ in range(3):
             steps.append(await bench.prune("t", 5000))
             steps.append(await bench.due_ms("t"))
-        assert steps == [10, 5000, 10, 5000, 5, float("inf")]
-        assert await bench.bounds("t") == (26, 25)
+        assert steps == [10, 5000, 10, 5000, 4, float("inf")]
+        assert await bench.bounds("t") == (25, 25)
 
     run(server, test)
 
@@ -146,7 +146,7 @@ def test_a_log_is_due_every_twice_its_max_age_but_at_least_every_minute(
     run(server, test)
 
 
-def test_a_log_that_is_empty_is_not_due_until_something_is_logged(server: Redis) -> None:
+def test_a_log_with_nothing_to_prune_is_not_due_until_something_is_logged(server: Redis) -> None:
     async def test(bench: LogBench) -> None:
         await bench.one(retain("t", max_age=10))
         await bench.append("t", "1", clock_ms=0)
@@ -162,7 +162,7 @@ def test_a_log_that_is_empty_is_not_due_until_something_is_logged(server: Redis)
 def test_the_clock_of_pruning_is_the_latest_that_anybody_has_told(server: Redis) -> None:
     async def test(bench: LogBench) -> None:
         await bench.one(retain("t", max_age=10))
-        await bench.append("t", "1", clock_ms=0)
+        await bench.append("t", "1", "2", clock_ms=0)
         await bench.join(clock_ms=100_000)
         assert await bench.prune("t", 20_000) == 1
 
@@ -174,7 +174,7 @@ def test_of_members_that_prune_at_once_one_does(server: Redis) -> None:
         await bench.one(retain("t", max_age=10))
         await bench.append("t", "1", "2", clock_ms=0)
         key = bench.connection.key
-        names = ("log", "messages", "lanes", "logged", "places")
+        names = ("log", "messages", "marks", "lanes", "logged", "places")
         keys = [*(key(name, "t") for name in names), key("clock"), key("due")]
         command = bench.connection.script("prune", keys, "t", 20_000, 1)
         assert await bench.connection.pipeline([command]) == [1]
@@ -246,7 +246,7 @@ def test_exactly_what_nobody_needs_is_pruned(
         await bench.ask("ZADD", "due", 0, "t")
         await bench.log.prune(clock_ms)
         old = sum(one < clock_ms - 1000 * max_age for one in logged_ms)
-        forgotten = min([old, *positions_held])
+        forgotten = min([old, len(logged_ms) - 1, *positions_held])
         assert await bench.bounds("t") == (forgotten + 1, len(logged_ms))
 
     run(shared, test, next(namespaces))
@@ -323,6 +323,6 @@ def test_a_log_that_was_purged_to_its_end_goes_on(server: Redis) -> None:
         assert await bench.bounds("t") == (3, 2)
         assert await bench.append("t", "1234567890", clock_ms=5000) == [3]
         assert await bench.bounds("t") == (3, 3), "what is forgotten takes no room"
-        assert await bench.due_ms("t") == 65_000
+        assert await bench.due_ms("t") == 60_000
 
     run(server, test)

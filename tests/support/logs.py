@@ -54,7 +54,8 @@ class LogBench(Bench):
         self, topic: str, *items: Item, clock_ms: int = 0
     ) -> list[Logged] | None:
         """Append messages; where each stands."""
-        found = (await self.log.append({topic: items}, clock_ms))[topic]
+        appends = self.log.number({topic: items})
+        found = (await self.log.append(appends, clock_ms))[topic]
         if isinstance(found, StoreError):
             raise found
         return found
@@ -169,8 +170,8 @@ class LogBench(Bench):
 
     async def listed(self, topic: str, client_id: str, limit: int = 100) -> list[int] | None:
         """The parked messages."""
-        found = await self.lanes.list_parked(topic, client_id, limit)
-        return None if found is None else [sequence for sequence, _ in found]
+        found = await self.lanes.list_parked(topic, client_id, 0, limit)
+        return None if found is None else [sequence for sequence, _ in found[0]]
 
     async def keys(self) -> set[str]:
         """The names of all keys of the namespace."""
@@ -178,7 +179,8 @@ class LogBench(Bench):
         [found] = await self.connection.pipeline([("KEYS", "*")])
         names = {name.decode() for name in found}
         assert all(name.startswith(prefix) for name in names)
-        return {name.removeprefix(prefix).lstrip(":") for name in names}
+        own = {name.removeprefix(prefix).lstrip(":") for name in names}
+        return {name for name in own if not name.startswith("asked:")}
 
     async def everything(self) -> dict[str, bytes]:
         """All that the namespace holds."""

@@ -56,6 +56,9 @@ class Outcome:
     def finished(self, submission: Submission, index: int, result: Result) -> None:
         self.results.append((index, result))
 
+    def broke(self, submission: Submission) -> None:
+        raise AssertionError("nothing raises here")
+
 
 class Bench:
     def __init__(self) -> None:

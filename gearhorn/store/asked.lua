@@ -1,0 +1,26 @@
+-- What became of numbered requests; put in front of scripts that must not be carried out twice.
+-- Whoever asks numbers its requests from 1 on, and has a hash with a field for each of the last of
+-- them: NUMBER % SLOTS -> "NUMBER RESULT". RESULT is "void" where it was given up before it came:
+-- should it come late, nothing is done.
+
+local SLOTS = 1024
+local KEPT_S = 86400 -- since the last request; who asks may have died
+
+-- Returns the result of a request, nil where it has not come yet.
+local function recall(key, number)
+    local kept = redis.call('HGET', key, number % SLOTS)
+    if not kept then
+        return nil
+    end
+    local of, result = string.match(kept, '^(%d+) (.*)$')
+    of = tonumber(of)
+    if of > number then
+        return 'void' -- far too late
+    end
+    return of == number and result or nil
+end
+
+local function remember(key, number, result)
+    redis.call('HSET', key, number % SLOTS, string.format('%.0f ', number) .. result)
+    redis.call('EXPIRE', key, KEPT_S)
+end
