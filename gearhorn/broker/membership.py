@@ -259,6 +259,7 @@ class Membership:
     def _end_life(self, duties: Duties, why: str) -> None:
         """The lease is lost: what comes next is another member."""
         log.warning("lease lost; every list is forgotten, joining anew", why=why)
+        self._members.look_anew()
         self._is_alive = False
         self.joined.clear()
         self._joined_s = float("inf")

@@ -36,6 +36,7 @@ from gearhorn.broker.membership import Membership
 from gearhorn.broker.outbox import Outbox
 from gearhorn.broker.overflow import Overflow
 from gearhorn.broker.places import RESULTS_BYTES, Places
+from gearhorn.broker.policy import watch_policy
 from gearhorn.broker.presence import Presence
 from gearhorn.broker.serving import Serving
 from gearhorn.config import Config
@@ -241,6 +242,7 @@ class Broker:
             worker.start()
         for worker in self._fanout_workers:
             worker.start()  # 4. work comes last
+        self._tasks.keep("store policy", partial(watch_policy, self._store))
         self._tasks.keep("serving", self._serving.run)
         log.info("ready", member=self._membership.id)
 
@@ -299,15 +301,15 @@ class Broker:
 
     async def _check_store(self) -> None:
         backoff = Backoff()
-        said = False
+        said = ""
         while True:
             try:
                 await self._store.check()
                 return
             except StoreError as error:
-                if not said:
-                    said = True
-                    log.warning("store is not there; trying again for ever", error=str(error))
+                if said != str(error):
+                    said = str(error)
+                    log.warning("store is not there; trying again for ever", error=said)
                 await asyncio.sleep(backoff.next_s())
 
     async def _read(self, topics: list[str]) -> list[Subscribers]:

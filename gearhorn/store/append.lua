@@ -119,5 +119,5 @@ if was_idle and redis.call('ZSCORE', KEYS[7], ARGV[1]) == 'inf' then
 end
 
 cap(log)
-redis.call('PUBLISH', ARGV[4], 'appended\0' .. ARGV[1] .. '\0' .. log.last)
+redis.pcall('PUBLISH', ARGV[4], 'appended\0' .. ARGV[1] .. '\0' .. log.last)
 return finish(reply, before + 1, log.last - before)

@@ -82,24 +82,32 @@ ASKED_AGAIN = 3  # times that a batch goes on after somebody flushed the scripts
 log = structlog.get_logger(__name__)
 
 
-def _script(name: str) -> str:
-    return resources.files(__package__).joinpath(f"{name}.lua").read_text("utf-8")
+# What a server that is short of memory still runs: what frees memory, and what those who do need to
+# hold. The first line of a script says so (Redis 7.0 and later); "" is refused before it begins.
+_FREES, _READS, _GROWS = "allow-oom", "no-writes", ""
 
 
-# what a script needs of others goes in front of it
-_LOG, _VERSION = _script("log"), _script("version")
-_ASKED, _PARKED = _script("asked"), _script("parked")
+def _script(flags: str, *names: str) -> str:
+    """Return a script made of the texts of files: what it needs of others goes in front."""
+    folder = resources.files(__package__)
+    texts = [folder.joinpath(f"{name}.lua").read_text("utf-8") for name in names]
+    return "".join([f"#!lua flags={flags}\n" if flags else "#!lua\n", *texts])
+
+
 SCRIPTS = {
-    "change": _LOG + _VERSION + _script("change"),
-    "retain": _LOG + _VERSION + _script("retain"),
-    "append": _LOG + _ASKED + _script("append"),
-    "fetch": _LOG + _script("fetch"),
-    "prune": _LOG + _script("prune"),
-    "read": _LOG + _script("read"),
-    "park": _LOG + _PARKED + _script("park"),
-    "note": _PARKED + _script("note"),
-    "redrive": _ASKED + _PARKED + _script("redrive"),
-    **{name: _script(name) for name in ("member", "remove", "count", "acquire", "settle", "list")},
+    "change": _script(_GROWS, "log", "version", "change"),
+    "end": _script(_FREES, "log", "version", "change"),  # the changes that end a subscription
+    "retain": _script(_FREES, "log", "version", "retain"),
+    "append": _script(_GROWS, "log", "asked", "append"),
+    "fetch": _script(_FREES, "log", "fetch"),
+    "prune": _script(_FREES, "log", "prune"),
+    "read": _script(_READS, "log", "read"),
+    "list": _script(_READS, "list"),
+    "park": _script(_FREES, "log", "parked", "park"),
+    "note": _script(_FREES, "parked", "note"),
+    "redrive": _script(_FREES, "asked", "parked", "redrive"),
+    "count": _script(_FREES, "count"),
+    **{name: _script(_FREES, name) for name in ("member", "remove", "acquire", "settle")},
 }
 # as EVALSHA names them
 SHA = {name: sha1(text.encode()).hexdigest() for name, text in SCRIPTS.items()}

@@ -19,6 +19,7 @@ from gearhorn.timing import Backoff
 
 SILENT_S = 3.0  # without a word the connection is asked for a sign of life
 LOST_S = 2.0  # and answers within that
+DEAF_S = 1.0  # between two looks where the store does not let us listen
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +49,9 @@ class Events:
                 await self._listen(wire, backoff)
             except StoreError as error:
                 self._explain(error)
+                if self._is_refused:  # nobody will be heard: look at everything now and then
+                    self._missed()
+                    await asyncio.sleep(DEAF_S)
             finally:
                 if wire is not None:
                     wire.close()
@@ -55,6 +59,7 @@ class Events:
 
     def _explain(self, error: StoreError) -> None:
         if code_of(str(error)) != "NOPERM":
+            self._is_refused = False
             log.debug("events are not heard", error=str(error))
         elif not self._is_refused:
             self._is_refused = True
@@ -87,7 +92,6 @@ class Events:
             if kind == b"subscribe":
                 waiting.discard(channel)
                 if not waiting:
-                    self._is_refused = False
                     backoff.reset()
                     self._missed()
             elif kind == b"message":

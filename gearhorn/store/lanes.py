@@ -218,11 +218,10 @@ class Lanes:
             self._settle(member, "-" if is_settled else "?", topic, some)
             for (topic, is_settled), some in lanes.items()
         ]
-        events = self._connection.channel("events")
-        commands += [
-            ("PUBLISH", events, f"released\0{topic}") for topic in {one for one, _ in lanes}
-        ]
         await self._connection.pipeline(commands)
+        events = self._connection.channel("events")
+        words = [("PUBLISH", events, f"released\0{topic}") for topic in {one for one, _ in lanes}]
+        await self._connection.each(words)  # refused or not: others look now and then anyway
 
     def _settle(self, member: str, holder: str, topic: str, some: Iterable[Settlement]) -> Command:
         key = self._connection.key
@@ -264,7 +263,7 @@ class Lanes:
                 ("PUBLISH", self._connection.channel("done", process), b"\n".join(words))
             )
         replies = await self._line.ask(commands, READ_TIMEOUT_S)
-        for reply in replies:
+        for reply in replies[:ends]:  # that words are refused costs nobody but who waits for them
             if isinstance(reply, StoreError):
                 raise reply
         fenced = set()

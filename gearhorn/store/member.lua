@@ -1,15 +1,16 @@
 -- Join or renew a lease, atomically (PROTOCOL §7).
 -- KEYS: 1 the members  2 the version  3 the change log  4 its floor  5 the clock  6 what expires
---       7 the run id that the data was last served under
+--       7 the run id that the data was last served under  8 the layout
 -- ARGV: 1 "join" or "renew"  2 the member  3 the version up to which it knows every change, or -1
 --       4 its lease, ms  5 its reading of the clock, ms  6 the server's run id
---       7 "settled" where everybody's lease under the former run has lapsed
+--       7 "settled" where everybody's lease under the former run has lapsed  8 the layout's number
 -- Returns {0} where the store does not know the member; else {1, version, the topics that changed
 -- since or false for everything, the members as a flat list, the clock, pairs that expired, whether
 -- the data was last served under this run}.
 
 local DUE = 100 -- expired pairs handed to one member at a time
 
+redis.call('SET', KEYS[8], ARGV[8], 'NX') -- an emptied store is ours again
 local former = redis.call('HGET', KEYS[1], ARGV[2])
 if ARGV[1] == 'renew' and not former then
     return {0}

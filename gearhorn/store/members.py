@@ -49,6 +49,11 @@ class Members:
         # the lease must not queue behind whatever else there is to ask
         self._ask = partial(connection.pipeline, reserved=True)
 
+    def look_anew(self) -> None:
+        """Leave the store's connections, and look for it anew: its name may stand for another
+        server by now."""
+        self._connection.reset()
+
     @property
     def run_id(self) -> str:
         """The run id of the server that was last connected to."""
@@ -74,20 +79,15 @@ class Members:
         self, how: str, member: str, known: int, lease_ms: int, clock_ms: int, is_settled: bool
     ) -> Renewal | None:
         key = self._connection.key
-        names = ("members", "version", "changes", "floor", "clock", "expiries", "run")
+        names = ("members", "version", "changes", "floor", "clock", "expiries", "run", "schema")
         keys = [key(name) for name in names]
         settled = "settled" if is_settled else ""
         if not self.run_id:
             await self._ask([("PING",)])
         while True:
             run_id = self.run_id
-            arguments = [how, member, known, lease_ms, clock_ms, run_id, settled]
-            _, reply = await self._ask(
-                [
-                    ("SET", key("schema"), SCHEMA, "NX"),  # an emptied store is ours again
-                    self._connection.script("member", keys, *arguments),
-                ]
-            )
+            arguments = [how, member, known, lease_ms, clock_ms, run_id, settled, SCHEMA]
+            [reply] = await self._ask([self._connection.script("member", keys, *arguments)])
             if run_id == self.run_id:
                 return _renewal(reply)
             # a new connection was made for this: say it again with its server's name, of whose run

@@ -27,7 +27,7 @@ for _, sequence in ipairs(chosen) do
     end
 end
 if #chosen > 0 and ARGV[2] == 'redrive' then
-    redis.call('PUBLISH', ARGV[5], 'redriven\0' .. ARGV[6] .. '\0' .. ARGV[1])
+    redis.pcall('PUBLISH', ARGV[5], 'redriven\0' .. ARGV[6] .. '\0' .. ARGV[1])
 end
 remember(KEYS[5], tonumber(ARGV[7]), tostring(#chosen))
 return #chosen

@@ -122,7 +122,7 @@ class Subscriptions:
         ]
         given = change.options if change.kind == "subscribe" else change.drainer
         return self._connection.script(
-            "change",
+            "change" if change.kind == "subscribe" else "end",
             keys,
             *(change.kind, topic, change.client_id, change.queue, given, clock_ms),
             *(change.start, fresh_epoch()),

@@ -91,6 +91,9 @@ class Store:
     async def leave(self, member: str) -> None:
         self.calls.append(Call("leave", (member,), self._loop.at_s, self._loop.create_future()))
 
+    def look_anew(self) -> None:
+        self.calls.append(Call("look_anew", (), self._loop.at_s, self._loop.create_future()))
+
     async def next(self, name: str) -> Call:
         """Return the next call of this name, from when it comes."""
         async with asyncio.timeout(PATIENCE_S):
