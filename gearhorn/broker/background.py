@@ -27,6 +27,10 @@ class Background(Copying):
             self.drop(submission)
         self.maybe_reply()
 
+    def sent(self) -> None:
+        self.open -= 1
+        self.maybe_reply()
+
     def drop_held(self, index: int) -> None:
         self.open -= 1
         self.lose(index)

@@ -27,7 +27,7 @@ from gearhorn.messages.durable import (
     DescribedLog,
 )
 from gearhorn.names import check_name, queue_of
-from gearhorn.store.subscriptions import Stored, Subscriptions
+from gearhorn.store.listing import Listing, Stored
 from gearhorn.tasks import Tasks
 
 
@@ -37,13 +37,13 @@ class Descriptions:
     def __init__(
         self,
         talk: Talk,
-        subscriptions: Subscriptions,
+        listing: Listing,
         durable: Durable,
         backlog: Backlog,
         max_backlog: int,
     ) -> None:
         self._talk = talk
-        self._subscriptions = subscriptions
+        self._listing = listing
         self._durable = durable
         self._backlog = backlog
         self._max_backlog = max_backlog
@@ -64,7 +64,7 @@ class Descriptions:
         if isinstance(request.cursor, str):
             after_topic, _, after_client = request.cursor.partition(" ")
             after = (after_topic, after_client)
-        pages = await self._subscriptions.page(topic, after, request.limit)
+        pages, more = await self._listing.page(topic, after, request.limit)
         names = [name for name, _ in pages] or ([] if topic is None else [topic])
         logs = await self._durable.log.describe(names) if names else []
         described = {name: _log(fields) for name, fields in zip(names, logs, strict=True) if fields}
@@ -84,8 +84,7 @@ class Descriptions:
             )
             for name, page in pages or [(name, []) for name in described]
         }
-        is_full = sum(len(page) for _, page in pages) == request.limit
-        cursor = f"{pages[-1][0]} {pages[-1][1][-1].client_id}" if is_full else None
+        cursor = f"{pages[-1][0]} {pages[-1][1][-1].client_id}" if more else None
         return Described(self._talk.known(), topics, cursor)
 
     async def _lanes(

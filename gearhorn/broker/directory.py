@@ -1,15 +1,26 @@
 """The directory: cached subscriber lists, and jobs that wait for one to be read.
 
-Law: runs on the event loop, which is its only writer. A cached list is used only under a lease
-that is valid after the job arrived; a read that was under way when its topic was dropped serves
-only those who asked before, and is not kept (PROTOCOL §7). Waiters of one topic are served in the
-order they came, so that the order per queue holds across lists that had to be read first (§4).
+Theory of operation. Each topic is read on its own, and tried again on its own, so a list that is
+long, slow or refused costs its own topic only. When a read fails, the store is asked whether it is
+there. If it is not, everybody waits for it, and ``waiting_since`` tells since when. If it is, it is
+this list that cannot be read: those who wait for it are refused after ``LIST_S``, for they hold
+places that the jobs of other topics need.
+
+A read takes as long as the list, and the topic may change meanwhile. Such a read serves only those
+who asked before the change was heard of: they may get the list of before, of after, or a mixture.
+It is not kept, and those who came later get a read that began after the change.
+
+Rules: runs on the event loop, which is its only writer. A cached list is used only under a lease
+that is valid after the job arrived. Waiters of one topic are served in the order they came, so that
+the order per queue holds across lists that had to be read first. What is forgotten is freed little
+by little.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 import structlog
 
@@ -20,9 +31,21 @@ from gearhorn.tasks import Tasks
 from gearhorn.timing import Backoff, now_s
 
 TOPIC_WEIGHT = 4  # what a cached topic weighs besides its subscriptions, in subscriptions
+LIST_S = 30.0  # for one read of a list, and for all tries while the store answers
+_FREED = 1_000  # lists that are freed in one turn of the loop
 
 Waiter = Callable[[Subscribers | RequestError], None]
-Read = Callable[[list[str]], Awaitable[list[Subscribers]]]
+
+
+class Reader(Protocol):
+    """Where lists come from."""
+
+    async def read(self, topic: str) -> Subscribers:
+        """Return a topic's list; raises ``StoreError``."""
+
+    async def is_there(self) -> bool:
+        """Return whether the store answers at all."""
+
 
 log = structlog.get_logger(__name__)
 
@@ -46,11 +69,10 @@ class _Pending:
 
 class Directory:
     """Lists by topic, good under ``lease``. ``most`` bounds what is cached, in subscriptions; the
-    least recently used go first. ``read`` fetches lists; on ``StoreError`` it is tried again until
-    it succeeds, on ``StoreRefused`` the waiters are told."""
+    least recently used go first."""
 
-    def __init__(self, read: Read, most: int, lease: Lease) -> None:
-        self._read = read
+    def __init__(self, reader: Reader, most: int, lease: Lease) -> None:
+        self._reader = reader
         self._lease = lease
         self._most = most
         # Two generations: a hit moves a list to the young one; when that has half the bound,
@@ -59,8 +81,7 @@ class Directory:
         self._old: dict[str, Subscribers] = {}
         self._young_weight = self._old_weight = 0
         self._pending: dict[str, _Pending] = {}
-        self._unread: list[str] = []
-        self._rounds = Tasks()
+        self._tasks = Tasks()
         self._loop = asyncio.get_running_loop()
         self.waiting_since: float | None = None  # the store has not answered since
 
@@ -92,7 +113,7 @@ class Directory:
         pending = self._pending.get(topic)
         if pending is None:
             pending = self._pending[topic] = _Pending()
-            self._ask(topic)
+            self._tasks.spawn(self._fetch(topic), "list")
         elif now_s() > self._lease.usable_until_s:
             pending.end()  # nobody may have told us of a change since that read began
         pending.waiters.append(waiter)
@@ -111,6 +132,8 @@ class Directory:
 
     def forget(self) -> None:
         """Forget every list, and let no read that is under way serve those who ask from now on."""
+        self._free(self._young)
+        self._free(self._old)
         self._young, self._old = {}, {}
         self._young_weight = self._old_weight = 0
         for pending in self._pending.values():
@@ -137,55 +160,68 @@ class Directory:
         self._young[subscribers.topic] = subscribers
         self._young_weight += self._weight(subscribers)
         if self._young_weight > self._most // 2:
+            self._free(self._old)
             self._old, self._old_weight = self._young, self._young_weight
             self._young, self._young_weight = {}, 0
 
-    def _ask(self, topic: str) -> None:
-        if not self._unread:
-            self._loop.call_soon(self._begin)  # topics asked for together are read together
-        self._unread.append(topic)
+    def _free(self, lists: dict[str, Subscribers]) -> None:
+        """Let go of lists that are forgotten, a few at a time."""
+        if len(lists) > _FREED:
+            for _ in range(_FREED):
+                lists.popitem()
+            self._loop.call_soon(self._free, lists)
 
-    def _begin(self) -> None:
-        topics, self._unread = self._unread, []
-        self._rounds.spawn(self._round(topics), "directory read")
-
-    async def _round(self, topics: list[str]) -> None:
+    async def _fetch(self, topic: str) -> None:
+        """Read a list until it is there, and serve those who wait for it."""
         backoff = Backoff(0.05, 1.0)
+        answering_since: float | None = None  # the store does, but for this list
         while True:
+            pending = self._pending[topic]
+            pending.reading, pending.cut = True, None
             began = self._loop.time()
-            for topic in topics:
-                pending = self._pending[topic]
-                pending.reading, pending.cut = True, None
             try:
-                lists = await self._read(topics)
+                async with asyncio.timeout(LIST_S):
+                    found = await self._reader.read(topic)
+                self._is_back()
+                break
             except StoreRefused as error:
-                self._refused(topics, Unavailable(f"the store: {error}"), error)
+                self._refuse(topic, error)
                 return
-            except StoreError as error:
-                if self.waiting_since is None:
-                    self.waiting_since = began
-                    log.error("store is not there; fan-outs wait for it", error=str(error))
-                await asyncio.sleep(backoff.next_s())
-                continue
-            except Exception as error:  # a fault of gearhorn's, which not every topic may have
-                self._refused(topics, InternalError(), error)
+            except (StoreError, TimeoutError) as error:
+                if await self._is_away(began, error):
+                    answering_since = None
+                elif answering_since is None:
+                    answering_since = began
+                if answering_since is not None and self._loop.time() - answering_since >= LIST_S:
+                    self._refuse(topic, error)
+                    return
+            except Exception:  # a fault of gearhorn's, which not every topic may have
+                log.exception("list cannot be read", topic=topic)
+                self._serve(topic, InternalError())
                 return
-            if self.waiting_since is not None:
-                self.waiting_since = None
-                log.info("store is back; fan-outs go on")
-            break
-        for subscribers in lists:
-            self._serve(subscribers.topic, subscribers)
+            await asyncio.sleep(backoff.next_s())
+        self._serve(topic, found)
 
-    def _refused(self, topics: list[str], refusal: RequestError, why: Exception) -> None:
-        """These cannot be read together: find the topic that is meant and refuse that one."""
-        if len(topics) > 1:
-            for topic in topics:
-                self._rounds.spawn(self._round([topic]), "directory read")
-        else:
-            fault = why if isinstance(refusal, InternalError) else None
-            log.error("list cannot be read", topic=topics[0], error=str(why), exc_info=fault)
-            self._serve(topics[0], refusal)
+    async def _is_away(self, began: float, error: Exception) -> bool:
+        """Return whether the store does not answer; it did not since ``began``, if so."""
+        if await self._reader.is_there():
+            self._is_back()
+            return False
+        if self.waiting_since is None:
+            self.waiting_since = began
+            log.error("store is not there; fan-outs wait for it", error=str(error))
+        return True
+
+    def _is_back(self) -> None:
+        if self.waiting_since is not None:
+            self.waiting_since = None
+            log.info("store is back; fan-outs go on")
+
+    def _refuse(self, topic: str, error: Exception) -> None:
+        """The store answers, but does not give this list."""
+        words = str(error) or f"the list is not read within {LIST_S:g} s"
+        log.error("list cannot be read", topic=topic, error=words)
+        self._serve(topic, Unavailable(f"the store: {words}"))
 
     def _serve(self, topic: str, found: Subscribers | RequestError) -> None:
         pending = self._pending[topic]
@@ -194,7 +230,7 @@ class Directory:
         if later:
             again = self._pending[topic] = _Pending()
             again.waiters = later
-            self._ask(topic)
+            self._tasks.spawn(self._fetch(topic), "list")
         else:
             del self._pending[topic]
             if pending.cut is None and isinstance(found, Subscribers):

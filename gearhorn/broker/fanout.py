@@ -6,6 +6,7 @@ wait in the directory.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import structlog
@@ -94,7 +95,7 @@ class Fanouts:
         message: Fanout,
         subscribers: Subscribers,
         total: int,
-        chosen: list[int] | None,
+        chosen: Sequence[int] | None,
         place: Place | None,
         logged: Logged | Unavailable | None,
     ) -> None:
@@ -105,11 +106,9 @@ class Fanouts:
         try:
             if isinstance(logged, Unavailable):
                 raise logged
-            receivers: tuple[str, ...] = ()
+            receivers: Sequence[str] = ()
             if logged is not None:
-                receivers = subscribers.durable
-                if message.exclude:
-                    receivers = tuple(one for one in receivers if one not in message.exclude)
+                receivers = subscribers.receivers(message.exclude)
             self._copy(job, message, subscribers, total, chosen, place, logged, receivers)
         except RequestError as error:
             _leave(place)
@@ -125,10 +124,10 @@ class Fanouts:
         message: Fanout,
         subscribers: Subscribers,
         total: int,
-        chosen: list[int] | None,
+        chosen: Sequence[int] | None,
         place: Place | None,
         logged: Logged | None = None,
-        receivers: tuple[str, ...] = (),
+        receivers: Sequence[str] = (),
     ) -> None:
         """Send the copies; ``receivers`` have the message in the log."""
         outbox = self._outbox
@@ -144,7 +143,7 @@ class Fanouts:
             is_held_up = outbox.overflow.concerns(message.topic)
             if chosen is None and not (message.receipt or is_held_up or logged):
                 share = subscribers.only_share(outbox.cluster)
-                if share is not None:
+                if share is not None and message.topic not in outbox.portions.topics:
                     Direct(outbox, job, message, subscribers, share)
                     return
             background = Background(

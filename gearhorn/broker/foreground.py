@@ -52,7 +52,7 @@ class Foreground(Copying):
         subscribers: Subscribers,
         *,
         total: int,
-        chosen: list[int] | None,
+        chosen: Sequence[int] | None,
         place: Place,
         logged: Logged | None = None,
         receivers: Sequence[str] = (),
@@ -104,6 +104,14 @@ class Foreground(Copying):
     def send(self, indexes: Sequence[int] | None) -> None:
         if not self.over:
             super().send(indexes)
+
+    def send_portion(self, indexes: Sequence[int] | None) -> None:
+        if not self.over:
+            super().send_portion(indexes)
+
+    def sent(self) -> None:
+        self.open -= 1
+        self._went()
 
     def accepted(self, submission: Submission) -> None:
         assert isinstance(submission, Part)

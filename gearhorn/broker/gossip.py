@@ -44,7 +44,7 @@ class Talk:
         self,
         membership: Membership,
         cluster: Cluster,
-        read: Callable[[list[str]], Awaitable[list[Subscribers]]],
+        read: Callable[[str], Awaitable[Subscribers]],
         own: Callable[[str], Gossip],
         drain: Callable[[bytes], Awaitable[int]],
         interval_s: float,
@@ -188,7 +188,7 @@ class Talk:
         self._reading = True
         try:
             with contextlib.suppress(StoreError):
-                [self._listeners] = await self._read([GOSSIP])
+                self._listeners = await self._read(GOSSIP)
         finally:
             self._reading = False
 

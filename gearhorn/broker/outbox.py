@@ -21,6 +21,7 @@ from gearhorn.broker.copies import Block, Subscribers, unique_id
 from gearhorn.broker.drops import Drops
 from gearhorn.broker.overflow import Overflow
 from gearhorn.broker.places import Places
+from gearhorn.broker.portions import Portions
 from gearhorn.broker.requests import attempt
 from gearhorn.broker.waiting import Waiting
 from gearhorn.errors import InternalError
@@ -56,6 +57,7 @@ class Outbox:
         self.overflow = overflow
         self.waiting = waiting
         self.places = places
+        self.portions = Portions(cluster)
         self._tag = tag
         self._generation = 0
         self._stranded: list[tuple[Copying, Sequence[int] | None]] = []
@@ -65,8 +67,9 @@ class Outbox:
     @property
     def is_idle(self) -> bool:
         """Whether no copy is held back, no caller waits, and no receiver has yet to finish."""
-        places = self.places
-        return not (self._stranded or places.waiting or places.lingering) and self.overflow.is_idle
+        places, portions = self.places, self.portions
+        kept = self._stranded or places.waiting or places.lingering or portions.topics
+        return not kept and self.overflow.is_idle
 
     def unique_id(self, message: Fanout, foreground: bool) -> bytes:
         """Return the Gearman unique id of a message's copies.
@@ -186,13 +189,29 @@ class Copying:
 
     def send(self, indexes: Sequence[int] | None) -> None:
         """Send the copies for some queues of the list; None is all."""
-        outbox = self.outbox
-        if not outbox.cluster.is_up:
+        outbox, subscribers = self.outbox, self.subscribers
+        if subscribers.is_long or subscribers.topic in outbox.portions.topics:
+            self.open += 1  # until ``sent``
+            outbox.portions.add(subscribers.topic, self, self._ascending(indexes))
+        elif outbox.cluster.is_up:
+            self.send_portion(indexes)
+        else:
             self._strand(indexes)
-            return
+
+    def _ascending(self, indexes: Sequence[int] | None) -> Sequence[int]:
+        if indexes is None:
+            return range(len(self.subscribers.queues))
+        return sorted(indexes) if isinstance(indexes, list) else indexes
+
+    def send_portion(self, indexes: Sequence[int] | None) -> None:
+        """Send the copies for some queues of the list; None is all. A server must be up."""
         if self.is_watched:
             indexes = self._held_back(indexes)
         self._send(indexes)
+
+    def sent(self) -> None:
+        """The last portion of what was sent in portions is handed over."""
+        raise NotImplementedError
 
     def _held_back(self, indexes: Sequence[int] | None) -> Sequence[int] | None:
         """Leave copies for full queues to those that make room there; return the others."""

@@ -31,6 +31,7 @@ from gearhorn.broker.fanout import Fanouts
 from gearhorn.broker.gossip import Talk
 from gearhorn.broker.lease import Lease
 from gearhorn.broker.limits import Limits
+from gearhorn.broker.lists import Lists
 from gearhorn.broker.matchmaking import Matchmaker
 from gearhorn.broker.membership import Membership
 from gearhorn.broker.outbox import Outbox
@@ -50,6 +51,7 @@ from gearhorn.gearman.worker import Job, Worker
 from gearhorn.messages import Gossip
 from gearhorn.names import GOSSIP, MATCHMAKING, queue_of
 from gearhorn.store.connection import Connection
+from gearhorn.store.listing import Listing
 from gearhorn.store.members import Members
 from gearhorn.store.subscriptions import Subscriptions
 from gearhorn.tasks import Tasks, report_to_log
@@ -84,7 +86,6 @@ class Broker:
             self._servers, self._tls, client_id, RESULTS_BYTES + KEPT_BYTES, is_spokesman=True
         )
         self._control = Cluster(self._servers, self._tls, client_id, REQUEST_BYTES)
-        self._directory = Directory(self._read, config.max_cached, lease)
         self._limits = Limits(
             self._copies,
             default=config.max_backlog,
@@ -92,8 +93,10 @@ class Broker:
             again=self._read_again,
             is_current=self._is_current,
         )
-        self._copies.on_change(lambda: self._directory.drop_where(self._limits.is_eager))
         self._backlog = Backlog(self._copies, self._limits, self._count_members)
+        lists = Lists(self._subscriptions, self._limits, self._backlog)
+        self._directory = Directory(lists, config.max_cached, lease)
+        self._copies.on_change(lambda: self._directory.drop_where(self._limits.is_eager))
         self._drops = Drops(self._subscriptions, self.unsubscribe)
         tag = secrets.token_hex(4)
         self._deliveries = Cluster(self._servers, self._tls, client_id, KEPT_BYTES)
@@ -137,13 +140,13 @@ class Broker:
         self._talk = Talk(
             self._membership,
             self._control,
-            self._read,
+            lists.read,
             self._state,
             self._drain,
             config.gossip_interval,
         )
         descriptions = Descriptions(
-            self._talk, self._subscriptions, self._durable, self._backlog, config.max_backlog
+            self._talk, Listing(self._store), self._durable, self._backlog, config.max_backlog
         )
 
         def change(job: Job) -> None:
@@ -312,48 +315,6 @@ class Broker:
                     log.warning("store is not there; trying again for ever", error=said)
                 await asyncio.sleep(backoff.next_s())
 
-    async def _read(self, topics: list[str]) -> list[Subscribers]:
-        """Read lists from the store and make their queues ready for copies."""
-        with self._limits.reading() as reading:
-            lists = await self._read_lists(topics)
-            await self._limits.prepare(lists, reading)
-        for subscribers in lists:
-            subscribers.unlooked = self._backlog.allowance(subscribers)
-        return lists
-
-    async def _read_lists(self, topics: list[str]) -> list[Subscribers]:
-        lists = []
-        for topic, (found, options, has_log) in zip(
-            topics, await self._subscriptions.read(topics), strict=True
-        ):
-            clients = found
-            enveloped = 0
-            limits = []
-            overflow: dict[int, str] = {}
-            durable: tuple[str, ...] = ()
-            if options:
-                kept = {client for client, one in options.items() if one.durable}
-                if kept:
-                    durable = tuple(client.decode() for client in found if client in kept)
-                    clients = [client for client in found if client not in kept]
-                taking = {client for client, one in options.items() if one.envelope}
-                clients.sort(key=taking.__contains__)
-                enveloped = sum(map(taking.__contains__, clients))
-                for index, client in enumerate(clients):
-                    if client not in options:
-                        continue
-                    if most := options[client].max_backlog:
-                        limits.append((index, most))
-                    if options[client].overflow != "drop_new":
-                        overflow[index] = options[client].overflow
-            prefix = topic.encode() + b"_"
-            queues = [prefix + client for client in clients]
-            plain = len(queues) - enveloped
-            lists.append(
-                Subscribers(topic, queues, plain, tuple(limits), overflow, durable, has_log)
-            )
-        return lists
-
     def _read_again(self, topic: str) -> None:
         """Read a list, whose limits were overtaken by a change."""
         self._directory.when_known(topic, lambda _: None)
@@ -418,6 +379,7 @@ class Broker:
         if topics is None or topics:
             await self._directory.settled(topics)
             await self._durable.settled(topics)
+            await self._outbox.portions.settled(topics)
             await self._copies.barrier()
             await self._overflow.settled(topics)
             await self._copies.barrier()  # what was sent again meanwhile, for a server that went

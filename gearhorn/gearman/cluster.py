@@ -96,6 +96,11 @@ class Cluster:
         return bool(self._up)
 
     @property
+    def only(self) -> int | None:
+        """The place of the one server that is up; None where there are more, or none."""
+        return self._up[0][0] if len(self._up) == 1 else None
+
+    @property
     def is_idle(self) -> bool:
         """Whether no server owes an answer to a copy."""
         return all(client.is_idle for client in self.clients)
@@ -128,13 +133,22 @@ class Cluster:
         that is when one is again."""
         while True:
             await self._came_up.wait()
-            barriers = []
-            for client in self.clients:
-                if client.is_up:
-                    barriers.append(_Barrier())
-                    client.submit(Submission(barriers[-1], (), b"", foreground=False))
-            if all([await barrier.passed for barrier in barriers]):
+            if all([await passed for passed in self.barriers()]):
                 return
+
+    def barriers(self) -> list[asyncio.Future[bool]]:
+        """Return, per server that is up, what is done once it has answered every copy that was
+        handed over before now: True, or False where it went down first."""
+        barriers = []
+        for client in self.clients:
+            if client.is_up:
+                barriers.append(_Barrier())
+                client.submit(Submission(barriers[-1], (), b"", foreground=False))
+        return [barrier.passed for barrier in barriers]
+
+    async def came_up(self) -> None:
+        """Return once a server is up."""
+        await self._came_up.wait()
 
     def start(self) -> None:
         """Begin to connect to every server."""

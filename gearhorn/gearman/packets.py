@@ -67,12 +67,28 @@ def pack(kind: int, *arguments: bytes) -> bytes:
     return _pack_header(_REQ, kind, len(body)) + body
 
 
-def heads(queues: Iterable[bytes], kind: int, tail_bytes: int) -> list[bytes]:
+class _Headers(dict[int, bytes]):
+    """By the length of a queue's name without its prefix, what stands before that name."""
+
+    def __init__(self, kind: int, tail_bytes: int, prefix: bytes) -> None:
+        self._kind = kind
+        self._more = tail_bytes + len(prefix)
+        self._prefix = prefix
+
+    def __missing__(self, size: int) -> bytes:
+        header = _pack_header(_REQ, self._kind, size + self._more) + self._prefix
+        self[size] = header
+        return header
+
+
+def heads(queues: Iterable[bytes], kind: int, tail_bytes: int, prefix: bytes = b"") -> list[bytes]:
     """Return, per queue, the bytes of a submit packet up to its first NUL.
 
-    ``tail_bytes`` is the length of what follows (see ``tail``), which the header counts.
+    ``tail_bytes`` is the length of what follows (see ``tail``), which the header counts;
+    ``prefix`` is what the names of all the queues begin with, and is not in ``queues``.
     """
-    return [_pack_header(_REQ, kind, len(queue) + tail_bytes) + queue for queue in queues]
+    headers = _Headers(kind, tail_bytes, prefix)
+    return [headers[len(queue)] + queue for queue in queues]
 
 
 def tail(unique: bytes, payload: bytes) -> bytes:

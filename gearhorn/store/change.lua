@@ -61,12 +61,12 @@ if kind ~= 'subscribe' then
             return {0, 0, false}
         end
     end
-    local existed = redis.call('SREM', KEYS[1], client)
+    local existed = redis.call('ZREM', KEYS[1], client)
     local former = redis.call('HGET', KEYS[2], client)
     redis.call('HDEL', KEYS[2], client)
     redis.call('HDEL', KEYS[3], client)
     redis.call('ZREM', KEYS[9], pair)
-    if redis.call('SCARD', KEYS[1]) == 0 then
+    if redis.call('ZCARD', KEYS[1]) == 0 then
         redis.call('ZREM', KEYS[7], topic)
     end
     if existed == 1 and ARGV[5] ~= '' then
@@ -85,7 +85,7 @@ if drainer then
     redis.call('HDEL', KEYS[10], ARGV[4]) -- who drained it is gone
 end
 for n = 1, #KEYS - 23 do
-    if redis.call('SISMEMBER', KEYS[23 + n], ARGV[8 + n]) == 1 then
+    if redis.call('ZSCORE', KEYS[23 + n], ARGV[8 + n]) then
         return {0, n, false}
     end
 end
@@ -102,7 +102,7 @@ if is_new_lane then
     end
 end
 
-local added = redis.call('SADD', KEYS[1], client)
+local added = redis.call('ZADD', KEYS[1], 0, client)
 local former = added == 0 and redis.call('HGET', KEYS[2], client)
 local options = former and cjson.decode(former) or {}
 for key, value in pairs(given) do

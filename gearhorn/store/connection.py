@@ -17,7 +17,7 @@ key (all under ``{NAMESPACE}``)  type       what
 ``topics``                      zset       topics that have subscriptions, all with score 0
 ``expiries``                    zset       topic NUL client_id -> reading of ``clock`` at its end
 ``draining``                    hash       queue -> id of the member that empties it
-``clients:TOPIC``               set        client_ids subscribed to TOPIC
+``clients:TOPIC``               zset       client_ids subscribed to TOPIC, all with score 0
 ``options:TOPIC``               hash       client_id -> its options as JSON, where it has any
 ``drops:TOPIC``                 hash       client_id -> copies dropped by its backlog limit
 ``counted:PROCESS``             string     number of the last piece of drops that a worker process
@@ -71,8 +71,8 @@ from gearhorn.store.wire import Command, Wire
 __all__ = ["READ_TIMEOUT_S", "SCHEMA", "SCRIPTS", "WRITE_TIMEOUT_S", "Command", "Connection"]
 
 WRITE_TIMEOUT_S = 1.5  # a change answers `unavailable:` within 2 s rather than hang
-READ_TIMEOUT_S = 10.0  # a list of a million takes one second
-SCHEMA = b"3"
+READ_TIMEOUT_S = 10.0  # of a bounded page
+SCHEMA = b"4"
 CONNECTIONS = 16  # to the store, in all
 MEMBERS = 2  # of them that only the lease and what is about members may use
 APART = 3  # appends, lanes and events have one each
@@ -215,7 +215,10 @@ class Connection:
                 break
 
     async def read(
-        self, commands: Sequence[Command], timeout_s: float = READ_TIMEOUT_S
+        self,
+        commands: Sequence[Command],
+        timeout_s: float = READ_TIMEOUT_S,
+        reserved: bool = False,
     ) -> list[Any]:
         """Like ``pipeline``, for commands that only read: the replies are a primary's.
 
@@ -223,12 +226,39 @@ class Connection:
         demoted answers reads like before, and would serve old lists without an end.
         Raises ``StoreReadOnly`` where it is a replica.
         """
-        *replies, role = await self.pipeline([*commands, ("ROLE",)], timeout_s)
+        replies = await self.read_each(commands, timeout_s, reserved)
+        for reply in replies:
+            if isinstance(reply, StoreError):
+                raise reply
+        return replies
+
+    async def read_each(
+        self,
+        commands: Sequence[Command],
+        timeout_s: float = READ_TIMEOUT_S,
+        reserved: bool = False,
+    ) -> list[Any]:
+        """Like ``read``, with a ``StoreError`` in the place of each reply that failed.
+
+        Raises ``StoreError`` where there are no replies, ``StoreReadOnly`` from a replica.
+        """
+        *replies, role = await self.each([*commands, ("ROLE",)], timeout_s, reserved)
+        if isinstance(role, StoreError):
+            raise role
         if role[0] != b"master":
             error = StoreReadOnly(f"READONLY the server's role is {role[0].decode()}")
             self.judge([error])
             raise error
         return replies
+
+    async def is_there(self) -> bool:
+        """Return whether a primary answers a PING within ``WRITE_TIMEOUT_S``, over a connection
+        that no list is read on."""
+        try:
+            await self.read([("PING",)], WRITE_TIMEOUT_S, reserved=True)
+        except StoreError:
+            return False
+        return True
 
     async def check(self) -> None:
         """Make the store ours, or refuse it.

@@ -14,8 +14,8 @@ for n = 2, #KEYS, 2 do
     local pairs_left = tonumber(ARGV[at])
     at = at + 1
     for _ = 1, pairs_left do
-        local is_subscribed = redis.pcall('SISMEMBER', KEYS[n], ARGV[at])
-        if is_subscribed == 1 then
+        local score = redis.pcall('ZSCORE', KEYS[n], ARGV[at])
+        if type(score) == 'string' then
             redis.pcall('HINCRBY', KEYS[n + 1], ARGV[at], ARGV[at + 1])
         end
         at = at + 2

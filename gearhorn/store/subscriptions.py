@@ -1,20 +1,38 @@
 """Subscriptions in the store: who is subscribed to what, and how that changes.
 
-Law: one round trip for any number of changes or topics; nothing here scans all topics.
+Theory of operation. A topic may have a million subscriptions, and one command that returns them all
+would hold the store, the connection and the reader's event loop for a second. So a topic's
+client_ids are a sorted set whose scores are all 0, which is read in pages, in the order of their
+bytes: each page asks for what follows the last client_id of the page before. The pages are not one
+transaction, and the list changes meanwhile. What a read returns is right all the same:
+
+* A client_id that is subscribed throughout the read is returned exactly once: its place in the
+  order never changes, and pages neither overlap nor leave gaps.
+* One that is subscribed or unsubscribed during the read may be returned or not. Its topic changed
+  then, and the reader learns of that by message, by its next lease renewal or by the end of its
+  lease; the directory has such a read serve nobody who asked after the change, and drops it.
+* Options are asked for after the client_ids that they belong to, and whether the topic has a log
+  after the options. So a subscription that is seen to be durable is seen together with its log, and
+  one that turns durable during the read gets a copy, or the log's message, or both.
+
+Rules: every command takes a bounded time; one round trip for any number of changes, or for the
+beginnings of any number of lists; nothing here scans all topics.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from gearhorn.errors import StoreError
 from gearhorn.messages import SubscriptionOptions, decode_options
 from gearhorn.names import splits_of
-from gearhorn.store.connection import READ_TIMEOUT_S, Command, Connection
+from gearhorn.store.connection import Command, Connection
 from gearhorn.store.log import fresh_epoch
 from gearhorn.store.members import Member, members_of
 
+FIRST = 100  # client_ids of a list that are read together with those of other topics
+PAGE = 2_000  # of a longer list, at a time: 1 to 2 ms of the store's time, and of the reader's
 COUNTED_S = 86_400  # the number of a process's last drops is kept so long
 
 
@@ -49,20 +67,14 @@ class Applied(NamedTuple):
     error: StoreError | None = None  # the store refused this one
 
 
-class Stored(NamedTuple):
-    """A subscription as the store holds it."""
-
-    client_id: str
-    options: SubscriptionOptions
-    drops: int
-
-
 class Listed(NamedTuple):
-    """A topic's client_ids, the options of those that have any, and whether it has a log."""
+    """A part of a topic's list: client_ids, the options of those that have any, whether the topic
+    has a log, and whether more of the list may follow."""
 
     clients: list[bytes]
     options: Mapping[bytes, SubscriptionOptions]
     has_log: bool
+    more: bool = False
 
 
 class Subscriptions:
@@ -134,72 +146,84 @@ class Subscriptions:
         key = self._connection.key("draining")
         await self._connection.pipeline([self._connection.script("remove", [key], queue, drainer)])
 
-    async def read(self, topics: Sequence[str]) -> list[Listed]:
-        """Return what there is of each topic; raises ``StoreError``."""
+    async def is_there(self) -> bool:
+        """Return whether the store answers at all."""
+        return await self._connection.is_there()
+
+    async def read(self, topics: Sequence[str]) -> list[Listed | StoreError]:
+        """Return the beginning of each topic's list, or why the store does not give it.
+
+        Raises ``StoreError`` where the store does not answer, or is no primary.
+        """
+        return await self._parts([(topic, b"-") for topic in topics], FIRST)
+
+    async def rest(self, topic: str, after: bytes) -> AsyncIterator[Listed]:
+        """Yield the rest of a topic's list, behind the client_id ``after``.
+
+        Raises ``StoreError``; then the list has to be read again from its beginning.
+        """
+        more = True
+        while more:
+            [part] = await self._parts([(topic, b"(" + after)], PAGE)
+            if isinstance(part, StoreError):
+                raise part
+            yield part
+            more = part.more
+            after = part.clients[-1] if part.clients else after
+
+    async def _parts(
+        self, wanted: Sequence[tuple[str, bytes]], limit: int
+    ) -> list[Listed | StoreError]:
+        """Read up to ``limit`` client_ids of each topic, from a lower bound in their order."""
         key = self._connection.key
         commands: list[Command] = []
-        for topic in topics:
-            commands.append(("SMEMBERS", key("clients", topic)))
-            commands.append(("HGETALL", key("options", topic)))
-            commands.append(("EXISTS", key("log", topic)))
-        replies = iter(await self._connection.read(commands))
-        return [
-            Listed(
-                list(clients),
-                {c: decode_options(body) for c, body in next(replies).items()},
-                bool(next(replies)),
-            )
-            for clients in replies
-        ]
-
-    async def page(
-        self, topic: str | None, after: tuple[str, str] | None, limit: int
-    ) -> list[tuple[str, list[Stored]]]:
-        """Return up to ``limit`` subscriptions in the order of topics and client_ids, of one
-        topic or of all, from behind the pair ``after``.
-
-        Raises ``StoreError``.
-        """
-        key = self._connection.key
-        if topic is None:
-            first = f"[{after[0]}" if after else "-"
-            [found] = await self._connection.pipeline(
-                [("ZRANGEBYLEX", key("topics"), first, "+", "LIMIT", 0, limit + 1)]
-            )
-            topics = [name.decode() for name in found]
-        else:
-            topics = [topic]
-        counts = await self._connection.pipeline(
-            [("SCARD", key("clients", name)) for name in topics]
-        )
-        pages = []
-        for name, count in zip(topics, counts, strict=True):
-            if limit <= 0:
-                break
-            if not count:
-                continue
-            clients, options, drops = await self._connection.pipeline(
-                [
-                    ("SMEMBERS", key("clients", name)),
-                    ("HGETALL", key("options", name)),
-                    ("HGETALL", key("drops", name)),
-                ],
-                READ_TIMEOUT_S,
-            )
-            behind = after[1].encode() if after and after[0] == name else b""
-            chosen = sorted(client for client in clients if client > behind)[:limit]
-            limit -= len(chosen)
-            stored = [
-                Stored(
-                    client.decode(),
-                    decode_options(options.get(client, b"{}")),
-                    int(drops.get(client, 0)),
-                )
-                for client in chosen
+        for topic, first in wanted:
+            commands += [
+                ("ZRANGEBYLEX", key("clients", topic), first, "+", "LIMIT", 0, limit),
+                ("HLEN", key("options", topic)),
+                ("EXISTS", key("log", topic)),
             ]
-            if stored:
-                pages.append((name, stored))
-        return pages
+        replies = iter(await self._connection.read_each(commands))
+        parts: list[Listed | StoreError] = []
+        with_options = []
+        for clients, count, has_log in zip(replies, replies, replies, strict=True):
+            errors = [one for one in (clients, count, has_log) if isinstance(one, StoreError)]
+            if errors:
+                parts.append(errors[0])
+                continue
+            if clients and count:
+                with_options.append(len(parts))
+            parts.append(Listed(clients, {}, bool(has_log), len(clients) == limit))
+        if with_options:
+            await self._add_options([topic for topic, _ in wanted], parts, with_options)
+        return parts
+
+    async def _add_options(
+        self, topics: Sequence[str], parts: list[Listed | StoreError], places: Sequence[int]
+    ) -> None:
+        """Complete the parts at ``places`` with their options, and ask again for logs."""
+        key = self._connection.key
+        commands: list[Command] = []
+        for at in places:
+            part = parts[at]
+            assert isinstance(part, Listed)
+            commands.append(("HMGET", key("options", topics[at]), *part.clients))
+            commands.append(("EXISTS", key("log", topics[at])))
+        replies = iter(await self._connection.read_each(commands))
+        for at, bodies, has_log in zip(places, replies, replies, strict=True):
+            part = parts[at]
+            assert isinstance(part, Listed)
+            errors = [one for one in (bodies, has_log) if isinstance(one, StoreError)]
+            if errors:
+                parts[at] = errors[0]
+                continue
+            known = {body: decode_options(body) for body in set(bodies) if body is not None}
+            options = {
+                client: known[body]
+                for client, body in zip(part.clients, bodies, strict=True)
+                if body is not None
+            }
+            parts[at] = Listed(part.clients, options, bool(has_log), part.more)
 
     async def count_drops(
         self, process: str, number: int, drops: Mapping[tuple[str, str], int]

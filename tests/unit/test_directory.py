@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from itertools import pairwise
 
 import pytest
 
@@ -19,16 +20,20 @@ class Store:
     """Reads that the test lets finish when it wants, by a clock and under a lease that it sets."""
 
     def __init__(self) -> None:
-        self.reads: list[tuple[list[str], asyncio.Future[list[bytes]]]] = []
+        self.reads: list[tuple[str, asyncio.Future[list[bytes]]]] = []
+        self.is_up = False  # whether it answers where a read failed
         self.now_s = 1000.0
         self.lease = Lease(LEASE_S)
         self.lease.grant(self.now_s)
 
-    async def read(self, topics: list[str]) -> list[Subscribers]:
+    async def read(self, topic: str) -> Subscribers:
         future: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
-        self.reads.append((topics, future))
+        self.reads.append((topic, future))
         queues = await future
-        return [Subscribers(topic, queues, len(queues), ()) for topic in topics]
+        return Subscribers(topic, queues, len(queues), ())
+
+    async def is_there(self) -> bool:
+        return self.is_up
 
     def finish(self, number: int, *queues: bytes) -> None:
         """Let a read find these queues."""
@@ -54,7 +59,7 @@ def run(test: Callable[[Store, Directory], Coroutine[None, None, None]], most: i
         store = Store()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("gearhorn.broker.directory.now_s", lambda: store.now_s)
-            await test(store, Directory(store.read, most, store.lease))
+            await test(store, Directory(store, most, store.lease))
 
     asyncio.run(main())
 
@@ -78,24 +83,14 @@ def test_waiters_are_served_in_order_by_one_read() -> None:
             lists.when_known("t", lambda _, number=number: served.append(number))
         await turn()
         assert lists.get("t") is None
-        [(topics, read)] = store.reads
-        assert topics == ["t"]
+        [(topic, read)] = store.reads
+        assert topic == "t"
         read.set_result([b"t_a"])
         await turn()
         assert served == [0, 1, 2]
         found = lists.get("t")
         assert found is not None
         assert found.queues == [b"t_a"]
-
-    run(test)
-
-
-def test_topics_asked_for_together_are_read_together() -> None:
-    async def test(store: Store, lists: Directory) -> None:
-        for topic in "abc":
-            lists.when_known(topic, lambda _: None)
-        await turn()
-        assert [topics for topics, _ in store.reads] == [["a", "b", "c"]]
 
     run(test)
 
@@ -242,7 +237,7 @@ def test_forget_cuts_every_read_under_way_and_keeps_nothing() -> None:
         await turn()
         assert served.lists == [(f"before {topic}", [f"{topic}_old".encode()]) for topic in "abc"]
         assert [kept(lists, topic) for topic in ("cached", *"abc")] == [None] * 4
-        assert [topics for topics, _ in store.reads[3:]] == [["b"]]
+        assert [topic for topic, _ in store.reads[3:]] == ["b"]
         store.finish(3, b"b_new")
         await turn()
         assert served.lists[3:] == [("after b", [b"b_new"])]
@@ -302,20 +297,90 @@ def test_a_read_tried_again_after_the_change_serves_everybody_and_is_kept() -> N
 
 def test_a_topic_that_the_store_refuses_is_told_and_the_others_are_served() -> None:
     async def test(store: Store, lists: Directory) -> None:
-        found: dict[str, Subscribers | Unavailable] = {}
+        found: dict[str, Subscribers | Exception] = {}
         for topic in ("good", "bad"):
             lists.when_known(topic, lambda one, topic=topic: found.__setitem__(topic, one))
         await turn()
-        store.reads[0][1].set_exception(StoreRefused("wrong type"))
+        assert [topic for topic, _ in store.reads] == ["good", "bad"]
+        store.reads[1][1].set_exception(StoreRefused("wrong type"))
         await turn()
-        assert [topics for topics, _ in store.reads[1:]] == [["good"], ["bad"]]
-        store.finish(1, b"good_a")
-        store.reads[2][1].set_exception(StoreRefused("wrong type"))
+        assert isinstance(found["bad"], Unavailable)
+        store.finish(0, b"good_a")
         await turn()
         assert isinstance(found["good"], Subscribers)
-        assert isinstance(found["bad"], Unavailable)
         assert kept(lists, "bad") is None
         await lists.settled(None)
+
+    run(test)
+
+
+def test_a_list_that_is_never_there_keeps_no_other_waiting() -> None:
+    async def test(store: Store, lists: Directory) -> None:
+        served = Served()
+        lists.when_known("slow", lambda _: None)
+        lists.when_known("small", served("small"))
+        await turn()
+        assert [topic for topic, _ in store.reads] == ["slow", "small"]
+        store.finish(1, b"small_a")
+        await turn()
+        assert served.lists == [("small", [b"small_a"])]
+
+    run(test)
+
+
+@pytest.mark.parametrize("is_up", [True, False])
+def test_one_list_that_fails_is_not_the_store_being_away(is_up: bool) -> None:
+    async def test(store: Store, lists: Directory) -> None:
+        store.is_up = is_up
+        lists.when_known("t", lambda _: None)
+        await turn()
+        store.reads[0][1].set_exception(StoreError("no answer"))
+        await turn()
+        assert (lists.waiting_since is None) == is_up
+        while len(store.reads) < 2:
+            await asyncio.sleep(0.01)
+        store.finish(1)
+        await turn()
+        assert lists.waiting_since is None
+
+    run(test)
+
+
+def test_those_who_wait_for_a_list_that_cannot_be_read_are_refused_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gearhorn.broker.directory.LIST_S", 0.3)
+
+    async def test(store: Store, lists: Directory) -> None:
+        store.is_up = True
+        found = asyncio.get_running_loop().create_future()
+        lists.when_known("t", found.set_result)
+        while not found.done():  # each read takes too long
+            await asyncio.sleep(0.01)
+        assert isinstance(found.result(), Unavailable)
+        assert all(read.cancelled() for _, read in store.reads)
+        assert lists.waiting_since is None
+        lists.when_known("t", Served()("anew"))
+        await turn()
+        assert not store.reads[-1][1].done()
+
+    run(test)
+
+
+def test_while_the_store_is_away_those_who_wait_for_it_go_on_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gearhorn.broker.directory.LIST_S", 0.1)
+
+    async def test(store: Store, lists: Directory) -> None:
+        served = Served()
+        lists.when_known("t", served("patient"))
+        while len(store.reads) < 5:
+            await asyncio.sleep(0.01)
+        store.is_up = True
+        store.finish(len(store.reads) - 1, b"t_a")
+        await turn()
+        assert served.lists == [("patient", [b"t_a"])]
 
     run(test)
 
@@ -366,6 +431,22 @@ def test_without_a_lease_no_list_is_used() -> None:
         assert lists.peek("t") is not None
 
     run(test)
+
+
+def test_what_is_forgotten_is_freed_in_many_turns() -> None:
+    async def test(store: Store, lists: Directory) -> None:
+        for number in range(20_000):
+            lists._keep(Subscribers(f"t{number}", [b"q"], 1, ()))
+        cached = lists._young
+        lists.forget()
+        assert lists.size == (0, 0)
+        lengths = [len(cached)]
+        while len(cached) > 1_000:
+            await asyncio.sleep(0)
+            lengths.append(len(cached))
+        assert max(a - b for a, b in pairwise(lengths)) <= 1_000
+
+    run(test, 1_000_000)
 
 
 def test_what_is_cached_is_bounded_and_the_used_stays() -> None:

@@ -1,0 +1,97 @@
+"""Portions: long fan-outs, handed to the job servers little by little.
+
+Theory of operation. Making the packets of a million copies takes the loop a second, and handing
+them over in one go has every other fan-out wait behind them. So a long fan-out is cut into
+portions, and the next one is made when the servers have answered the one before the last. Copies of
+other topics go in between.
+
+One queue's copies must keep the order in which the fan-outs were taken. A queue belongs to one
+topic, so each topic that has a long fan-out under way has a line here, in which *every* fan-out of
+the topic waits for those before it; ``topics`` says which these are.
+
+Rules: runs on the event loop, one task for each topic in ``topics``. With no server up the lines
+wait. Whoever has to know that copies were handed over (``settled``) waits for a place in the lines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+import structlog
+
+from gearhorn.gearman.cluster import Cluster
+from gearhorn.gearman.worker import Job
+from gearhorn.tasks import Tasks
+
+PORTION = 1_024  # copies
+AHEAD = 2  # portions of a topic that are handed over and not answered
+
+log = structlog.get_logger(__name__)
+
+
+class Portioned(Protocol):
+    """A fan-out whose copies are sent in portions."""
+
+    job: Job
+
+    def send_portion(self, indexes: Sequence[int]) -> None:
+        """Send the copies for some queues of the list, by their indexes in ascending order."""
+
+    def sent(self) -> None:
+        """Every copy that was to be sent is handed over, or none can be any more."""
+
+
+class Portions:
+    """The lines of the topics that have long fan-outs under way."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self.topics: dict[str, deque[tuple[Portioned, Sequence[int]] | asyncio.Future[None]]] = {}
+        self._tasks = Tasks()
+
+    def add(self, topic: str, fanout: Portioned, indexes: Sequence[int]) -> None:
+        """Send the copies for queues of a topic's list behind what was added before."""
+        line = self.topics.get(topic)
+        if line is None:
+            line = self.topics[topic] = deque()
+            self._tasks.spawn(self._send(topic), "portions")
+        line.append((fanout, indexes))
+
+    async def settled(self, topics: Sequence[str] | None) -> None:
+        """Return once what was added for these topics (None: for any) before now is handed over."""
+        passed = []
+        for topic in list(self.topics) if topics is None else topics:
+            line = self.topics.get(topic)
+            if line is not None:
+                passed.append(asyncio.get_running_loop().create_future())
+                line.append(passed[-1])
+        for future in passed:
+            await future
+
+    async def _send(self, topic: str) -> None:
+        line = self.topics[topic]
+        unanswered: deque[list[asyncio.Future[bool]]] = deque()
+        while line:
+            first = line.popleft()
+            if isinstance(first, asyncio.Future):
+                if not first.done():
+                    first.set_result(None)
+                continue
+            fanout, indexes = first
+            try:
+                for at in range(0, len(indexes), PORTION):
+                    while len(unanswered) >= AHEAD:
+                        for answered in unanswered.popleft():
+                            await answered
+                    while not self._cluster.is_up:
+                        await self._cluster.came_up()
+                    fanout.send_portion(indexes[at : at + PORTION])
+                    unanswered.append(self._cluster.barriers())
+                fanout.sent()
+            except Exception:  # a bug must not take those with it that wait behind
+                log.exception("fan-out failed", topic=topic)
+                fanout.job.fail("internal error")
+        del self.topics[topic]

@@ -1,0 +1,150 @@
+"""Listing: subscriptions page by page, in the order of topics and client_ids, to be described.
+
+Rules: the work and the memory of a page are those of the subscriptions on it, whatever there is
+besides; every command is about ``PAGE`` of them at most. A page is not one transaction: what is
+subscribed throughout is on exactly one page (see ``subscriptions``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from gearhorn.messages import SubscriptionOptions, decode_options
+from gearhorn.store.connection import Command, Connection
+from gearhorn.store.subscriptions import PAGE
+
+TOGETHER = 100  # topics that are read in one round trip
+PAGE_BYTES = 14 * 1024 * 1024  # of a page, as its description is estimated: 16 MiB is the most
+_DESCRIBED_BYTES = 768  # of a described subscription besides its names
+
+
+class Stored(NamedTuple):
+    """A subscription as the store holds it."""
+
+    client_id: str
+    options: SubscriptionOptions
+    drops: int
+
+
+class _Page:
+    """What was found: ``room`` counts the subscriptions that may still be added."""
+
+    def __init__(self, limit: int) -> None:
+        self.topics: list[tuple[str, list[Stored]]] = []
+        self.room = limit
+        self._bytes = PAGE_BYTES
+
+    def add(self, topic: str, found: Sequence[Stored]) -> None:
+        """Add a topic's next subscriptions, as many as there is room for."""
+        for one in found:
+            if not self.room:
+                return
+            # a client_id is there twice, with its queue's name; a quote or backslash is two bytes
+            self._bytes -= _DESCRIBED_BYTES + 2 * len(topic) + 4 * len(one.client_id.encode())
+            if self._bytes < 0 and self.topics:
+                self.room = 0
+                return
+            if not self.topics or self.topics[-1][0] != topic:
+                self.topics.append((topic, []))
+            self.topics[-1][1].append(one)
+            self.room -= 1
+
+
+class Listing:
+    """The subscriptions of one namespace, page by page."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def page(
+        self, topic: str | None, after: tuple[str, str] | None, limit: int
+    ) -> tuple[list[tuple[str, list[Stored]]], bool]:
+        """Return up to ``limit`` subscriptions of one topic or of all, from behind the pair
+        ``after``, and whether more may follow.
+
+        Fewer are returned where the description of ``limit`` would be longer than a reply may be.
+        Raises ``StoreError``.
+        """
+        page = _Page(limit)
+        if after is not None and topic in (None, after[0]):
+            await self._fill(page, after[0], after[1].encode())
+        elif topic is not None:
+            await self._fill(page, topic, b"")
+        if topic is None and page.room:
+            await self._add_topics(page, after[0] if after is not None else "")
+        return page.topics, not page.room
+
+    async def _fill(self, page: _Page, topic: str, after: bytes) -> None:
+        """Add what follows a client_id (empty: all) of one topic."""
+        while page.room:
+            limit = min(page.room, PAGE)
+            [found] = await self._stored([(topic, after, limit)])
+            page.add(topic, found)
+            if len(found) < limit:
+                return
+            after = found[-1].client_id.encode()
+
+    async def _add_topics(self, page: _Page, behind: str) -> None:
+        """Add the subscriptions of the topics behind one (empty: of all), in order."""
+        key = self._connection.key
+        while page.room:
+            count = min(TOGETHER, page.room)
+            first = f"({behind}" if behind else "-"
+            [found] = await self._connection.read(
+                [("ZRANGEBYLEX", key("topics"), first, "+", "LIMIT", 0, count)]
+            )
+            names = [name.decode() for name in found]
+            counts = await self._connection.read(
+                [("ZCARD", key("clients", name)) for name in names]
+            )
+            wanted: list[tuple[str, int]] = []
+            for name, size in zip(names, counts, strict=True):
+                if sum(count for _, count in wanted) + size > min(PAGE, page.room):
+                    await self._add_whole(page, wanted)
+                    wanted = []
+                if not page.room:
+                    return
+                wanted.append((name, size))
+            await self._add_whole(page, wanted)
+            if len(names) < count:
+                return
+            behind = names[-1]
+
+    async def _add_whole(self, page: _Page, wanted: Sequence[tuple[str, int]]) -> None:
+        """Add topics that had so many subscriptions a moment ago."""
+        asked = [(topic, b"", min(count + 1, PAGE, page.room)) for topic, count in wanted]
+        if not asked:
+            return
+        for (topic, _, limit), found in zip(asked, await self._stored(asked), strict=True):
+            page.add(topic, found)
+            if len(found) == limit:
+                await self._fill(page, topic, found[-1].client_id.encode())
+
+    async def _stored(self, wanted: Sequence[tuple[str, bytes, int]]) -> list[list[Stored]]:
+        """Return the first of each topic behind a client_id (empty: the beginning)."""
+        key = self._connection.key
+        lists = await self._connection.read(
+            [
+                (
+                    *("ZRANGEBYLEX", key("clients", topic), b"(" + after if after else b"-", "+"),
+                    *("LIMIT", 0, limit),
+                )
+                for topic, after, limit in wanted
+            ]
+        )
+        commands: list[Command] = []
+        for (topic, _, _), clients in zip(wanted, lists, strict=True):
+            if clients:
+                commands.append(("HMGET", key("options", topic), *clients))
+                commands.append(("HMGET", key("drops", topic), *clients))
+        replies = iter(await self._connection.read(commands) if commands else ())
+        return [
+            [
+                Stored(client.decode(), decode_options(body or b"{}"), int(drops or 0))
+                for client, body, drops in zip(clients, next(replies), next(replies), strict=True)
+            ]
+            if clients
+            else []
+            for clients in lists
+        ]
