@@ -46,18 +46,22 @@ class Entries:
         if not known:
             self._topics.pop(topic, None)
 
-    def run(self, topic: str, first: int, count: int) -> list[Entry]:
-        """Return up to ``count`` entries that follow each other from ``first`` on."""
+    def run(self, topic: str, first: int, count: int, size: int = KEPT_BYTES) -> list[Entry]:
+        """Return up to ``count`` entries that follow each other from ``first`` on, of up to
+        ``size`` bytes of payloads, but one at least."""
         known = self._topics.get(topic)
         if known is None:
             return []
         if count == 1:
             entry = known.get(first)
             return [] if entry is None else [entry]
-        found = []
+        found: list[Entry] = []
         for sequence in range(first, first + count):
             entry = known.get(sequence)
             if entry is None:
+                break
+            size -= len(entry.payload)
+            if size < 0 and found:
                 break
             found.append(entry)
         return found

@@ -1,6 +1,8 @@
 """Feed: what lanes deliver from: log messages in memory, and where each log ends.
 
-Law: runs on the event loop; reads nothing itself, but says what has to be read.
+Rules: runs on the event loop; reads nothing itself, but says what has to be read. What one round
+reads, and what a lane takes at once, is bounded in bytes and in number, however many messages a
+lane has room for: empty ones take time too.
 """
 
 from __future__ import annotations
@@ -13,8 +15,12 @@ from gearhorn.store.lanes import Wanted
 from gearhorn.store.log import Entry
 
 READS = 32  # parts of logs read in one round
-READ_ENTRIES = 64
+READ_ENTRIES = 64  # in one part at least; where lanes have room for more,
+MOST_ENTRIES = 2000  # in one part at most, and
+ROUND_ENTRIES = 4000  # in all parts of a round: ten milliseconds of the loop
 READ_BYTES = 256 * 1024
+RUN_ENTRIES = 2000  # that a lane takes at once, or
+RUN_BYTES = 1024 * 1024  # so many bytes, or one message
 
 
 class _Tail:
@@ -89,20 +95,23 @@ class Feed:
         return tail is None or (tail.is_known and sequence > tail.heard)
 
     def run(self, topic: str, first: int, count: int) -> list[Entry]:
-        """Return up to ``count`` messages that follow each other from ``first`` on."""
-        return self._entries.run(topic, first, count)
+        """Return up to ``count`` messages that follow each other from ``first`` on, or fewer where
+        these are many or large; none only where the first is not there."""
+        return self._entries.run(topic, first, min(count, RUN_ENTRIES), RUN_BYTES)
 
     def plan(self, wanted: Mapping[str, Mapping[int, int]]) -> Plan:
         """Return what to read: ``wanted`` is by topic how many messages from which sequence on."""
         reads: list[Wanted] = []
+        left = ROUND_ENTRIES
         for topic, firsts in wanted.items():
             end = 0
             for first in sorted(firsts):
                 if first < end:
                     continue  # another lane's part brings it
-                if len(reads) == READS:
+                if len(reads) == READS or left <= 0:
                     break
-                most = max(READ_ENTRIES, firsts[first])
+                most = min(max(READ_ENTRIES, firsts[first]), MOST_ENTRIES)
+                left -= most
                 reads.append(Wanted(topic, first, most, READ_BYTES))
                 end = first + most
         found = ((topic, self._tails.get(topic)) for topic in wanted)

@@ -24,6 +24,8 @@ MAX_TIMEOUT_S = 86_400  # a day: a caller that has left keeps its place no longe
 MAX_EXCLUDED = 10_000  # names in ``exclude``
 MAX_EXCLUDE_BYTES = 4 * 1024 * 1024  # of their JSON text
 MAX_VALUE_BYTES = 64 * 1024  # of the JSON text of any other key but ``payload``
+PLAIN_NAMES_BYTES = 128  # of ``unique`` and ``exclude`` that do not count
+_MOST_NAMES_BYTES = MAX_EXCLUDE_BYTES + MAX_VALUE_BYTES
 _ESCAPE_BYTES = 6  # at most, of a JSON string for one byte of UTF-8: \u0041
 _PERCENT = re.compile(r"(\d{1,9})%\Z", re.ASCII)
 _FALSE = re.compile(rb'(?:false|null|""|\[\s*\]|\{\s*\}|-?0(?:\.0*)?(?:[eE][+-]?[0-9]+)?)\Z')
@@ -107,6 +109,9 @@ def decode_fanout(body: bytes, max_payload: int) -> Fanout:
         raise BadRequest(
             f"timeout: expected seconds > 0 and <= {MAX_TIMEOUT_S}, got {raw.timeout:g}"
         )
+    payload = _payload(text, raw.encoding, max_payload)
+    if (raw.unique or raw.exclude) and len(payload) > max_payload - _MOST_NAMES_BYTES:
+        _check_kept(len(payload), raw, max_payload)
     return Fanout(
         raw.topic,
         payload,
@@ -118,6 +123,18 @@ def decode_fanout(body: bytes, max_payload: int) -> Fanout:
         _excluded(raw.exclude) if raw.exclude else _NOBODY,
         raw.priority,
     )
+
+
+def _check_kept(size: int, raw: _Body, max_payload: int) -> None:
+    """Raise ``TooLarge`` where what is kept besides a payload of ``size`` bytes makes a message too
+    large."""
+    excluded = raw.exclude or ()
+    names = sum(len(name.encode()) for name in (raw.unique or "", *excluded))
+    if size + names > max_payload and names > PLAIN_NAMES_BYTES:
+        raise TooLarge(
+            f"payload, unique and exclude of {size + names} bytes are over --max-payload "
+            f"{max_payload}"
+        )
 
 
 def _decode_long(body: bytes) -> tuple[_Body, msgspec.Raw]:
