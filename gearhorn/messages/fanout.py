@@ -109,7 +109,6 @@ def decode_fanout(body: bytes, max_payload: int) -> Fanout:
         raise BadRequest(
             f"timeout: expected seconds > 0 and <= {MAX_TIMEOUT_S}, got {raw.timeout:g}"
         )
-    payload = _payload(text, raw.encoding, max_payload)
     if (raw.unique or raw.exclude) and len(payload) > max_payload - _MOST_NAMES_BYTES:
         _check_kept(len(payload), raw, max_payload)
     return Fanout(

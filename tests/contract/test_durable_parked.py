@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import time
 
 from support.cluster import eventually
@@ -131,3 +132,58 @@ def test_only_durable_subscriptions_have_parked_messages(raw: Raw, topic: str) -
         for other in ({"client_id": "direct"}, {"client_id": "nobody"}, {"topic": f"{topic}-not"}):
             text = refusal(raw.ask("parked_fanout", **request | other))
             assert text.startswith("unknown: "), (action, other, text)
+
+
+def test_parked_messages_are_listed_in_pages(raw: Raw, topic: str) -> None:
+    subscribe(raw, topic, "alice", durable=ONCE)
+    publish(raw, topic, *(f"{number}".ljust(7_000_000, "x") for number in (1, 2)), "3", "4", "5")
+    fail(raw.taker(f"{topic}_alice"), *[b"no"] * 5)
+    reaches(raw, topic, "alice", 5)
+    request = {"topic": topic, "client_id": "alice", "action": "list"}
+    pages, after = [], 0
+    while after is not None:
+        outcome = raw.ask("parked_fanout", **request, after=after)
+        assert len(outcome.data) <= 16 * 1024 * 1024
+        reply = json.loads(outcome.data)
+        pages.append(sequences(reply))
+        after = reply.get("after")
+    assert pages == [[1], [2, 3, 4, 5]]  # 8 MiB of payloads
+    page = ask(raw, "parked_fanout", **request, after=2, limit=2)
+    assert (sequences(page), page["after"]) == ([3, 4], 4)
+    assert ask(raw, "parked_fanout", **request, after=5) == {"parked": []}
+    text = refusal(raw.ask("parked_fanout", **request, after=-1))
+    assert text.startswith("bad_request: after"), text
+
+
+def test_what_grows_in_json_makes_a_smaller_page(raw: Raw, topic: str) -> None:
+    ask(raw, "retain_fanout", topic=topic, max_age=1000)
+    publish(raw, topic, *["\1" * 1_400_000] * 3)  # six times that in a reply
+    reply = raw.ask("fetch_fanout", topic=topic, after=0)
+    assert len(reply.data) <= 16 * 1024 * 1024
+    assert sequences(json.loads(reply.data)) == [1]
+
+
+def test_nothing_is_put_back_for_a_subscription_that_pulls(raw: Raw, topic: str) -> None:
+    subscribe(raw, topic, "alice", durable=ONCE)
+    publish(raw, topic, "1", "2")
+    fail(raw.taker(f"{topic}_alice"), b"no", b"no")
+    reaches(raw, topic, "alice", 2)
+    subscribe(raw, topic, "alice", durable={"pull": True})
+    request = {"topic": topic, "client_id": "alice"}
+    text = refusal(raw.ask("parked_fanout", **request, action="redrive"))
+    assert text.startswith("bad_request: action: "), text
+    assert sequences({"parked": parked(raw, topic, "alice")}) == [1, 2]
+    assert ask(raw, "parked_fanout", **request, action="purge", limit=1) == {"purged": 1}
+
+
+def test_as_many_are_parked_as_the_topic_may_have(raw: Raw, topic: str) -> None:
+    ask(raw, "retain_fanout", topic=topic, max_messages=3)
+    subscribe(raw, topic, "alice", durable=ONCE)
+    taker = raw.taker(f"{topic}_alice")
+    for number in range(1, 7):
+        publish(raw, topic, str(number))
+        fail(taker, b"no")
+        reaches(raw, topic, "alice", number)
+    assert sequences({"parked": parked(raw, topic, "alice")}) == [4, 5, 6]
+    described = ask(raw, "describe_fanout", topic=topic)
+    assert described["topics"][topic]["subscriptions"]["alice"]["drops"] == 3

@@ -84,3 +84,40 @@ def test_a_subscription_turns_to_pull_and_back_where_it_stands(raw: Raw, topic: 
     subscribe(raw, topic, "alice", durable={"pull": False})
     assert alice.finish() == [b"3"]
     reaches(raw, topic, "alice", 3)
+
+
+def test_messages_that_exclude_the_client_are_not_fetched(raw: Raw, topic: str) -> None:
+    subscribe(raw, topic, "alice", "bob", durable=PULL)
+    publish(raw, topic, "1", "2", exclude=["alice"])
+    waiting = raw.start("fetch_fanout", topic=topic, client_id="alice", wait=20, limit=2)
+    waiting.progress()
+    publish(raw, topic, "3", exclude=["alice"])
+    eventually(lambda: position(raw, topic, "alice") == 3)  # what is not for it does not hold it up
+    publish(raw, topic, "4")
+    assert sequences(json.loads(waiting.outcome().data)) == [4]
+    publish(raw, topic, "5", exclude=["alice"])
+    publish(raw, topic, "6")
+    assert sequences(fetch(raw, topic, client_id="alice")) == [4, 6]
+    assert sequences(fetch(raw, topic, client_id="alice", limit=1)) == [4]
+    assert sequences(fetch(raw, topic, client_id="alice", ack=4, limit=1)) == [6]
+    assert position(raw, topic, "alice") == 5
+    assert sequences(fetch(raw, topic, client_id="alice", ack=6)) == []
+    publish(raw, topic, *"789", exclude=["alice"])
+    told = fetch(raw, topic, client_id="alice")
+    assert (sequences(told), told["last"]) == ([], 9)
+    assert lane(raw, topic, "alice").items() >= {"position": 9, "lag": 0}.items()
+    assert sequences(fetch(raw, topic, client_id="bob")) == list(range(1, 10))
+    assert sequences(fetch(raw, topic)) == list(range(1, 10))  # without a client_id: all
+
+
+def test_a_long_run_of_messages_that_exclude_the_client_is_passed_in_one_fetch(
+    raw: Raw, topic: str
+) -> None:
+    subscribe(raw, topic, "alice", durable=PULL)
+    body = {"topic": topic, "payload": "", "exclude": ["alice"], "background": True}
+    for _ in range(6):
+        raw.batch([body] * 500).outcomes()
+    publish(raw, topic, "at last")
+    found = fetch(raw, topic, client_id="alice", limit=1)
+    assert sequences(found) == [3001]
+    assert position(raw, topic, "alice") == 3000

@@ -180,3 +180,27 @@ def test_reasons_that_do_not_fit_are_counted_in_a_last_pair() -> None:
     assert listed == [list(pair) for pair in pairs[: len(listed)]]
     assert last == ["", f"and {2000 - len(listed)} more"]
     assert json.loads(messages.encode_failures(pairs[:1])) == [["c0", "\x01" * 4096]]
+
+
+@pytest.mark.parametrize(
+    ("size", "unique", "excluded", "is_refused"),
+    [
+        (1000, "u" * 128, [], False),
+        (1000, "u" * 129, [], True),
+        (871, "u" * 129, [], False),
+        (872, "u" * 129, [], True),
+        (1000, "", ["alice"], False),
+        (600, "", [f"{number:03}" for number in range(100)], False),
+        (800, "", [f"{number:03}" for number in range(100)], True),
+    ],
+)
+def test_a_long_unique_and_many_excluded_names_count_like_payload(
+    size: int, unique: str, excluded: list[str], is_refused: bool
+) -> None:
+    request = {"topic": "t", "payload": "x" * size, "unique": unique, "exclude": excluded}
+    body = json.dumps(request).encode()
+    if not is_refused:
+        assert len(messages.decode_fanout(body, 1000).payload) == size
+        return
+    with pytest.raises(TooLarge, match="unique and exclude"):
+        messages.decode_fanout(body, 1000)

@@ -1,0 +1,44 @@
+"""What lanes deliver from: what is read in one round, and what is taken at once."""
+
+from __future__ import annotations
+
+from support.windows import entries, entry
+
+from gearhorn.broker.feed import (
+    MOST_ENTRIES,
+    READ_ENTRIES,
+    ROUND_ENTRIES,
+    RUN_BYTES,
+    RUN_ENTRIES,
+    Feed,
+)
+
+
+def test_a_lane_with_room_for_a_million_has_a_few_thousand_read() -> None:
+    feed = Feed()
+    feed.follow("t")
+    [wanted] = feed.plan({"t": {1: 1_000_000}}).reads
+    assert (wanted.first, wanted.most) == (1, MOST_ENTRIES)
+    reads = feed.plan({"t": dict.fromkeys(range(1, 10**6, 10000), 1000000)}).reads
+    assert sum(wanted.most for wanted in reads) <= ROUND_ENTRIES + MOST_ENTRIES
+    reads = feed.plan({f"t{number}": {1: 1} for number in range(100)}).reads
+    assert [wanted.most for wanted in reads] == [READ_ENTRIES] * 32
+
+
+def test_a_lane_takes_a_few_thousand_at_once() -> None:
+    feed = Feed()
+    feed.follow("t")
+    plan = feed.plan({"t": {1: 10_000}})
+    feed.take_in(plan, [(entries(1, 10_000), True)])
+    assert len(feed.run("t", 1, 1_000_000)) == RUN_ENTRIES
+    assert len(feed.run("t", 9_999, 1_000_000)) == 2
+
+
+def test_a_lane_takes_a_mebibyte_at_once_or_one_message() -> None:
+    feed = Feed()
+    feed.follow("t")
+    plan = feed.plan({"t": {1: 10}})
+    sizes = [RUN_BYTES // 2, RUN_BYTES // 2, 1, RUN_BYTES + 1, 1]
+    some = [entry(number, payload=bytes(size)) for number, size in enumerate(sizes, 1)]
+    feed.take_in(plan, [(some, True)])
+    assert [len(feed.run("t", first, 10)) for first in range(1, 6)] == [2, 2, 1, 1, 1]
