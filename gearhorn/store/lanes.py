@@ -274,7 +274,7 @@ class Lanes:
                 fenced.add((one.topic, one.client_id))
             elif reply > 1:
                 log.warning(
-                    "parked messages dropped: there are more than the topic's log may have",
+                    "parked messages dropped: too many",
                     topic=one.topic,
                     client=one.client_id,
                     count=reply - 1,

@@ -231,7 +231,7 @@ class Log:
             what, found, first, last, position, missed, is_more = reply
             if missed:
                 log.warning(
-                    "messages dropped before they were fetched",
+                    "messages missed: dropped by the log",
                     topic=topic,
                     client=client_id,
                     count=missed,
