@@ -17,7 +17,9 @@ from gearhorn.broker.looks import Looks
 from gearhorn.broker.membership import Membership
 from gearhorn.broker.ownership import Ownership
 from gearhorn.broker.pruning import prune
+from gearhorn.broker.quiet import Quiet
 from gearhorn.broker.reading import Reading
+from gearhorn.broker.redrives import Redrives
 from gearhorn.broker.waiting import Waiting
 from gearhorn.errors import StoreError
 from gearhorn.gearman.cluster import Cluster
@@ -51,7 +53,11 @@ class Durable:
         self.reading = Reading(self.log, self.lanes, parked_function)
         self.deliverer = Deliverer(self.lanes, cluster, membership, self.changed, dropped)
         self._looks = Looks(self.deliverer, cluster)
-        self._ownership = Ownership(self.lanes, membership, self.deliverer, lambda: store.run_id)
+        self._redrives = Redrives(self.lanes, self.deliverer)
+        self._quiet = Quiet(self.deliverer, cluster)
+        self._ownership = Ownership(
+            self.lanes, membership, self.deliverer, self._redrives, lambda: store.run_id
+        )
         handlers = {
             store.channel("events"): self._hear,
             store.channel("done", process): self.waiting.hear,
@@ -74,7 +80,8 @@ class Durable:
             "ownership": self._ownership.run,
             "delivery": self.deliverer.run,
             "looks": self._looks.run,
-            "quiet": self._looks.watch_quiet,
+            "quiet": self._quiet.run,
+            "redrives": self._redrives.run,
         }
         for name, loop in vital.items():
             self._tasks.keep(name, loop, is_vital=True)
@@ -89,6 +96,7 @@ class Durable:
     async def stop(self) -> None:
         """Do nothing more."""
         await self._tasks.cancel()
+        await self.deliverer.stop()
         await asyncio.gather(self.log.close(), self.lanes.close())
 
     def changed(self, topic: str) -> None:
@@ -124,9 +132,7 @@ class Durable:
         elif kind == "released":
             self._ownership.changed(rest[0])
         elif kind == "redriven":
-            lane = self.deliverer.find(rest[0]).get(rest[1])
-            if lane is not None:
-                self.deliverer.close(lane)  # taken anew, with another TERM
+            self._redrives.hear()
         elif kind == "leaving":
             self._ownership.leaves(rest[0])
         elif kind == "members":

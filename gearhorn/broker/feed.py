@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from gearhorn.broker.entries import Entries
-from gearhorn.store.lanes import Wanted
 from gearhorn.store.log import Entry
+from gearhorn.store.rounds import Wanted
 
 READS = 32  # parts of logs read in one round
 READ_ENTRIES = 64  # in one part at least; where lanes have room for more,

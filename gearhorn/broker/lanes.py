@@ -1,158 +1,76 @@
 """Lanes: what one durable subscription delivers, in which order, and what comes after a failure.
 
-Law: pure. Two tables say what follows from what, ``DELIVERIES`` for one job and ``LANES`` for the
-subscription; an event without a row changes nothing. Time and randomness are passed in: ``now_s``
-is of ``timing.now_s``. Who calls does what the returned actions say (PROTOCOL §6).
+Rules: pure. What follows from what stand the tables of ``states``. Time and randomness are passed
+in: ``now_s`` is of ``timing.now_s``. Who calls does what the returned actions say.
+
+The window is a chain of the deliveries that are not done, in the log's order. One that is done
+before an older one leaves the chain at once and hands what it would have moved the position to
+(``through``) to the delivery before it; so every step costs the same however long the window is.
+What was acknowledged like that is kept in ``ahead`` for the store: whoever delivers next passes it
+over.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from enum import Enum, IntEnum, auto
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
+from gearhorn.broker.deliveries import JITTER, Attempts
+from gearhorn.broker.states import (
+    DELIVERIES,
+    LANES,
+    Action,
+    Event,
+    LaneEvent,
+    LaneState,
+    State,
+)
 from gearhorn.messages.durable import DurableOptions, Trouble
+from gearhorn.store.lanes import Acquired
 from gearhorn.store.log import Entry
 
 SPAN = 16  # a window has room for so many times in_flight, done and not; then the oldest must go
-JITTER = 0.1  # of the wait before an attempt, at most (PROTOCOL §6)
 
 
-class State(IntEnum):
-    """Of one delivery."""
+class Keeper(Protocol):
+    """Who works off lanes."""
 
-    READY = auto()  # to be sent
-    SENT = auto()  # submitted; nobody is known to have taken it
-    TAKEN = auto()  # a receiver has it
-    RESTING = auto()  # waits for its next attempt
-    PARKING = auto()  # is being set aside
-    DONE = auto()  # acknowledged or parked
+    def touch(self, lane: Lane) -> None:
+        """Something happened to a lane: work it off soon."""
 
 
-class Event(IntEnum):
-    """What happens to one delivery."""
-
-    SEND = auto()
-    TAKE = auto()  # it was seen with a receiver
-    COMPLETE = auto()  # the receiver acknowledges
-    LATE = auto()  # a receiver of a former attempt acknowledges
-    FAIL = auto()
-    GIVE_UP = auto()  # FAIL, and no attempt is left
-    EXPIRE = auto()  # the receiver has had its time
-    EXPIRE_LAST = auto()  # EXPIRE, and no attempt is left
-    LOSE = auto()  # its job server went away
-    REFUSE = auto()  # its job server does not take it
-    WITHDRAW = auto()  # the lane closes, and nobody has taken it
-    DUE = auto()  # its rest is over
-    PARK = auto()  # it is set aside
+class _Nobody:
+    def touch(self, lane: Lane) -> None:
+        """The lane is only looked at."""
 
 
-class Action(Enum):
-    """What the caller has to do."""
-
-    CANCEL = auto()  # withdraw the job
-    STORE = auto()  # keep the failed attempt
-    PARK = auto()  # set the message aside
+NOBODY = _Nobody()
 
 
-_S, _E, _A = State, Event, Action
-DELIVERIES: dict[tuple[State, Event], tuple[State, tuple[Action, ...]]] = {
-    (_S.READY, _E.SEND): (_S.SENT, ()),
-    (_S.READY, _E.LATE): (_S.DONE, ()),
-    (_S.SENT, _E.TAKE): (_S.TAKEN, ()),
-    (_S.SENT, _E.COMPLETE): (_S.DONE, ()),
-    (_S.SENT, _E.LATE): (_S.DONE, (_A.CANCEL,)),
-    (_S.SENT, _E.FAIL): (_S.RESTING, (_A.STORE,)),
-    (_S.SENT, _E.GIVE_UP): (_S.PARKING, (_A.PARK,)),
-    (_S.SENT, _E.LOSE): (_S.READY, ()),
-    (_S.SENT, _E.REFUSE): (_S.RESTING, ()),
-    (_S.SENT, _E.WITHDRAW): (_S.READY, (_A.CANCEL,)),
-    (_S.TAKEN, _E.COMPLETE): (_S.DONE, ()),
-    (_S.TAKEN, _E.LATE): (_S.DONE, (_A.CANCEL,)),
-    (_S.TAKEN, _E.FAIL): (_S.RESTING, (_A.STORE,)),
-    (_S.TAKEN, _E.GIVE_UP): (_S.PARKING, (_A.PARK,)),
-    (_S.TAKEN, _E.EXPIRE): (_S.RESTING, (_A.CANCEL, _A.STORE)),
-    (_S.TAKEN, _E.EXPIRE_LAST): (_S.PARKING, (_A.CANCEL, _A.PARK)),
-    (_S.TAKEN, _E.LOSE): (_S.READY, ()),
-    (_S.RESTING, _E.DUE): (_S.READY, ()),
-    (_S.RESTING, _E.LATE): (_S.DONE, ()),
-    (_S.PARKING, _E.PARK): (_S.DONE, ()),
-}
-_NOTHING: tuple[Action, ...] = ()
+class Delivery(Attempts):
+    """One message, or a batch, on its way to the receivers of a subscription.
 
-
-class LaneState(Enum):
-    """Of a lane in the hands of one member."""
-
-    SETTLING = auto()  # a receiver may still have a job of the former owner
-    OPEN = auto()
-    CLOSING = auto()  # sends nothing more; gives the lane up when nothing is under way
-    CLOSED = auto()  # is nobody's, or another member's
-
-
-class LaneEvent(Enum):
-    """What happens to a lane."""
-
-    QUIET = auto()  # no receiver has a job of the former owner any more
-    CLOSE = auto()  # it is for another member, or for another TERM
-    IDLE = auto()  # nothing is under way
-    FENCE = auto()  # it is not ours any more
-
-
-_L, _V = LaneState, LaneEvent
-LANES: dict[tuple[LaneState, LaneEvent], LaneState] = {
-    (_L.SETTLING, _V.QUIET): _L.OPEN,
-    (_L.SETTLING, _V.CLOSE): _L.CLOSING,
-    (_L.SETTLING, _V.FENCE): _L.CLOSED,
-    (_L.OPEN, _V.CLOSE): _L.CLOSING,
-    (_L.OPEN, _V.FENCE): _L.CLOSED,
-    (_L.CLOSING, _V.IDLE): _L.CLOSED,
-    (_L.CLOSING, _V.FENCE): _L.CLOSED,
-}
-
-
-def rest_s(failures: int, most_s: float, jitter: float) -> float:
-    """Return the wait after the n-th failed attempt: 2, 3, 5, 9, 17 s … up to ``most_s``, and a
-    part of it more; ``jitter`` is random from 0 to 1 (PROTOCOL §6)."""
-    return min(2.0 ** min(failures - 1, 60) + 1, most_s) * (1 + JITTER * jitter)
-
-
-class Delivery:
-    """One message, or a batch, on its way to the receivers of one subscription.
-
-    ``job`` is the caller's, of the present attempt; ``former`` are those of attempts that timed
-    out, whose receivers may still acknowledge. ``through`` is where the position moves when this
-    and all before it are done.
+    It is made with the options of that moment and keeps them: a change of the subscription concerns
+    what is made after it. ``through`` is where the position moves when this and all before it are
+    done. ``before`` and ``after`` are its neighbours in the lane's window.
     """
 
     __slots__ = (
-        "due_s", "entries", "epoch", "error", "failures", "first_at", "former", "is_redriven",
-        "job", "lane", "look_s", "sent_s", "since", "singles", "state", "through",
+        "after", "before", "beyond", "envelope", "epoch", "lane", "options", "singles", "through",
     )  # fmt: skip
 
     def __init__(self, lane: Lane, entries: tuple[Entry, ...], through: int) -> None:
+        Attempts.__init__(self, entries)
         self.lane = lane
-        self.entries = entries
+        self.options = lane.options
+        self.envelope = lane.envelope
         self.through = through
         self.epoch = entries[-1].epoch  # of the message at ``through``
-        self.state = State.READY
-        self.failures = 0  # since the beginning
-        self.since = 0  # failures there had been when it was last put back
-        self.first_at = 0.0  # Unix time of the first failure
-        self.error = ""
-        self.due_s = 0.0
-        self.sent_s = 0.0
-        self.look_s = 0.0  # when to ask next whether somebody has taken it
-        self.is_redriven = False
+        self.before: Delivery | None = None
+        self.after: Delivery | None = None
+        self.beyond = 0  # deliveries between this one and the next that are done
         self.singles: list[Delivery] = []  # in the place of a batch that failed
-        self.job: Any = None
-        self.former: list[Any] = []
-
-    @property
-    def sequence(self) -> int:
-        """The first message's."""
-        return self.entries[0].sequence
 
     @property
     def is_last(self) -> bool:
@@ -161,28 +79,45 @@ class Delivery:
         return bool(most) and self.failures - self.since + 1 >= most
 
     def apply(self, event: Event) -> tuple[Action, ...]:
-        """Let an event happen; return what follows."""
+        """Let an event happen; return what follows. Whatever waited for the former state to last
+        is dropped, and a lane that closes looks whether it can be given up."""
         row = DELIVERIES.get((self.state, event))
         if row is None:
-            return _NOTHING
-        if self.state is State.READY:
-            self.lane.ready -= 1
-        elif row[0] is State.READY:
-            self.lane.ready += 1
+            return ()
+        if self.timer is not None:
+            self.timer.drop(self)
+            self.timer = None
+        self.lane.moved(self.state, row[0], is_lost=event is Event.LOSE)
         self.state = row[0]
         return row[1]
 
+    def ship(self, job: Any, at_s: float) -> None:
+        """It is handed to a job server as ``job``."""
+        self.apply(Event.SEND)
+        self.job, self.sent_s, self.look_s = job, at_s, 0.0
+
+    def unship(self, event: Event) -> tuple[Action, ...]:
+        """Its job is over by ``event`` without an attempt."""
+        self.job = None
+        return self.apply(event)
+
+    def refill(self, entries: Sequence[Entry]) -> bool:
+        """Take the messages again; return whether they are the same ones."""
+        if any(a.epoch != b.epoch for a, b in zip(entries, self.entries, strict=True)):
+            return False
+        self.entries, self.is_bare = tuple(entries), False
+        self.lane.laden.append(self)
+        return True
+
 
 class Lane:
-    """One durable subscription in the hands of this member.
-
-    ``window`` are its deliveries in the log's order, done ones too while an older one is not.
-    """
+    """One durable subscription in the hands of this member."""
 
     __slots__ = (
-        "active", "client_id", "counter", "envelope", "epoch", "gap", "in_round", "is_dirty",
-        "is_settled", "next", "options", "position", "queue", "ready", "redrives", "settled",
-        "skip", "state", "term", "topic", "troubles", "wait_until_s", "window",
+        "active", "ahead", "ahead_top", "beyond", "client_id", "counter", "counts", "envelope",
+        "epoch", "gap", "head", "in_round", "is_dirty", "is_settled", "keeper", "laden", "next",
+        "options", "passed", "position", "queue", "redrives", "seen_redrive", "settled", "skip",
+        "state", "tail", "term", "topic", "troubles", "wait_until_s",
     )  # fmt: skip
 
     def __init__(
@@ -194,12 +129,16 @@ class Lane:
         envelope: bool,
         term: int,
         position: int,
+        *,
+        keeper: Keeper = NOBODY,
+        wait_until_s: float = 0.0,
     ) -> None:
         self.topic = topic
         self.client_id = client_id
         self.queue = queue
         self.options = options
         self.envelope = envelope
+        self.keeper = keeper
         self.state = LaneState.SETTLING
         self.term = term
         self.position = position  # everything up to it is done
@@ -207,17 +146,24 @@ class Lane:
         self.epoch = ""  # of the message at the position
         self.next = position + 1  # in the log
         self.counter = 0  # attempts under this TERM
-        self.window: deque[Delivery] = deque()
-        self.active = 0  # deliveries that are not done
-        self.ready = 0  # deliveries that are READY
+        self.head: Delivery | None = None  # of the window
+        self.tail: Delivery | None = None
+        self.active = 0  # deliveries in the window
+        self.beyond = 0  # deliveries that are done, behind one that is not
+        self.counts = [0] * (max(State) + 1)  # deliveries by state
+        self.ahead: list[tuple[int, int, str]] = []  # first, last, epoch: done, not in the store
+        self.ahead_top = 0  # the highest sequence of those that the store may hold
+        self.passed: deque[tuple[int, int]] = deque()  # done under a former owner: first, last
         self.redrives: deque[int] = deque()  # sequences that were put back, to be delivered first
+        self.seen_redrive = 0  # the number of the last one that is among them
+        self.laden: list[Delivery] = []  # hold payloads, until the round is over
         self.troubles: dict[int, Trouble] = {}  # of messages that failed under a former owner
         self.skip: set[int] = set()  # parked under a former owner
         self.gap = 0  # messages that the log had dropped before they were delivered
         self.is_dirty = False  # something happened to it that no round has taken up
         self.in_round = False
-        self.is_settled = False  # no receiver has a job of a former owner
-        self.wait_until_s = 0.0  # for the former owner's job
+        self.is_settled = False  # no receiver can have a job of a former owner, or a lost one
+        self.wait_until_s = wait_until_s  # for the former owner's job
 
     def apply(self, event: LaneEvent) -> bool:
         """Let an event happen; return whether it changed anything."""
@@ -225,7 +171,114 @@ class Lane:
         if state is None:
             return False
         self.state = state
+        if state is LaneState.OPEN:
+            self.is_settled = True
+        elif state is LaneState.CLOSING:
+            self.keeper.touch(self)
         return True
+
+    def moved(self, former: State, state: State, is_lost: bool) -> None:
+        """A delivery is in another state now; ``is_lost``: a receiver may have its job, and nobody
+        hears of it any more. A lane that closes is looked at, whatever it was that happened."""
+        self.counts[former] -= 1
+        self.counts[state] += 1
+        if is_lost:
+            self.is_settled = False
+        if self.state is LaneState.CLOSING:
+            self.keeper.touch(self)
+
+    def stir(self) -> bool:
+        """Something happened to the lane; return whether no round that is under way, and none
+        that is to come, knows of it."""
+        was_dirty, self.is_dirty = self.is_dirty, True
+        return not was_dirty and not self.in_round
+
+    def begin_round(self) -> None:
+        """The lane is worked off now."""
+        self.is_dirty, self.in_round = False, True
+
+    def end_round(self) -> bool:
+        """The lane was worked off; return whether something happened to it meanwhile. What it
+        could not send it will read again."""
+        for delivery in self.laden:
+            delivery.strip()
+        self.laden.clear()
+        self.in_round = False
+        return self.is_dirty
+
+    def is_written(self, position: int, count: int) -> None:
+        """The store has a position, and ``count`` of what was done beyond it."""
+        self.settled = position
+        del self.ahead[:count]
+        if self.ahead_top <= position and not self.ahead:
+            self.ahead_top = 0
+
+    def is_late(self, sequence: int) -> None:
+        """A receiver acknowledged a message that was parked; the store keeps it as such."""
+        self.ahead_top = max(self.ahead_top, sequence)
+
+    def inherit(self, acquired: Acquired) -> None:
+        """Take over what a former owner left in the store."""
+        self.troubles = acquired.troubles
+        self.skip = acquired.parked
+        self.redrives.extend(acquired.redrives)
+        self.seen_redrive = acquired.seen_redrive
+        self.passed.extend(acquired.ahead)
+        self.ahead_top = acquired.ahead_top
+
+    def close_gap(self) -> int:
+        """Return how many messages the log had dropped since the last time this was asked."""
+        gap, self.gap = self.gap, 0
+        return gap
+
+    def vanish(self, delivery: Delivery) -> None:
+        """The log does not have the messages of a delivery any more, which is over by that."""
+        self.gap += len(delivery.entries)
+        self.done(delivery, is_parked=True)
+
+    def clear(self) -> None:
+        """The lane is not ours any more: hold nothing."""
+        delivery = self.head
+        while delivery is not None:
+            delivery.before, after, delivery.after = None, delivery.after, None
+            delivery = after
+        self.head = self.tail = None
+        self.active = 0
+
+    def next_attempt(self) -> int:
+        """Count an attempt under this TERM, and return its number."""
+        self.counter += 1
+        return self.counter
+
+    def adopt(self, options: DurableOptions, envelope: bool) -> None:
+        """Make deliveries with these options from now on."""
+        self.options, self.envelope = options, envelope
+
+    @property
+    def window(self) -> Iterator[Delivery]:
+        """The deliveries that are not done, in the log's order."""
+        delivery = self.head
+        while delivery is not None:
+            after = delivery.after
+            yield delivery
+            delivery = after
+
+    @property
+    def ready(self) -> int:
+        """How many deliveries are to be sent."""
+        return self.counts[State.READY]
+
+    @property
+    def under_way(self) -> int:
+        """How many jobs are with the job servers."""
+        counts = self.counts
+        return counts[State.SENT] + counts[State.TAKEN] + counts[State.WITHDRAWING]
+
+    @property
+    def is_releasable(self) -> bool:
+        """Whether the lane closes and nothing of it is under way or being set aside."""
+        closing = self.state is LaneState.CLOSING
+        return closing and not self.under_way and not self.counts[State.PARKING]
 
     @property
     def room(self) -> int:
@@ -234,20 +287,15 @@ class Lane:
         if self.state is not LaneState.OPEN or self.redrives:
             return 0
         free = options.in_flight - self.active
-        if free <= 0 or len(self.window) >= SPAN * options.in_flight:
+        if free <= 0 or self.active + self.beyond >= SPAN * options.in_flight:
             return 0
         return free * options.batch
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no job is with the job servers."""
-        return not any(one.state in (State.SENT, State.TAKEN) for one in self.window)
 
     def pass_over(self, sequence: int, epoch: str = "") -> None:
         """Count a message as done that is not for this subscription, or is there no more."""
         self.next = sequence + 1
-        if self.window:
-            self.window[-1].through, self.window[-1].epoch = sequence, epoch
+        if self.tail is not None:
+            self.tail.through, self.tail.epoch = sequence, epoch
         else:
             self.position, self.epoch = sequence, epoch
 
@@ -257,42 +305,49 @@ class Lane:
         Returns those that have to rest first: they failed under a former owner."""
         resting: list[Delivery] = []
         chosen: list[Entry] = []
-        is_plain = not self.skip and not self.troubles and self.options.batch == 1
+        is_plain = not (self.skip or self.passed or self.troubles) and self.options.batch == 1
         for entry in entries:
             if is_plain and entry.sequence == self.next and not entry.info.exclude:
                 self.next += 1  # as nearly always
                 self._append(Delivery(self, (entry,), entry.sequence))
                 continue
             if entry.sequence > self.next:
-                if chosen:
-                    self._add(chosen)
-                    chosen = []
+                self._add(chosen)
                 self.pass_gap(entry.sequence)
-            is_skipped = entry.sequence in self.skip
-            if is_skipped or (entry.info.exclude and self.client_id in entry.info.exclude):
-                if chosen:
-                    self._add(chosen)
-                    chosen = []
-                self.skip.discard(entry.sequence)
+            if self._is_over(entry):
+                self._add(chosen)
                 self.pass_over(entry.sequence, entry.epoch)
                 continue
             self.next = entry.sequence + 1
             trouble = self.troubles.pop(entry.sequence, None)
             if trouble is not None:
-                if chosen:
-                    self._add(chosen)
-                    chosen = []
-                one = self._add([entry])
-                if self._burden(one, trouble, now_s, clock_ms):
-                    resting.append(one)
+                self._add(chosen)
+                delivery = self._append(Delivery(self, (entry,), entry.sequence))
+                if self._burden(delivery, trouble, now_s, clock_ms):
+                    resting.append(delivery)
                 continue
             chosen.append(entry)
             if len(chosen) == self.options.batch:
                 self._add(chosen)
-                chosen = []
-        if chosen:
-            self._add(chosen)
+        self._add(chosen)
         return resting
+
+    def _is_over(self, entry: Entry) -> bool:
+        """Whether a message needs no delivery: it is excluded, was parked, or is done."""
+        sequence = entry.sequence
+        if sequence in self.skip:
+            self.skip.discard(sequence)
+            return True
+        passed = self.passed
+        while passed and passed[0][1] < sequence:
+            passed.popleft()
+        if passed and passed[0][0] <= sequence:
+            # a position that stands still lets no more pass under many owners than under one
+            if self.tail is not None and sequence == passed[0][0]:
+                self.tail.beyond += 1
+                self.beyond += 1
+            return True
+        return bool(entry.info.exclude) and self.client_id in entry.info.exclude
 
     @property
     def redrive_room(self) -> int:
@@ -300,44 +355,52 @@ class Lane:
         if self.state is not LaneState.OPEN:
             return 0
         in_flight = self.options.in_flight
-        free = min(in_flight - self.active, SPAN * in_flight - len(self.window))
+        free = min(in_flight - self.active, SPAN * in_flight - self.active - self.beyond)
         return max(0, min(free, len(self.redrives)))
 
     def take_redriven(
         self, entry: Entry, parked: Trouble, now_s: float, clock_ms: int
     ) -> Delivery | None:
         """Make a delivery of a message that was put back; return it if it has to rest first."""
-        one = Delivery(self, (entry,), self.position)
-        one.is_redriven = True
-        one.failures = one.since = parked.attempts
-        one.first_at, one.error = parked.first_at, parked.error
-        self._append(one)
+        delivery = Delivery(self, (entry,), self.position)
+        delivery.is_redriven = True
+        delivery.failures = delivery.since = parked.attempts
+        delivery.first_at, delivery.error = parked.first_at, parked.error
+        self._append(delivery)
         trouble = self.troubles.pop(entry.sequence, None)  # it failed again since
-        if trouble is not None and self._burden(one, trouble, now_s, clock_ms):
-            return one
+        if trouble is not None and self._burden(delivery, trouble, now_s, clock_ms):
+            return delivery
         return None
 
-    def _burden(self, one: Delivery, trouble: Trouble, now_s: float, clock_ms: int) -> bool:
+    def _burden(self, delivery: Delivery, trouble: Trouble, now_s: float, clock_ms: int) -> bool:
         """Count attempts that failed under a former owner; return whether it has to rest first."""
-        one.failures, one.since = trouble.attempts, trouble.since
-        one.first_at, one.error = trouble.first_at, trouble.error
+        delivery.failures, delivery.since = trouble.attempts, trouble.since
+        delivery.first_at, delivery.error = trouble.first_at, trouble.error
         left_s = (trouble.due_ms - clock_ms) / 1000
         if left_s <= 0:
             return False
-        one.state = State.RESTING
-        self.ready -= 1
-        one.due_s = now_s + min(left_s, self.options.max_backoff * (1 + JITTER))
+        delivery.state = State.RESTING
+        self.moved(State.READY, State.RESTING, is_lost=False)
+        delivery.due_s = now_s + min(left_s, self.options.max_backoff * (1 + JITTER))
         return True
 
-    def _add(self, entries: list[Entry]) -> Delivery:
-        one = Delivery(self, tuple(entries), entries[-1].sequence)
-        self._append(one)
-        return one
+    def _add(self, chosen: list[Entry]) -> None:
+        """Make one delivery of what was chosen for it, if anything was."""
+        if chosen:
+            self._append(Delivery(self, tuple(chosen), chosen[-1].sequence))
+            chosen.clear()
 
-    def _append(self, one: Delivery) -> None:
-        self.window.append(one)
+    def _append(self, delivery: Delivery) -> Delivery:
+        tail = self.tail
+        if tail is None:
+            self.head = delivery
+        else:
+            tail.after, delivery.before = delivery, tail
+        self.tail = delivery
         self.active += 1
-        self.ready += 1
+        self.counts[State.READY] += 1
+        self.laden.append(delivery)
+        return delivery
 
     def pass_gap(self, first: int) -> list[int]:
         """Pass over messages that the log has dropped, up to ``first``; return those that had
@@ -352,56 +415,82 @@ class Lane:
     def sendable(self) -> list[Delivery]:
         """Return what may be sent now: a delivery waits while as many before it as may be under
         way are not done."""
-        if not self.ready or self.state is not LaneState.OPEN:
+        ready = self.ready
+        if not ready or self.state is not LaneState.OPEN:
             return []
         found: list[Delivery] = []
         left = self.options.in_flight
         if self.active <= left:  # all of them, and the newest are most likely
-            for one in reversed(self.window):
-                if one.state is State.READY:
-                    found.append(one)
-                    if len(found) == self.ready:
-                        break
+            delivery = self.tail
+            while delivery is not None and len(found) < ready:
+                if delivery.state is State.READY:
+                    found.append(delivery)
+                delivery = delivery.before
             found.reverse()
             return found
-        # a batch was split: others behind it may be under way
-        spare = left - sum(one.state in (State.SENT, State.TAKEN) for one in self.window)
-        for one in self.window:
-            if one.state is State.DONE:
-                continue
-            if one.state is State.READY and spare > 0:
+        # a batch was split, or in_flight is less than it was: others may be under way behind
+        spare = left - self.under_way
+        delivery = self.head
+        while delivery is not None and left and spare > 0:
+            if delivery.state is State.READY:
                 spare -= 1
-                found.append(one)
+                found.append(delivery)
             left -= 1
-            if not left:
-                break
+            delivery = delivery.after
         return found
 
-    def done(self) -> None:
-        """A delivery is done: move the position past all that are, in the log's order."""
+    def done(self, delivery: Delivery, is_parked: bool = False) -> None:
+        """A delivery is done: take it out of the window, and move the position past it or keep
+        that it is done. What was parked the store knows as such."""
+        before, after = delivery.before, delivery.after
         self.active -= 1
-        window = self.window
-        while window and window[0].state is State.DONE:
-            one = window.popleft()
-            if one.through > self.position:
-                self.position = one.through
-                self.epoch = one.epoch
+        if after is None:
+            self.tail = before
+        else:
+            after.before = before
+        if before is None:
+            self.head = after
+            self.beyond -= delivery.beyond
+            if delivery.through > self.position:
+                self.position, self.epoch = delivery.through, delivery.epoch
+        else:
+            before.after = after
+            before.beyond += delivery.beyond + 1
+            self.beyond += 1
+            if delivery.through > before.through:
+                before.through, before.epoch = delivery.through, delivery.epoch
+        delivery.before = delivery.after = None
+        last = delivery.entries[-1]
+        if last.sequence > self.position and not is_parked:
+            self.ahead.append((delivery.sequence, last.sequence, last.epoch))
+            self.ahead_top = max(self.ahead_top, last.sequence)
 
     def split(self, batch: Delivery) -> list[Delivery]:
         """Put single deliveries in the place of a batch that failed; return them."""
-        singles = []
+        singles: list[Delivery] = []
         for entry in batch.entries:
-            one = Delivery(self, (entry,), entry.sequence)
-            one.state, one.due_s = batch.state, batch.due_s
-            one.failures, one.since = batch.failures, batch.since
-            one.first_at, one.error = batch.first_at, batch.error
-            singles.append(one)
-        singles[-1].through, singles[-1].epoch = batch.through, batch.epoch
-        singles[-1].former, batch.former = batch.former, []
+            single = Delivery(self, (entry,), entry.sequence)
+            single.options, single.envelope, single.is_bare = batch.options, batch.envelope, True
+            single.state, single.due_s = batch.state, batch.due_s
+            single.failures, single.since = batch.failures, batch.since
+            single.first_at, single.error = batch.first_at, batch.error
+            if singles:
+                singles[-1].after, single.before = single, singles[-1]
+            singles.append(single)
+        first, last = singles[0], singles[-1]
+        last.through, last.epoch, last.beyond = batch.through, batch.epoch, batch.beyond
+        last.former, batch.former = batch.former, []
         batch.singles = singles
-        at = self.window.index(batch)
-        del self.window[at]
-        for one in reversed(singles):
-            self.window.insert(at, one)
+        first.before, last.after = batch.before, batch.after
+        if batch.before is None:
+            self.head = first
+        else:
+            batch.before.after = first
+        if batch.after is None:
+            self.tail = last
+        else:
+            batch.after.before = last
+        batch.before = batch.after = None
         self.active += len(singles) - 1
+        self.counts[batch.state] += len(singles) - 1
         return singles

@@ -1,8 +1,10 @@
 """Looks: asks the job servers which deliveries receivers have taken, and which lanes are quiet.
 
-Law: runs on the event loop. gearmand tells nobody that a receiver took a job or died on it; so
-deliveries that are out for a while are asked for, one by one and seldom (GET_STATUS), and whether a
-receiver died is read from the list of jobs, which costs gearmand more, at a hundredth of its time.
+Rules: runs on the event loop. gearmand tells nobody that a receiver took a job or died on it. So a
+delivery that is out for a while is asked for (GET_STATUS), and whether a receiver died on it is
+read from the list of jobs, ever more seldom for one that waits. Where many wait, the table of
+functions says first on which queues anybody has a job at all: only those are asked for, so that ten
+thousand lanes that wait cost one table and no question.
 """
 
 from __future__ import annotations
@@ -14,20 +16,24 @@ from itertools import islice
 import structlog
 
 from gearhorn.broker.delivery import Deliverer
-from gearhorn.broker.lanes import Delivery, Lane, LaneState, State
+from gearhorn.broker.lanes import Delivery
+from gearhorn.broker.shipping import Job
+from gearhorn.broker.states import LaneState, State
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.timing import now_s
 
 TICK_S = 0.25
 LEAST_TICK_S = 0.02  # for lanes whose time-outs are short
+LANES_TIMED = 1000  # lanes whose time-outs are looked at for that
 PART = 10  # a receiver is noticed within so much of the time-out
 LONGEST_LOOK_S = 5.0
-LOOKS_PER_S = 1000
+ASKED_PER_S = 1000  # one by one; more than that after a look at the table of functions
+ASKED_AT_ONCE = 2000
+TABLE_S = 1.0  # for the answer
+TABLE_DUTY = 20  # which takes so much less of a job server's time than passes between
 DEATHS_S = 2.0  # between two readings of the list of jobs
-DUTY = 100  # which may take so much less of a job server's time than passes between them
-QUIET_S = 0.1  # between two looks at queues that a former owner used
-QUIET_MOST_S = 1.0
-STATUS_S = 1.0
+DEATHS_MOST_S = 60.0  # for a delivery that has waited for long
+DUTY = 300  # which may take so much less of a job server's time than passes between them
 
 log = structlog.get_logger(__name__)
 
@@ -38,77 +44,99 @@ class Looks:
     def __init__(self, deliverer: Deliverer, cluster: Cluster) -> None:
         self._deliverer = deliverer
         self._cluster = cluster
-        self._scan: list[Lane] = []
+        self._tables_s: dict[int, float] = {}  # when a server's table may be read again
+        self._deaths_s: dict[Delivery, float] = {}  # when to look for deaths on one again
 
     async def run(self) -> None:
-        """Look, for ever."""
+        """Look, without end."""
         while True:
             tick_s = TICK_S
-            for lane in islice(self._deliverer.busy, LOOKS_PER_S):
+            for lane in islice(self._deliverer.held.busy, LANES_TIMED):
                 tick_s = min(tick_s, max(LEAST_TICK_S, lane.options.timeout / PART))
             await asyncio.sleep(tick_s)
-            self.look(now_s(), int(LOOKS_PER_S * tick_s))
+            await self.look(now_s(), int(ASKED_PER_S * tick_s))
 
-    def look(self, at_s: float, most: int) -> None:
-        """Ask for the deliveries that are due, ``most`` at once, and go on there the next time."""
-        if not self._scan:
-            self._scan = list(self._deliverer.busy)
-        scan = self._scan
-        while scan and most > 0:
-            lane = scan.pop()
+    async def look(self, at_s: float, most: int) -> None:
+        """Ask for the deliveries that are due; where those are more than ``most``, only for those
+        of queues on which a receiver has a job."""
+        due = self._due(at_s)
+        if len(due) > most:
+            due = await self._with_receivers(due, at_s)
+        for delivery in due[:ASKED_AT_ONCE]:
+            self._look_again(delivery, at_s)
+            job = delivery.job
+            if job is not None:
+                self._deliverer.outcomes.shipping.ask(job, partial(self._told, delivery, job))
+
+    def _due(self, at_s: float) -> list[Delivery]:
+        """Return the deliveries that are due, those of lanes that close first."""
+        closing, others = [], []
+        for lane in self._deliverer.held.busy:
             is_closing = lane.state is LaneState.CLOSING
-            if lane.state is not LaneState.OPEN and not is_closing:
+            if not lane.under_way or not (is_closing or lane.state is LaneState.OPEN):
                 continue
-            part_s = lane.options.timeout / PART
-            for one in lane.window:
-                if one.state is not State.SENT:
+            for delivery in lane.window:
+                if delivery.state is not State.SENT:
                     continue
-                waited_s = at_s - one.sent_s
-                if one.look_s == 0.0:
-                    one.look_s = one.sent_s + min(part_s, 1.0)
-                if at_s < one.look_s and not is_closing:
-                    continue
-                longest_s = min(LONGEST_LOOK_S, 2 * part_s)
-                one.look_s = at_s + min(max(waited_s / 4, min(part_s, 1.0)), longest_s)
-                self._ask(one)
-                most -= 1
+                if is_closing:
+                    closing.append(delivery)
+                elif at_s >= (delivery.look_s or delivery.sent_s + _first_s(delivery)):
+                    others.append(delivery)
+        return closing + others
 
-    def _ask(self, one: Delivery) -> None:
-        job = one.job
-        if job is None:
-            return
-        shipment, index = job
-        client = self._cluster.clients[shipment.place]
-        if client.connection is shipment.connection and index < len(shipment.handles or ()):
-            client.look(shipment, index, partial(self._told, one, job))
+    async def _with_receivers(self, due: list[Delivery], at_s: float) -> list[Delivery]:
+        """Return those whose queues receivers have jobs of, or whose lanes close; the others are
+        known not to be taken. Servers whose tables cannot be read now are left for later."""
+        places: dict[int, list[Delivery]] = {}
+        found = []
+        for delivery in due:
+            if delivery.lane.state is LaneState.CLOSING:
+                found.append(delivery)
+            elif delivery.job is not None:
+                places.setdefault(delivery.job[0].place, []).append(delivery)
+        for place, deliveries in places.items():
+            if at_s < self._tables_s.get(place, 0.0) or not self._cluster.clients[place].is_up:
+                continue
+            began_s = now_s()
+            try:
+                async with asyncio.timeout(TABLE_S):
+                    running = await self._cluster.admins[place].running()
+            except OSError as error:
+                log.debug("status is unknown", error=str(error) or type(error).__name__)
+                self._tables_s[place] = now_s() + 1.0
+                continue
+            self._tables_s[place] = now_s() + TABLE_DUTY * (now_s() - began_s)
+            for delivery in deliveries:
+                if delivery.lane.queue in running:
+                    found.append(delivery)
+                elif delivery.state is State.SENT:
+                    self._look_again(delivery, at_s)
+        return [delivery for delivery in found if delivery.state is State.SENT]
 
-    def _told(self, one: Delivery, job: object, is_known: bool, is_running: bool) -> None:
-        if one.job is not job or one.state is not State.SENT:
+    def _look_again(self, delivery: Delivery, at_s: float) -> None:
+        """Note when to ask for a delivery the next time."""
+        waited_s = at_s - delivery.sent_s
+        longest_s = min(LONGEST_LOOK_S, 2 * delivery.options.timeout / PART)
+        delivery.look(at_s + min(max(waited_s / 4, _first_s(delivery)), longest_s))
+
+    def _told(self, delivery: Delivery, job: Job, is_known: bool, is_running: bool) -> None:
+        if delivery.job is not job or delivery.state is not State.SENT:
             return
         if is_running:
-            self._deliverer.taken(one)
+            self._deliverer.outcomes.taken(delivery)
         elif is_known:
-            self._deliverer.waiting(one)
+            self._deliverer.outcomes.waiting(delivery)
         else:
-            self._deliverer.unknown(one)
+            self._deliverer.outcomes.unknown(delivery)
 
     async def watch_deaths(self) -> None:
-        """Find the jobs on which receivers died before anybody saw that they had them, for ever:
+        """Find the jobs on which receivers died before anybody saw that they had them, without end:
         their time runs too, or they would go from one receiver to the next without end."""
         wait_s = DEATHS_S
         while True:
             await asyncio.sleep(wait_s)
             wait_s = DEATHS_S
-            at_s = now_s()
-            suspects: dict[int, dict[bytes, Delivery]] = {}
-            for lane in self._deliverer.busy:
-                for one in lane.window:
-                    if one.state is State.SENT and at_s - one.sent_s > DEATHS_S / 2:
-                        job = one.job
-                        shipment, at = job or (None, 0)
-                        if shipment is not None and at < len(shipment.handles):
-                            suspects.setdefault(shipment.place, {})[shipment.handles[at]] = one
-            for place, deliveries in suspects.items():
+            for place, deliveries in self._suspects(now_s()).items():
                 if not self._cluster.clients[place].is_up:
                     continue
                 began_s = now_s()
@@ -119,31 +147,31 @@ class Looks:
                     continue
                 wait_s = max(wait_s, DUTY * (now_s() - began_s))
                 for handle in returned & deliveries.keys():
-                    self._deliverer.taken(deliveries[handle])
+                    self._deliverer.outcomes.taken(deliveries[handle])
 
-    async def watch_quiet(self) -> None:
-        """Open lanes whose former owner's jobs no receiver has any more, for ever."""
-        wait_s = QUIET_S
-        while True:
-            await asyncio.sleep(wait_s)
-            lanes = [one for one in self._deliverer.busy if one.state is LaneState.SETTLING]
-            if not lanes:
-                wait_s = QUIET_S
-                continue
-            wait_s = min(wait_s * 1.5, QUIET_MOST_S)
-            running: set[bytes] = set()
-            answers = []
-            for place, admin in enumerate(self._cluster.admins):
-                if self._cluster.clients[place].is_up:
-                    try:
-                        async with asyncio.timeout(STATUS_S):  # it may be frozen
-                            running |= (await admin.running()).keys()
-                        answers.append(True)
-                    except OSError as error:
-                        answers.append(False)  # until its link counts as down, too
-                        log.debug("status is unknown", error=str(error) or type(error).__name__)
-            at_s = now_s()
-            for lane in lanes:
-                is_known = bool(answers) and all(answers)
-                if (is_known and lane.queue not in running) or at_s >= lane.wait_until_s:
-                    self._deliverer.quiet(lane)
+    def _suspects(self, at_s: float) -> dict[int, dict[bytes, Delivery]]:
+        """Return, by server and handle, deliveries on which receivers may have died."""
+        former, self._deaths_s = self._deaths_s, {}
+        suspects: dict[int, dict[bytes, Delivery]] = {}
+        is_due = False
+        for lane in self._deliverer.held.busy:
+            for delivery in lane.window if lane.under_way else ():
+                waited_s = at_s - delivery.sent_s
+                if delivery.state is not State.SENT or waited_s <= DEATHS_S / 2:
+                    continue
+                handle = self._deliverer.outcomes.shipping.handle_of(delivery.job)
+                if handle:
+                    suspects.setdefault(delivery.job[0].place, {})[handle] = delivery
+                    self._deaths_s[delivery] = former.get(delivery, at_s)
+                    is_due = is_due or at_s >= self._deaths_s[delivery]
+        if not is_due:
+            return {}
+        for delivery in self._deaths_s:
+            rest_s = min(max((at_s - delivery.sent_s) / 4, DEATHS_S), DEATHS_MOST_S)
+            self._deaths_s[delivery] = at_s + rest_s
+        return suspects
+
+
+def _first_s(delivery: Delivery) -> float:
+    """Return how long after it was sent a delivery is asked for."""
+    return min(delivery.options.timeout / PART, 1.0)

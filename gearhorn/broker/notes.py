@@ -1,98 +1,146 @@
-"""Notes: what lanes have for the store besides their positions, collected for the next round.
+"""Notes: what lanes have for the store besides their positions, until a round has written it.
 
-Law: runs on the event loop. What a round could not write is put back, so that nothing is lost.
+Rules: runs on the event loop. What a lane has to write is kept in its order, and a lane is in one
+round at a time; so nothing overtakes what was to be written before it, whatever fails. One round
+takes so much and no more.
 """
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Literal, NamedTuple
 
-from gearhorn.broker.lanes import Delivery, Lane, LaneState
+from gearhorn.broker.lanes import Delivery, Lane
 from gearhorn.messages.codec import encode
 from gearhorn.messages.durable import Parked, Trouble
-from gearhorn.store.lanes import Note, Parking
+from gearhorn.store.rounds import Note, Parking
+
+NOTES = 1000  # written in one round
+SEQUENCES = 1000  # in one note
+PARKED_BYTES = 8 * 1024 * 1024  # copied by the store in one round; one message at least
+DONE_WORDS = 10_000  # that wait to be told; positions are looked at besides
+
+Write = Note | Delivery  # a delivery is to be set aside
 
 
 class Taken(NamedTuple):
-    """What one round writes."""
+    """What one round writes: by lane, in the lane's order."""
 
-    parked: list[Delivery]
-    notes: list[Note]
-    done: Mapping[str, list[bytes]]
+    writes: dict[Lane, list[Write]]
+    done: Mapping[str, Sequence[bytes]]  # by process that waits
 
     @property
-    def parkings(self) -> Sequence[Parking]:
-        """The messages to set aside, of lanes that are still ours."""
-        return [_parking(one) for one in self.parked if one.lane.state is not LaneState.CLOSED]
+    def notes(self) -> list[Note]:
+        """What is known of messages."""
+        return [one for some in self.writes.values() for one in some if isinstance(one, Note)]
+
+    @property
+    def parked(self) -> list[Delivery]:
+        """The deliveries whose messages are set aside."""
+        return [one for some in self.writes.values() for one in some if isinstance(one, Delivery)]
 
 
 class Notes:
-    """Collects."""
+    """Collects, by lane."""
 
     def __init__(self) -> None:
-        self._parked: list[Delivery] = []
-        self._notes: list[Note] = []
-        self._done: defaultdict[str, list[bytes]] = defaultdict(list)  # by process that waits
+        self._writes: dict[Lane, list[Write]] = {}
+        self._done: dict[str, list[bytes]] = {}  # by process that waits
+        self._words = 0
 
-    def park(self, one: Delivery) -> None:
+    def park(self, delivery: Delivery) -> None:
         """A message is to be set aside."""
-        self._parked.append(one)
+        self._writes.setdefault(delivery.lane, []).append(delivery)
 
-    def fail(self, one: Delivery, trouble: Trouble) -> None:
+    def fail(self, delivery: Delivery, trouble: Trouble) -> None:
         """An attempt failed: keep what it left behind."""
-        body = encode(trouble)
-        for entry in one.entries:
-            self._add(one.lane, "fail", entry.sequence, body)
+        sequences = [entry.sequence for entry in delivery.entries]
+        self._add(delivery.lane, "fail", sequences, encode(trouble))
 
-    def finish(self, one: Delivery, is_parked: bool) -> None:
+    def finish(self, delivery: Delivery, is_parked: bool) -> None:
         """A delivery is done."""
-        lane = one.lane
-        for entry in one.entries:
-            if not (one.failures or one.is_redriven or entry.info.waiter):
-                continue  # as nearly always
-            if one.failures and not is_parked:
-                self._add(lane, "clear", entry.sequence)
-            if one.is_redriven and not is_parked:
-                self._add(lane, "redriven", entry.sequence)
-            if entry.info.waiter:
-                error = one.error.replace("\n", " ").replace("\0", " ") if is_parked else ""
+        for entry in delivery.entries:
+            if delivery.failures or delivery.is_redriven or entry.info.waiter:
+                break
+        else:
+            return  # as nearly always
+        sequences = [entry.sequence for entry in delivery.entries]
+        if delivery.failures and not is_parked:
+            self._add(delivery.lane, "clear", sequences)
+        if delivery.is_redriven and not is_parked:
+            self._add(delivery.lane, "redriven", sequences)
+        error = delivery.error.replace("\n", " ").replace("\0", " ") if is_parked else ""
+        lane = delivery.lane
+        for entry in delivery.entries:
+            if entry.info.waiter and self._words < DONE_WORDS:
                 words = f"{lane.topic}\0{lane.client_id}\0{entry.sequence}\0{error}"
-                self._done[entry.info.waiter].append(words.encode())
+                self._done.setdefault(entry.info.waiter, []).append(words.encode())
+                self._words += 1
+
+    def late(self, delivery: Delivery) -> None:
+        """A receiver acknowledged a message after it was set aside."""
+        self._add(delivery.lane, "late", [delivery.sequence])
 
     def forget(self, lane: Lane, sequences: Sequence[int]) -> None:
         """Messages that had failed are gone from the log."""
-        for sequence in sequences:
-            self._add(lane, "clear", sequence)
+        self._add(lane, "clear", sequences)
 
     def _add(
         self,
         lane: Lane,
-        kind: Literal["fail", "clear", "redriven"],
-        sequence: int,
+        kind: Literal["fail", "clear", "redriven", "late"],
+        sequences: Sequence[int],
         body: bytes = b"",
     ) -> None:
-        self._notes.append(Note(lane.topic, lane.client_id, lane.term, kind, sequence, body))
+        for at in range(0, len(sequences), SEQUENCES):
+            piece = sequences[at : at + SEQUENCES]
+            note = Note(lane.topic, lane.client_id, lane.term, kind, piece, body)
+            self._writes.setdefault(lane, []).append(note)
 
-    def take(self) -> Taken:
-        """Return what has come, for one round."""
-        taken = Taken(self._parked, self._notes, self._done)
-        self._parked, self._notes = [], []
-        self._done = defaultdict(list)
-        return taken
+    def has(self, lane: Lane) -> bool:
+        """Whether a lane has something to write."""
+        return lane in self._writes
 
-    def put_back(self, taken: Taken) -> None:
-        """The round failed."""
-        self._parked[:0] = taken.parked
-        self._notes[:0] = taken.notes
-        for process, words in taken.done.items():
-            self._done[process][:0] = words
+    def drop(self, lane: Lane) -> None:
+        """A lane is not ours any more."""
+        self._writes.pop(lane, None)
+
+    def take(self, lanes: Iterable[Lane]) -> Taken:
+        """Return what these lanes have to write, as much of it as one round may have."""
+        left, left_bytes = NOTES, PARKED_BYTES
+        taken: dict[Lane, list[Write]] = {}
+        for lane in lanes:
+            writes = self._writes.get(lane)
+            if writes is None:
+                continue
+            count = 0
+            for write in islice(writes, left):
+                if isinstance(write, Delivery):
+                    size = write.entries[0].length
+                    if size > left_bytes < PARKED_BYTES:
+                        break
+                    left_bytes -= size
+                count += 1
+            if count:
+                taken[lane], rest = writes[:count], writes[count:]
+                left -= count
+                if rest:
+                    self._writes[lane] = rest
+                else:
+                    del self._writes[lane]
+        done, self._done, self._words = self._done, {}, 0
+        return Taken(taken, done)
+
+    def put_back(self, lane: Lane, writes: list[Write]) -> None:
+        """They are not written."""
+        self._writes[lane] = writes + self._writes.get(lane, [])
 
 
-def _parking(one: Delivery) -> Parking:
-    lane, entry = one.lane, one.entries[0]
-    trouble = Trouble(one.failures, one.first_at, time.time(), one.error)
-    message = Parked(entry.epoch, trouble, entry.info, entry.payload)
-    return Parking(lane.topic, lane.client_id, lane.term, entry.sequence, message)
+def parking(delivery: Delivery) -> Parking:
+    """Return how a delivery's message is set aside."""
+    lane, entry = delivery.lane, delivery.entries[0]
+    trouble = Trouble(delivery.failures, delivery.first_at, time.time(), delivery.error)
+    message = Parked(entry.epoch, trouble, entry.info, b"")
+    return Parking(lane.topic, lane.client_id, lane.term, entry.sequence, message, entry.length)

@@ -14,12 +14,15 @@ from hashlib import sha256
 import structlog
 
 from gearhorn.broker.delivery import Deliverer
-from gearhorn.broker.lanes import Lane, LaneState
+from gearhorn.broker.lanes import Lane
 from gearhorn.broker.membership import Membership
+from gearhorn.broker.redrives import Redrives
+from gearhorn.broker.states import LaneState
 from gearhorn.errors import StoreError
 from gearhorn.messages.durable import DurableOptions
 from gearhorn.names import queue_of
-from gearhorn.store.lanes import PAGE, Held, Lanes, Settlement
+from gearhorn.store.lanes import PAGE, Held, Lanes
+from gearhorn.store.rounds import Settlement
 from gearhorn.tasks import went_well
 from gearhorn.timing import Backoff, now_s
 
@@ -41,11 +44,13 @@ class Ownership:
         store: Lanes,
         membership: Membership,
         deliverer: Deliverer,
+        redrives: Redrives,
         run_id: Callable[[], str],
     ) -> None:
         self._store = store
         self._membership = membership
         self._deliverer = deliverer
+        self._redrives = redrives
         self._run_id = run_id
         self._seen_run = ""
         self._leaving: set[str] = set()  # members that give their lanes up
@@ -179,12 +184,12 @@ class Ownership:
                 is_ours = is_ours and owner_of(members, queue_of(topic, client_id)) == member
                 lane_here = self._deliverer.find(topic).get(client_id)
                 if lane_here is not None and self._keep(lane_here, held, member, is_ours):
-                    lane_here.options, lane_here.envelope = durable, envelope
+                    lane_here.adopt(durable, envelope)
                 elif is_ours:
                     wanted.setdefault(topic, []).append(client_id)
                     options[topic, client_id] = durable, envelope
                 elif held.owner == member:  # it was fenced here, and is another's now
-                    last = client_id, held.term, held.position, ""
+                    last = client_id, held.term, held.position, "", None
                     left.setdefault((topic, False), []).append(last)
         if left:
             await self._store.release(member, left)
@@ -198,9 +203,19 @@ class Ownership:
             for one in some:
                 durable, envelope = options[topic, one.client_id]
                 queue = queue_of(topic, one.client_id)
-                lane = Lane(topic, one.client_id, queue, durable, envelope, one.term, one.position)
-                lane.wait_until_s = now_s() + durable.timeout
+                lane = Lane(
+                    topic,
+                    one.client_id,
+                    queue,
+                    durable,
+                    envelope,
+                    one.term,
+                    one.position,
+                    keeper=self._deliverer.held,
+                    wait_until_s=now_s() + durable.timeout,
+                )
                 self._deliverer.open(lane, one)
+                self._redrives.opened(one.seen_redrive)
 
     def _keep(self, lane: Lane, held: Held, member: str, is_ours: bool) -> bool:
         """Whether a lane that is here stays, at least until it is released."""

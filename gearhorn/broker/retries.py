@@ -1,7 +1,8 @@
 """Retries: what comes after a failed attempt: a rest and another one, or parking.
 
-Law: runs on the event loop. What an attempt left behind goes to the store with the next round, so
-that it is counted whoever delivers the message next.
+Rules: runs on the event loop. What an attempt left behind goes to the store with the next round, so
+that it is counted whoever delivers the message next. What waits for a time holds a delivery only
+until its state changes.
 """
 
 from __future__ import annotations
@@ -9,77 +10,101 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
-from gearhorn.broker.lanes import Action, Delivery, Event, Lane, State, rest_s
+from gearhorn.broker.deliveries import Timer, rest_s
+from gearhorn.broker.lanes import Delivery, Keeper
 from gearhorn.broker.notes import Notes
 from gearhorn.broker.shipping import Shipping
+from gearhorn.broker.states import Action, Event, State
 from gearhorn.messages.durable import Trouble
 from gearhorn.timing import now_s
 
 log = structlog.get_logger(__name__)
 
 
-class Retries:
-    """``touch`` has a lane worked off soon, ``clock_ms`` reads the members' clock."""
+class Wait(Timer):
+    """Has something done with deliveries after a while, except with those that change before."""
 
     def __init__(
-        self,
-        shipping: Shipping,
-        notes: Notes,
-        touch: Callable[[Lane], None],
-        clock_ms: Callable[[], int],
+        self, deliveries: Sequence[Delivery], wait_s: float, due: Callable[[Delivery], None]
+    ) -> None:
+        self._deliveries = dict.fromkeys(deliveries)
+        self._due = due
+        self._handle = asyncio.get_running_loop().call_later(wait_s, self._fire)
+        for delivery in deliveries:
+            delivery.wait(self)
+
+    def drop(self, delivery: Delivery) -> None:
+        """Do nothing with a delivery any more, and hold it no longer."""
+        self._deliveries.pop(delivery, None)
+        if not self._deliveries:
+            self._handle.cancel()  # asyncio lets go of what it calls at once
+
+    def _fire(self) -> None:
+        deliveries, self._deliveries = self._deliveries, {}
+        for delivery in deliveries:
+            self._due(delivery)
+
+
+class Retries:
+    """``keeper`` works lanes off, ``clock_ms`` reads the members' clock."""
+
+    def __init__(
+        self, shipping: Shipping, notes: Notes, keeper: Keeper, clock_ms: Callable[[], int]
     ) -> None:
         self._shipping = shipping
         self._notes = notes
-        self._touch = touch
+        self._keeper = keeper
         self._clock_ms = clock_ms
 
-    def fail(self, one: Delivery, words: str, is_late: bool = False) -> None:
+    def fail(self, delivery: Delivery, words: str, is_late: bool = False) -> None:
         """An attempt failed: the receiver said so, or (``is_late``) has had its time."""
         # a batch is first tried one by one
-        if one.is_last and len(one.entries) == 1:
+        if delivery.is_last and len(delivery.entries) == 1:
             event = Event.EXPIRE_LAST if is_late else Event.GIVE_UP
         else:
             event = Event.EXPIRE if is_late else Event.FAIL
-        lane, job = one.lane, one.job
-        actions = one.apply(event)
+        lane, job = delivery.lane, delivery.job
+        actions = delivery.apply(event)
         if not actions:
             return
         at = time.time()
-        one.failures += 1
-        one.first_at = one.first_at or at
-        one.error = words
-        one.job = None
+        delivery.fails(words, at)
         if Action.CANCEL in actions:
-            one.former.append(job)
+            delivery.former.append(job)
             self._shipping.withdraw([job], is_late=True)
-        self._touch(lane)
+        self._keeper.touch(lane)
         if Action.PARK in actions:
             log.warning(
                 "message parked",
                 topic=lane.topic,
                 client=lane.client_id,
-                sequence=one.sequence,
-                attempts=one.failures,
+                sequence=delivery.sequence,
+                attempts=delivery.failures,
                 error=words,
             )
-            self._notes.park(one)
+            self._notes.park(delivery)
             return
-        wait_s = rest_s(one.failures - one.since, lane.options.max_backoff, random.random())
+        wait_s = rest_s(
+            delivery.failures - delivery.since, lane.options.max_backoff, random.random()
+        )
         due_ms = self._clock_ms() + int(wait_s * 1000)
-        self._notes.fail(one, Trouble(one.failures, one.first_at, at, words, due_ms, one.since))
-        for single in lane.split(one) if len(one.entries) > 1 else [one]:
-            self.rest(single, wait_s)
+        trouble = Trouble(delivery.failures, delivery.first_at, at, words, due_ms, delivery.since)
+        self._notes.fail(delivery, trouble)
+        self.rest(lane.split(delivery) if len(delivery.entries) > 1 else [delivery], wait_s)
 
-    def rest(self, one: Delivery, wait_s: float) -> None:
-        """Have a delivery that rests sent again after a while."""
-        one.due_s = now_s() + wait_s
-        asyncio.get_running_loop().call_later(wait_s, self._due, one, one.due_s)
+    def rest(self, deliveries: Sequence[Delivery], wait_s: float) -> None:
+        """Have deliveries that rest sent again after a while."""
+        Wait(deliveries, wait_s, self._is_rested)
 
-    def _due(self, one: Delivery, due_s: float) -> None:
-        if one.due_s == due_s and one.state is State.RESTING:
-            one.apply(Event.DUE)
-            self._touch(one.lane)
+    def rest_until(self, delivery: Delivery) -> None:
+        """Have a delivery that rests sent again when it is due."""
+        self.rest([delivery], delivery.due_s - now_s())
+
+    def _is_rested(self, delivery: Delivery) -> None:
+        if delivery.state is State.RESTING:
+            delivery.apply(Event.DUE)
+            self._keeper.touch(delivery.lane)

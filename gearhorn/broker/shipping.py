@@ -1,30 +1,27 @@
 """Shipping: the jobs that lanes make, in blocks to the job servers, and back from there.
 
-Law: runs on the event loop. A delivery is a job of its own: it has its own unique id and often its
-own arguments. What was withdrawn may still be acknowledged, until it is forgotten.
+Rules: runs on the event loop. A delivery is a job of its own: it has its own unique id and often
+its own arguments. What was withdrawn may still be acknowledged, until it is forgotten.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-
-import structlog
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from gearhorn.broker.lanes import Delivery, Lane
+from gearhorn.broker.withdrawals import Withdrawal, Withdrawals
 from gearhorn.gearman import packets
 from gearhorn.gearman.client import Outcome, Submission
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.gearman.connection import Connection
 from gearhorn.messages.codec import encode
 from gearhorn.messages.durable import durable_envelope
-from gearhorn.tasks import Tasks
 
 UNSENT_BYTES = 64 * 1024 * 1024  # handed to the job servers and not accepted
 _KIND = packets.SUBMIT[True, "normal"]
 _PACKET_BYTES = 64  # besides the arguments
-
-log = structlog.get_logger(__name__)
 
 
 class Shipment(Submission):
@@ -47,96 +44,127 @@ class Shipment(Submission):
         self.size = sum(map(len, blocks))
         self.unit = self.size // len(blocks) + _PACKET_BYTES
 
+    def unload(self) -> int:
+        """Let go of the payloads; return their bytes."""
+        size, self.size = self.size, 0
+        self.heads = ()
+        return size
+
 
 Job = tuple[Shipment, int]  # one attempt: where its job is
+
+
+class Told(Protocol):
+    """Who asked about a job."""
+
+    def __call__(self, is_known: bool, is_running: bool) -> None:
+        """The job server knows the job or not; a receiver has it or not."""
 
 
 class Shipping:
     """Sends deliveries; ``outcome`` is told what becomes of them."""
 
-    def __init__(self, cluster: Cluster, outcome: Outcome) -> None:
+    def __init__(self, cluster: Cluster, outcome: Outcome, withdrawals: Withdrawals) -> None:
         self._cluster = cluster
         self._outcome = outcome
+        self._withdrawals = withdrawals
         self._out: defaultdict[int, list[tuple[Delivery, bytes]]] = defaultdict(list)
         self._unsent = 0  # bytes
-        self._tasks = Tasks()
 
     @property
     def is_full(self) -> bool:
         """Whether more has to wait until the job servers accept what they were sent."""
         return self._unsent > UNSENT_BYTES
 
-    def add(self, one: Delivery) -> None:
+    def add(self, delivery: Delivery) -> None:
         """Have a delivery sent with the next shipment; a job server must be up."""
-        lane = one.lane
-        lane.counter += 1
-        unique = b"%s%d.%d" % (one.entries[0].name, lane.term, lane.counter)
-        block = packets.pack(_KIND, lane.queue, unique, _arguments(lane, one))
+        lane = delivery.lane
+        unique = b"%s%d.%d" % (delivery.entries[0].name, lane.term, lane.next_attempt())
+        block = packets.pack(_KIND, lane.queue, unique, _arguments(lane, delivery))
         self._unsent += len(block)
-        self._out[self._cluster.route(lane.queue)].append((one, block))
+        self._out[self._cluster.route(lane.queue)].append((delivery, block))
 
-    def ship(self) -> None:
+    def ship(self, at_s: float) -> None:
         """Submit what was added."""
         out, self._out = self._out, defaultdict(list)
         for place, some in out.items():
             connection = self._cluster.clients[place].connection
-            deliveries = [one for one, _ in some]
+            deliveries = [delivery for delivery, _ in some]
             blocks = [block for _, block in some]
             shipment = Shipment(self._outcome, place, connection, deliveries, blocks)
-            for at, one in enumerate(deliveries):
-                one.job = (shipment, at)
+            for index, delivery in enumerate(deliveries):
+                delivery.ship((shipment, index), at_s)
             self._cluster.submit(place, shipment)
 
     def arrived(self, shipment: Shipment) -> None:
         """A shipment is accepted or lost: its payloads are needed no more."""
-        self._unsent -= shipment.size
-        shipment.heads = ()
+        self._unsent -= shipment.unload()
 
-    def withdraw(self, jobs: Iterable[Job], is_late: bool = False) -> None:
+    def ask(self, job: Job, told: Told) -> None:
+        """Ask whether the job server knows a job and a receiver has it; ``told`` is never called
+        where the connection has ended, or ends first."""
+        shipment, index = job
+        client = self._cluster.clients[shipment.place]
+        if client.connection is shipment.connection and index < len(shipment.handles or ()):
+            client.look(shipment, index, told)
+
+    def handle_of(self, job: Job) -> bytes:
+        """Return a job's handle, b"" where its job server has not accepted it or its connection
+        has ended."""
+        shipment, index = job
+        client = self._cluster.clients[shipment.place]
+        handles = shipment.handles or []
+        if client.connection is not shipment.connection or index >= len(handles):
+            return b""
+        return handles[index]
+
+    def withdraw(
+        self,
+        jobs: Iterable[Job],
+        is_late: bool = False,
+        then: Callable[[], None] | None = None,
+    ) -> None:
         """Take jobs back, as far as no receiver has them; ``is_late``: who has one may still
-        acknowledge it."""
-        by_place: defaultdict[int, list[bytes]] = defaultdict(list)
-        for shipment, at in jobs:
-            client = self._cluster.clients[shipment.place]
-            handles = shipment.handles or []
-            if client.connection is not shipment.connection or at >= len(handles):
+        acknowledge it. ``then`` is called when the job server has cancelled one, never if its
+        connection ends first."""
+        for job in jobs:
+            handle = self.handle_of(job)
+            if not handle:
                 continue
-            if is_late:
-                client.expect_late(shipment, at)
-            else:
-                client.drop(shipment, at)
-            by_place[shipment.place].append(handles[at])
-        for place, handles in by_place.items():
-            self._tasks.spawn(self._cancel(place, handles), "withdraw")
-
-    def forget(self, one: Delivery) -> None:
-        """Wait no more for the receivers of a delivery's former attempts."""
-        for shipment, at in one.former:
+            shipment, index = job
             client = self._cluster.clients[shipment.place]
-            if client.connection is shipment.connection and shipment.handles:
-                client.drop(shipment, at)
-        one.former.clear()
+            if is_late:
+                client.expect_late(shipment, index)
+            else:
+                client.drop(shipment, index)
+            queue = shipment.deliveries[index].lane.queue
+            self._withdrawals.add(
+                shipment.place, Withdrawal(handle, queue, shipment.connection, then)
+            )
 
-    async def _cancel(self, place: int, handles: list[bytes]) -> None:
-        connection = self._cluster.clients[place].connection
-        if connection is None:
-            return
-        try:
-            await self._cluster.admins[place].cancel(handles, lambda: connection.is_open)
-        except OSError as error:
-            words = str(error) or type(error).__name__
-            log.debug("deliveries are not withdrawn", error=words)
+    def drop(self, job: Job) -> None:
+        """Wait no more for the receiver of a job."""
+        if self.handle_of(job):
+            shipment, index = job
+            self._cluster.clients[shipment.place].drop(shipment, index)
+
+    def forget(self, delivery: Delivery) -> None:
+        """Wait no more for the receivers of a delivery's former attempts."""
+        for job in delivery.former:
+            self.drop(job)
+        delivery.former.clear()
 
 
-def _arguments(lane: Lane, one: Delivery) -> bytes:
+def _arguments(lane: Lane, delivery: Delivery) -> bytes:
     """Return what the receiver gets: bytes, an envelope, or an array of envelopes."""
-    if lane.options.batch == 1 and not lane.envelope:
-        return one.entries[0].payload
-    attempt = one.failures + 1
+    is_batch = delivery.options.batch > 1
+    if not is_batch and not delivery.envelope:
+        return delivery.entries[0].payload
+    attempt = delivery.failures + 1
     envelopes = [
         durable_envelope(
             lane.topic, entry.sequence, entry.epoch, attempt, entry.info, entry.payload
         )
-        for entry in one.entries
+        for entry in delivery.entries
     ]
-    return encode(envelopes if lane.options.batch > 1 else envelopes[0])
+    return encode(envelopes if is_batch else envelopes[0])

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from gearhorn.gearman.connection import CONNECT_TIMEOUT_S, Server, open_streams
 from gearhorn.gearman.kept import Kept, Streams
@@ -62,6 +62,13 @@ class Admin:
     async def running(self) -> dict[bytes, int]:
         """Return, per function, the jobs that receivers have. As seldom as ``backlog``."""
         return {name: running for name, (_, running) in (await self._status()).items() if running}
+
+    async def waiting(self, queues: Collection[bytes]) -> dict[bytes, int]:
+        """Return how many jobs wait on each of these queues, cancelled ones included. As seldom as
+        ``backlog``."""
+        found = await self._status()
+        counts = ((queue, found.get(queue, (0, 0))) for queue in queues)
+        return {queue: total - running for queue, (total, running) in counts}
 
     async def returned(self) -> set[bytes]:
         """Return the handles of jobs that a receiver had and that wait or run again: it died.

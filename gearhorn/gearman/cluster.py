@@ -17,6 +17,7 @@ import structlog
 from gearhorn.gearman.admin import Admin
 from gearhorn.gearman.client import Client, Submission
 from gearhorn.gearman.connection import Connection, Server
+from gearhorn.gearman.reap import reap
 from gearhorn.gearman.results import Result
 from gearhorn.gearman.trimming import Trimmer
 
@@ -80,6 +81,7 @@ class Cluster:
     ) -> None:
         self.client_id = client_id
         self.limit = limit
+        self._tls = tls
         self.sessions = 0
         self.clients = [_Member(self, tls, server) for server in servers]
         for client in self.clients:
@@ -127,6 +129,11 @@ class Cluster:
     def submit(self, place: int, submission: Submission) -> None:
         """Hand a submission to a server."""
         self.clients[place].submit(submission)
+
+    async def reap(self, place: int, queues: Sequence[bytes]) -> None:
+        """Have a server forget the cancelled jobs of queues on which no others wait; raises
+        ``OSError``."""
+        await reap(self.clients[place].server, self._tls, queues)
 
     async def barrier(self) -> None:
         """Return once every copy that was handed over before now is accepted; with no server up,

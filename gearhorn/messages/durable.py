@@ -237,6 +237,7 @@ _info = msgspec.json.Decoder(Info)
 _trouble = msgspec.json.Decoder(Trouble)
 _parked = msgspec.msgpack.Decoder(Parked)
 encode_parked = msgspec.msgpack.encode
+_NO_PAYLOAD = b"\xc4\x00"  # MessagePack's empty binary string
 
 
 def decode_retain(body: bytes) -> Retain:
@@ -303,6 +304,13 @@ def decode_trouble(body: bytes) -> Trouble:
 def decode_parked(body: bytes) -> Parked:
     """Decode a parked message."""
     return _parked.decode(body)
+
+
+def parked_head(message: Parked) -> bytes:
+    """Return how a parked message is kept, but for its payload, which comes last."""
+    head = encode_parked(Parked(message.epoch, message.trouble, message.info, b""))
+    assert head.endswith(_NO_PAYLOAD)
+    return head[: -len(_NO_PAYLOAD)]
 
 
 def durable_envelope(

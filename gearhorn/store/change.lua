@@ -4,12 +4,13 @@
 --       11 the members  12 the log  13 its messages  14 the lanes  15 topics with lanes
 --       16 when which log is due  17 when which unique was logged  18 where each was
 --       19 the pair's parked messages' order  20 the messages  21 those put back  22 its attempts
---       23 the marks of the log's blocks
---       24… the clients of every other topic that could make the same queue name
+--       23 the marks of the log's blocks  24 what is done beyond its position  25 which pairs have
+--       messages that were put back
+--       26… the clients of every other topic that could make the same queue name
 -- ARGV: 1 "subscribe", "unsubscribe" or "expire"  2 topic  3 client_id  4 queue
 --       5 the options given, as JSON; of an unsubscribe who drains the queue, or nothing
 --       6 the caller's reading of the clock, ms  7 where a durable subscription starts, as JSON, or
---       ''  8 a fresh epoch  9… the client_ids that go with KEYS 24…
+--       ''  8 a fresh epoch  9… the client_ids that go with KEYS 26…
 -- Returns {version, whether the pair existed before, its former options or false where they end or
 -- change, 1 where lanes or the log are concerned, parked messages discarded or -1}; {0, n, false}
 -- where pair n owns the queue name; {0, 0, false} where the queue is being drained, or the pair has
@@ -28,7 +29,8 @@ local function end_lane()
         return -1
     end
     local parked = redis.call('ZCARD', KEYS[19]) + redis.call('ZCARD', KEYS[21])
-    redis.call('UNLINK', KEYS[19], KEYS[20], KEYS[21], KEYS[22])
+    redis.call('UNLINK', KEYS[19], KEYS[20], KEYS[21], KEYS[22], KEYS[24])
+    redis.call('ZREM', KEYS[25], pair)
     if redis.call('HLEN', KEYS[14]) == 0 then
         redis.call('ZREM', KEYS[15], topic)
         if not redis.call('HGET', KEYS[12], 'retained') then
@@ -84,8 +86,8 @@ if drainer then
     end
     redis.call('HDEL', KEYS[10], ARGV[4]) -- who drained it is gone
 end
-for n = 1, #KEYS - 23 do
-    if redis.call('ZSCORE', KEYS[23 + n], ARGV[8 + n]) then
+for n = 1, #KEYS - 25 do
+    if redis.call('ZSCORE', KEYS[25 + n], ARGV[8 + n]) then
         return {0, n, false}
     end
 end
@@ -148,6 +150,7 @@ if options.durable then
         if redis.call('ZCARD', KEYS[21]) > 0 then -- what was put back would not be delivered
             redis.call('ZUNIONSTORE', KEYS[19], 2, KEYS[19], KEYS[21], 'AGGREGATE', 'MIN')
             redis.call('DEL', KEYS[21])
+            redis.call('ZREM', KEYS[25], pair)
         end
     elseif is_pull and not options.durable.pull then
         redis.call('HSET', KEYS[14], client, string.format('- 0 %.0f', position_of(record)))

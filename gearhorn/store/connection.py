@@ -40,6 +40,10 @@ key (all under ``{NAMESPACE}``)  type       what
 ``parked:TOPIC NUL CLIENT``     hash       sequence parked or put back -> the message; "bytes" ->
                                            of them all
 ``redrive:TOPIC NUL CLIENT``    zset       sequence put back -> itself
+``ahead:TOPIC NUL CLIENT``      zset       "FIRST-LAST" acknowledged beyond the position -> LAST
+``redriven``                    zset       topic NUL client_id with messages put back -> the number
+                                           of its last redrive
+``redrives``                    string     counts redrives
 ==============================  =========  ====================================================
 
 Channels: ``events`` tells every member what happened to logs and lanes, ``done:PROCESS`` tells a

@@ -7,35 +7,26 @@ member that holds the lane under its present TERM, and by nobody else. Every met
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import structlog
 
-from gearhorn.errors import BadRequest, StoreError, StoreNoWrites, StoreRefused
+from gearhorn.errors import StoreError
 from gearhorn.messages import decode_options
 from gearhorn.messages.durable import (
     DurableOptions,
-    Parked,
     Trouble,
-    decode_parked,
     decode_trouble,
-    encode_parked,
 )
-from gearhorn.store.asked import Asked
 from gearhorn.store.connection import READ_TIMEOUT_S, Command, Connection
 from gearhorn.store.line import Line
-from gearhorn.store.log import Entry, entries_of, read_command
-from gearhorn.timing import Backoff
-
-PAGE = 100  # topics or lanes read in one round trip: a few milliseconds of the loop
-LISTED = 500  # parked messages read in one go
-LISTED_BYTES = 8 * 1024 * 1024
-MOVED = 1000  # parked messages put back or forgotten in one go: two milliseconds of the store
-TRIES = 3  # to learn what became of such a request
+from gearhorn.store.parked import ParkedMessages
+from gearhorn.store.rounds import PIECE, Commands, Round, RoundReply, Settlement
 
 log = structlog.get_logger(__name__)
+
+PAGE = 100  # topics or lanes read in one round trip: a few milliseconds of the loop
 
 
 class Held(NamedTuple):
@@ -56,68 +47,20 @@ class Acquired(NamedTuple):
     troubles: dict[int, Trouble]
     parked: set[int]  # sequences past the position that are parked or were
     redrives: list[int]  # sequences that were put back
+    seen_redrive: int = 0  # the number of the last redrive that is among them
+    ahead: Sequence[tuple[int, int]] = ()  # done beyond the position: first and last of each
+    ahead_top: int = 0  # the highest sequence of those that the store keeps, also if it is passed
 
 
-# How far a lane is: client_id, TERM, position, and the epoch of the message there. A plain tuple:
-# one is made for every acknowledgement.
-Settlement = tuple[str, int, int, str]
+_Taken = tuple[str, str, int, int, bytes]  # topic, client_id, TERM, position, the former owner
 
 
-class Parking(NamedTuple):
-    """A message to set aside."""
-
-    topic: str
-    client_id: str
-    term: int
-    sequence: int
-    message: Parked
-
-
-class Note(NamedTuple):
-    """What failed attempts of a message left behind: to keep (``body``), to forget, or the message
-    itself that was put back and is done with."""
-
-    topic: str
-    client_id: str
-    term: int
-    kind: Literal["fail", "clear", "redriven"]
-    sequence: int
-    body: bytes = b""
-
-
-class Wanted(NamedTuple):
-    """A part of a log to read."""
-
-    topic: str
-    first: int
-    most: int
-    size: int
-
-
-class Round(NamedTuple):
-    """What the lanes of a member have for the store together."""
-
-    settlements: Mapping[str, Sequence[Settlement]]
-    parkings: Sequence[Parking]
-    notes: Sequence[Note]
-    wanted: Sequence[Wanted]
-    done: Mapping[str, Sequence[bytes]]  # by process that waits
-
-
-class RoundReply(NamedTuple):
-    """What became of a round."""
-
-    fenced: set[tuple[str, str]]  # topic, client_id of lanes that the member has lost
-    entries: list[tuple[list[Entry], bool]]  # as wanted, and whether the log ends there
-
-
-class Lanes:
-    """The lanes of one namespace."""
+class Lanes(ParkedMessages):
+    """The lanes of one namespace, and their parked messages."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+        super().__init__(connection)
         self._line = Line(connection)
-        self._asked = Asked(connection)
 
     async def close(self) -> None:
         """Write no more rounds."""
@@ -156,211 +99,84 @@ class Lanes:
         self, member: str, wanted: Mapping[str, Sequence[str]]
     ) -> tuple[dict[str, list[Acquired]], set[str]]:
         """Take lanes, client_ids by topic; return those taken, and topics with lanes that others
-        hold."""
+        hold or that the store refuses."""
         connection = self._connection
         key = connection.key
+        pieces = [
+            (topic, clients[at : at + PIECE])
+            for topic, clients in wanted.items()
+            for at in range(0, len(clients), PIECE)
+        ]
         commands = [
             connection.script(
                 "acquire", [key("lanes", topic), key("members"), key("term")], member, *clients
             )
-            for topic, clients in wanted.items()
+            for topic, clients in pieces
         ]
-        replies = await connection.pipeline(commands)
-        taken: list[tuple[str, str, Any]] = []
-        held_topics = set()
-        for (topic, clients), reply in zip(wanted.items(), replies, strict=True):
+        taken: list[_Taken] = []
+        left = set()
+        for (topic, clients), reply in zip(pieces, await connection.each(commands), strict=True):
+            if isinstance(reply, StoreError):
+                log.error("the store refuses lanes", topic=topic, error=str(reply))
+                left.add(topic)
+                continue
             for client_id, one in zip(clients, reply, strict=True):
                 if one and one[0]:
-                    taken.append((topic, client_id, one))
+                    taken.append((topic, client_id, *one))
                 elif one:
-                    held_topics.add(topic)
+                    left.add(topic)
         acquired: dict[str, list[Acquired]] = {}
-        dead: list[Command] = []
         for at in range(0, len(taken), PAGE):
-            page = taken[at : at + PAGE]
-            commands = []
-            for topic, client_id, (_, position, _) in page:
-                pair = f"{topic}\0{client_id}"
-                commands += [
-                    ("HGETALL", key("trouble", pair)),
-                    ("ZRANGEBYSCORE", key("order", pair), f"({position}", "+inf"),
-                    ("ZRANGE", key("redrive", pair), 0, -1),
-                ]
-            found = iter(await connection.pipeline(commands, READ_TIMEOUT_S))
-            for (topic, client_id, (term, position, former)), troubles in zip(
-                page, found, strict=False
-            ):
-                parked = {int(n) for n in next(found)}
-                redrives = [int(n) for n in next(found)]
-                failed = {int(n): decode_trouble(body) for n, body in troubles.items()}
-                if over := [n for n in failed if n <= position and n not in redrives]:
-                    dead.append(("HDEL", key("trouble", f"{topic}\0{client_id}"), *over))
-                one = Acquired(
-                    client_id,
-                    term,
-                    position,
-                    former.decode(),
-                    {n: trouble for n, trouble in failed.items() if n not in over},
-                    parked.union(n for n in redrives if n > position),
-                    redrives,
-                )
-                acquired.setdefault(topic, []).append(one)
-        if dead:
-            await connection.pipeline(dead)
-        return acquired, held_topics
+            left |= await self._look_into(taken[at : at + PAGE], acquired)
+        return acquired, left
 
-    async def release(
-        self, member: str, lanes: Mapping[tuple[str, bool], list[Settlement]]
-    ) -> None:
-        """Give lanes up, with their last positions, and let everybody know. Lanes are by topic, and
-        by whether no receiver can have a job of a former owner."""
-        commands = [
-            self._settle(member, "-" if is_settled else "?", topic, some)
-            for (topic, is_settled), some in lanes.items()
-        ]
-        await self._connection.pipeline(commands)
-        events = self._connection.channel("events")
-        words = [("PUBLISH", events, f"released\0{topic}") for topic in {one for one, _ in lanes}]
-        await self._connection.each(words)  # refused or not: others look now and then anyway
-
-    def _settle(self, member: str, holder: str, topic: str, some: Iterable[Settlement]) -> Command:
-        key = self._connection.key
-        arguments = [part for one in some for part in one]
-        keys = [key("lanes", topic), key("log", topic)]
-        return self._connection.script("settle", keys, member, holder, *arguments)
-
-    async def round(self, member: str, work: Round) -> RoundReply:
-        """Carry out a round in one round trip; several may be under way."""
+    async def _look_into(
+        self, taken: Sequence[_Taken], acquired: dict[str, list[Acquired]]
+    ) -> set[str]:
+        """Add what lanes that were taken hold; return topics with lanes that cannot be read."""
         connection = self._connection
         key = connection.key
-        commands = [
-            self._settle(member, member, topic, some) for topic, some in work.settlements.items()
-        ]
-        for one in work.parkings:
-            pair = f"{one.topic}\0{one.client_id}"
-            keys = [
-                key("lanes", one.topic),
-                *(key(name, pair) for name in ("order", "parked", "trouble", "redrive")),
-                *(key(name, one.topic) for name in ("log", "drops")),
+        commands: list[Command] = [("GET", key("redrives"))]  # before those that it counts
+        for topic, client_id, _, position, _ in taken:
+            pair = f"{topic}\0{client_id}"
+            commands += [
+                ("HGETALL", key("trouble", pair)),
+                ("ZRANGEBYSCORE", key("order", pair), f"({position}", "+inf"),
+                ("ZRANGE", key("redrive", pair), 0, -1),
+                ("ZRANGE", key("ahead", pair), 0, -1),
             ]
-            body = encode_parked(one.message)
-            commands.append(
-                connection.script("park", keys, one.client_id, member, one.term, one.sequence, body)
-            )
-        for note in work.notes:
-            pair = f"{note.topic}\0{note.client_id}"
-            keys = [
-                key("lanes", note.topic),
-                *(key(name, pair) for name in ("trouble", "redrive", "parked")),
-            ]
-            rest = note.term, note.kind, note.sequence, note.body
-            commands.append(connection.script("note", keys, note.client_id, member, *rest))
-        reads = len(commands)
-        commands += [read_command(connection, *wanted) for wanted in work.wanted]
-        ends = len(commands)
-        for process, words in work.done.items():
-            commands.append(
-                ("PUBLISH", self._connection.channel("done", process), b"\n".join(words))
-            )
-        replies = await self._line.ask(commands, READ_TIMEOUT_S)
-        for reply in replies[:ends]:  # that words are refused costs nobody but who waits for them
-            if isinstance(reply, StoreError):
-                raise reply
-        fenced = set()
-        for topic, reply in zip(work.settlements, replies, strict=False):
-            fenced |= {(topic, client.decode()) for client in reply}
-        for one, reply in zip(work.parkings, replies[len(work.settlements) :], strict=False):
-            if not reply:
-                fenced.add((one.topic, one.client_id))
-            elif reply > 1:
-                log.warning(
-                    "parked messages dropped: too many",
-                    topic=one.topic,
-                    client=one.client_id,
-                    count=reply - 1,
-                )
-        return RoundReply(fenced, [entries_of(reply) for reply in replies[reads:ends]])
+        count, *found = await connection.each(commands, READ_TIMEOUT_S)
+        dead: list[Command] = []
+        left = set()
+        for at, lane in enumerate(taken):
+            topic, client_id, *_ = lane
+            parts = found[4 * at : 4 * at + 4]
+            refused = next((one for one in parts if isinstance(one, StoreError)), None)
+            if refused is not None:
+                words = str(refused)
+                log.error("the store refuses a lane", topic=topic, client=client_id, error=words)
+                left.add(topic)
+                continue
+            one, over = _acquired(lane, parts, int(count or 0))
+            if over:
+                dead.append(("HDEL", key("trouble", f"{topic}\0{client_id}"), *over))
+            acquired.setdefault(topic, []).append(one)
+        if dead:
+            await connection.each(dead)
+        return left
 
-    async def parked(
-        self, topic: str, client_id: str, sequences: Sequence[int]
-    ) -> list[Parked | None]:
-        """Return parked messages, or those that were put back."""
-        if not sequences:
-            return []
-        name = self._connection.key("parked", f"{topic}\0{client_id}")
-        [found] = await self._connection.pipeline([("HMGET", name, *sequences)], READ_TIMEOUT_S)
-        return [decode_parked(body) if body else None for body in found]
+    async def release(
+        self, member: str, lanes: Mapping[tuple[str, bool], Sequence[Settlement]]
+    ) -> None:
+        """Give lanes up that are not here any more, with their last positions, and let everybody
+        know. Lanes are by topic, and by whether no receiver can have a job of a former owner."""
+        await self.round(member, Round({}, [], [], [], {}, lanes))
 
-    async def list_parked(
-        self, topic: str, client_id: str, after: int, limit: int
-    ) -> tuple[list[tuple[int, Parked]], bool] | None:
-        """Return the oldest parked messages behind a sequence, as many as a script may read, and
-        whether there are no more; None where there is no such durable subscription."""
-        key = self._connection.key
-        pair = f"{topic}\0{client_id}"
-        keys = [key("lanes", topic), key("order", pair), key("parked", pair)]
-        most = min(limit, LISTED)
-        command = self._connection.script("list", keys, client_id, after, most, LISTED_BYTES)
-        [reply] = await self._connection.pipeline([command], READ_TIMEOUT_S)
-        if not reply:
-            return None
-        is_end, *found = reply
-        return [(sequence, decode_parked(body)) for sequence, body in found if body], bool(is_end)
-
-    async def take_parked(
-        self, topic: str, client_id: str, how: str, limit: int | None
-    ) -> int | None:
-        """Put parked messages back ("redrive") or forget them ("purge"), the oldest first; return
-        how many, None where there is no such durable subscription.
-
-        Raises ``BadRequest`` where they would be put back for a subscription that is read from. If
-        this raises ``StoreError``, some of them may have been taken."""
-        key = self._connection.key
-        order = key("order", f"{topic}\0{client_id}")
-        [end] = await self._connection.pipeline(
-            [("ZRANGE", order, *((-1, -1) if limit is None else (limit - 1, limit - 1)))]
-        )
-        last: int | str = int(end[0]) if end else "+inf"
-        count = 0
-        while limit is None or count < limit:
-            most = MOVED if limit is None else min(MOVED, limit - count)
-            taken = await self._take_some(topic, client_id, how, last, most)
-            if taken is None:
-                return None
-            if taken < 0:
-                raise BadRequest(
-                    "action: nobody delivers for a subscription with pull; list and purge its "
-                    "parked messages, or make it again without pull to redrive them"
-                )
-            count += taken
-            if taken < most:
-                break
-        return count
-
-    async def _take_some(
-        self, topic: str, client_id: str, how: str, last: int | str, most: int
-    ) -> int | None:
-        """Do one part of ``take_parked``; where the answer is lost it is asked for again, and not
-        done again."""
-        key = self._connection.key
-        pair = f"{topic}\0{client_id}"
-        own = [key(name, pair) for name in ("order", "parked", "redrive")]
-        keys = [key("lanes", topic), *own, self._asked.key]
-        events = self._connection.channel("events")
-        arguments = (client_id, how, last, most, events, topic, self._asked.next())
-        command = self._connection.script("redrive", keys, *arguments)
-        backoff = Backoff(0.05, 1.0)
-        for attempt in range(1, TRIES + 1):
-            try:
-                [reply] = await self._connection.pipeline([command])
-                return None if reply is None else int(reply)
-            except (StoreRefused, StoreNoWrites):
-                raise
-            except StoreError:
-                if attempt == TRIES:
-                    raise
-                await asyncio.sleep(backoff.next_s())
-        raise AssertionError("unreachable")
+    async def round(self, member: str, work: Round) -> RoundReply:
+        """Carry out a round in one round trip; several may be under way. Raises ``StoreError`` if
+        it is not known what was carried out."""
+        commands = Commands(self._connection, member, work)
+        return commands.reply(await self._line.ask(commands.commands, READ_TIMEOUT_S))
 
     async def positions(self, topic: str) -> dict[str, Held]:
         """Return how far each durable subscription of a topic is."""
@@ -368,12 +184,6 @@ class Lanes:
             [("HGETALL", self._connection.key("lanes", topic))]
         )
         return {client.decode(): held_of(record) for client, record in found.items()}
-
-    async def are_parked(self, topic: str, pairs: Sequence[tuple[str, int]]) -> list[bool]:
-        """Return which messages (client_id, sequence) are parked."""
-        key = self._connection.key
-        commands = [("ZSCORE", key("order", f"{topic}\0{client}"), n) for client, n in pairs]
-        return [one is not None for one in await self._connection.pipeline(commands)]
 
     async def counts(
         self, pairs: Sequence[tuple[str, str]]
@@ -399,3 +209,28 @@ def held_of(record: bytes) -> Held:
     """Return what a lane's record says."""
     owner, term, position = record.split()
     return Held(owner.decode(), int(term), int(position))
+
+
+def _acquired(lane: _Taken, parts: Sequence[Any], count: int) -> tuple[Acquired, list[int]]:
+    """Return a lane that was taken, and messages whose failed attempts are of no use any more."""
+    _, client_id, term, position, former = lane
+    troubles, order, redrives, beyond = parts
+    put_back = [int(n) for n in redrives]
+    failed = {int(n): decode_trouble(body) for n, body in troubles.items()}
+    over = [n for n in failed if n <= position and n not in put_back]
+    for sequence in over:
+        del failed[sequence]
+    ranges = sorted((int(first), int(last)) for first, last in (one.split(b"-") for one in beyond))
+    acquired = Acquired(
+        client_id,
+        term,
+        position,
+        former.decode(),
+        failed,
+        {int(n) for n in order}.union(n for n in put_back if n > position),
+        put_back,
+        count,
+        tuple(one for one in ranges if one[1] > position),
+        max((last for _, last in ranges), default=0),
+    )
+    return acquired, over

@@ -1,7 +1,11 @@
--- Keep or forget what failed attempts of one message left behind, for the member that holds the lane.
+-- Keep or forget what is known of messages of one durable subscription, for the member that holds
+-- the lane.
 -- KEYS: 1 the lanes  2 the pair's failed attempts  3 its messages put back  4 those messages
--- ARGV: 1 client_id  2 the member  3 TERM  4 "fail", "clear" or "redriven" (done with after it was
---       put back)  5 sequence  6 what is kept
+--       5 its parked messages' order  6 what is done beyond its position
+--       7 which subscriptions have messages that were put back
+-- ARGV: 1 client_id  2 the member  3 TERM  4 "fail"; "clear", done with after it had failed;
+--       "redriven", done with after it was put back; or "late", acknowledged after it was parked
+--       5 topic  6 what is kept of failed attempts  7… sequences
 -- Returns 1, or 0 where the member does not hold the lane under that TERM.
 
 local record = redis.call('HGET', KEYS[1], ARGV[1])
@@ -9,12 +13,25 @@ local mine = ARGV[2] .. ' ' .. ARGV[3] .. ' '
 if not record or string.sub(record, 1, #mine) ~= mine then
     return 0
 end
-if ARGV[4] == 'fail' then
-    redis.call('HSET', KEYS[2], ARGV[5], ARGV[6])
-elseif ARGV[4] == 'clear' then
-    redis.call('HDEL', KEYS[2], ARGV[5])
-else
-    redis.call('ZREM', KEYS[3], ARGV[5])
-    forget_parked(KEYS[4], ARGV[5])
+local position = tonumber(string.match(record, '(%d+)$'))
+for at = 7, #ARGV do
+    local sequence = ARGV[at]
+    if ARGV[4] == 'fail' then
+        redis.call('HSET', KEYS[2], sequence, ARGV[6])
+    elseif ARGV[4] == 'clear' then
+        redis.call('HDEL', KEYS[2], sequence)
+    else
+        local was_back = redis.call('ZREM', KEYS[3], sequence) == 1
+        local was_parked = ARGV[4] == 'late' and redis.call('ZREM', KEYS[5], sequence) == 1
+        if was_back or was_parked then
+            forget_parked(KEYS[4], sequence)
+            if ARGV[4] == 'late' and tonumber(sequence) > position then
+                redis.call('ZADD', KEYS[6], sequence, sequence .. '-' .. sequence)
+            end
+        end
+        if was_back and redis.call('ZCARD', KEYS[3]) == 0 then
+            redis.call('ZREM', KEYS[7], ARGV[5] .. '\0' .. ARGV[1])
+        end
+    end
 end
 return 1

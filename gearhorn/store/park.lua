@@ -1,27 +1,57 @@
--- Set a message aside for one durable subscription. As many are kept as the topic's log may have,
--- and as many bytes; the oldest go, and count as dropped.
+-- Set a message aside for one durable subscription. Its payload is copied from the log, or from
+-- where it was put back: it does not travel. As many are kept as the topic's log may have, and as
+-- many bytes; the oldest go, and count as dropped.
 -- KEYS: 1 the lanes  2 the parked messages' order  3 the messages  4 the failed attempts
---       5 those put back  6 the log  7 the topic's drops
--- ARGV: 1 client_id  2 the member  3 TERM  4 sequence  5 the message
--- Returns 0 where the member does not hold the lane under that TERM, else 1 and 1 for each that goes.
+--       5 those put back  6 the log  7 the topic's drops  8 the log's messages
+--       9 which subscriptions have messages that were put back
+-- ARGV: 1 client_id  2 the member  3 TERM  4 sequence  5 topic  6 the message as it is kept, up to
+--       its payload  7 the payload's length
+-- Returns 0 where the member does not hold the lane under that TERM, -1 where the message is no
+-- more, else 1 and 1 for each that goes.
 
 local GOES = 1000 -- at most, for one that comes
+
+-- Returns what goes in front of a payload, the last of a message, as a binary string of MessagePack.
+local function header_of(payload)
+    if #payload < 256 then
+        return struct.pack('>BB', 0xc4, #payload)
+    elseif #payload < 65536 then
+        return struct.pack('>BI2', 0xc5, #payload)
+    end
+    return struct.pack('>BI4', 0xc6, #payload)
+end
 
 local record = redis.call('HGET', KEYS[1], ARGV[1])
 local mine = ARGV[2] .. ' ' .. ARGV[3] .. ' '
 if not record or string.sub(record, 1, #mine) ~= mine then
     return 0
 end
-redis.call('ZADD', KEYS[2], ARGV[4], ARGV[4])
-keep_parked(KEYS[3], ARGV[4], ARGV[5])
+local size = tonumber(ARGV[7])
+local payload
+local kept = redis.call('HGET', KEYS[3], ARGV[4])
+if kept then
+    payload = string.sub(kept, #kept - size + 1)
+else
+    local entry = redis.call('XRANGE', KEYS[8], ARGV[4], ARGV[4])[1]
+    payload = entry and entry[2][6]
+end
 redis.call('HDEL', KEYS[4], ARGV[4])
-redis.call('ZREM', KEYS[5], ARGV[4])
+if payload then
+    redis.call('ZADD', KEYS[2], ARGV[4], ARGV[4])
+    keep_parked(KEYS[3], ARGV[4], ARGV[6] .. header_of(payload) .. payload)
+end
+if redis.call('ZREM', KEYS[5], ARGV[4]) == 1 and redis.call('ZCARD', KEYS[5]) == 0 then
+    redis.call('ZREM', KEYS[9], ARGV[5] .. '\0' .. ARGV[1])
+end
+if not payload then
+    return -1
+end
 
 local caps = redis.call('HMGET', KEYS[6], 'max_messages', 'max_bytes')
-local most, size = tonumber(caps[1] or MAX_MESSAGES), tonumber(caps[2] or MAX_BYTES)
+local most, bytes = tonumber(caps[1] or MAX_MESSAGES), tonumber(caps[2] or MAX_BYTES)
 local count, gone = redis.call('ZCARD', KEYS[2]), 0
 while count > 1 and gone < GOES
-    and (count > most or tonumber(redis.call('HGET', KEYS[3], 'bytes') or 0) > size) do
+    and (count > most or tonumber(redis.call('HGET', KEYS[3], 'bytes') or 0) > bytes) do
     local oldest = redis.call('ZPOPMIN', KEYS[2])[1]
     forget_parked(KEYS[3], oldest)
     count, gone = count - 1, gone + 1

@@ -1,6 +1,7 @@
 -- Put parked messages back, or purge them, the oldest first and once.
 -- KEYS: 1 the lanes  2 the parked messages' order  3 the messages  4 those put back
---       5 the requests of the member's process
+--       5 the requests of the member's process  6 which subscriptions have messages that were put
+--       back  7 counts those redrives  8 what is done beyond its position
 -- ARGV: 1 client_id  2 "redrive" or "purge"  3 the last sequence  4 how many at most
 --       5 the channel of events  6 topic  7 the number of this request
 -- Returns how many, false where there is no such durable subscription, -1 where messages would be
@@ -17,6 +18,10 @@ end
 if ARGV[2] == 'redrive' and string.sub(record, 1, 5) == 'pull ' then
     return -1
 end
+local position = string.match(record, '(%d+)$')
+if ARGV[2] == 'purge' then
+    redis.call('ZREMRANGEBYSCORE', KEYS[8], '-inf', position)
+end
 local chosen = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[3], 'LIMIT', 0, ARGV[4])
 for _, sequence in ipairs(chosen) do
     redis.call('ZREM', KEYS[2], sequence)
@@ -24,9 +29,14 @@ for _, sequence in ipairs(chosen) do
         redis.call('ZADD', KEYS[4], sequence, sequence)
     else
         forget_parked(KEYS[3], sequence)
+        if tonumber(sequence) > tonumber(position) then
+            -- whoever delivers next is not to find it in the log
+            redis.call('ZADD', KEYS[8], sequence, sequence .. '-' .. sequence)
+        end
     end
 end
 if #chosen > 0 and ARGV[2] == 'redrive' then
+    redis.call('ZADD', KEYS[6], redis.call('INCR', KEYS[7]), ARGV[6] .. '\0' .. ARGV[1])
     redis.pcall('PUBLISH', ARGV[5], 'redriven\0' .. ARGV[6] .. '\0' .. ARGV[1])
 end
 remember(KEYS[5], tonumber(ARGV[7]), tostring(#chosen))

@@ -1,26 +1,59 @@
 -- Move the positions of lanes of one topic, for the member that holds them.
--- KEYS: 1 the lanes  2 the log
--- ARGV: 1 the member  2 who holds them from now on: the member, "-" or "?"  3… for each lane its client_id, its
---       TERM, its position, and the epoch of the message there ('' where it has not moved)
+-- KEYS: 1 the lanes  2 the log  3… what lanes have done beyond their positions
+-- ARGV: 1 the member  2 who holds them from now on: the member, "-" or "?"  3… for each lane its
+--       client_id, its TERM, its position, the epoch of the message there ('' where it has not
+--       moved), and what is done beyond it: '' where nothing is and was, else
+--       "K FIRST LAST EPOCH FIRST LAST EPOCH …", K being the number of its key
 -- Returns the client_ids of lanes that this member does not hold under that TERM, or whose position
--- the log knows nothing of: the store lost it.
+-- or messages the log knows nothing of: the store lost them.
 
 local place = redis.call('HMGET', KEYS[2], 'epoch', 'base', 'last')
 local epoch, base, last = place[1], tonumber(place[2] or 0), tonumber(place[3] or -1)
+
+local function knows(position, under)
+    return position <= last and (under == '' or position < base or under == epoch)
+end
+
+-- Returns the key of what is done beyond a position and what is new there; nil where the log does
+-- not know it.
+local function beyond_of(text)
+    local key, from = string.match(text, '^(%d+)()')
+    local new = {}
+    for first, upto, under in string.gmatch(string.sub(text, from), ' (%d+) (%d+) (%S+)') do
+        if not knows(tonumber(upto), under) then
+            return nil
+        end
+        new[#new + 1] = {upto, first .. '-' .. upto}
+    end
+    return KEYS[tonumber(key)], new
+end
+
 local clients, changed, fenced = {}, {}, {}
-for at = 3, #ARGV, 4 do
+for at = 3, #ARGV, 5 do
     clients[#clients + 1] = ARGV[at]
 end
 local records = redis.call('HMGET', KEYS[1], unpack(clients))
 for n, client in ipairs(clients) do
-    local at = 4 * n - 1
-    local position, under = tonumber(ARGV[at + 2]), ARGV[at + 3]
+    local at = 5 * n - 2
+    local position, more = tonumber(ARGV[at + 2]), ARGV[at + 4]
     local record = records[n]
     local mine = ARGV[1] .. ' ' .. ARGV[at + 1] .. ' '
-    if record and string.sub(record, 1, #mine) == mine and position <= last
-        and (under == '' or position < base or under == epoch) then
+    local key, new
+    local is_known = record and string.sub(record, 1, #mine) == mine
+        and knows(position, ARGV[at + 3])
+    if is_known and more ~= '' then
+        key, new = beyond_of(more)
+        is_known = key
+    end
+    if is_known then
         changed[#changed + 1] = client
         changed[#changed + 1] = ARGV[2] .. ' ' .. ARGV[at + 1] .. ' ' .. ARGV[at + 2]
+        if key then
+            for _, range in ipairs(new) do
+                redis.call('ZADD', key, range[1], range[2])
+            end
+            redis.call('ZREMRANGEBYSCORE', key, '-inf', ARGV[at + 2])
+        end
     else
         fenced[#fenced + 1] = client
     end

@@ -129,7 +129,7 @@ class Subscriptions:
             *(key(name) for name in ("durable", "due")),
             *(key(name, topic) for name in ("logged", "places")),
             *(key(name, pair) for name in ("order", "parked", "redrive", "trouble")),
-            key("marks", topic),
+            *(key("marks", topic), key("ahead", pair), key("redriven")),
             *(key("clients", rival) for rival, _ in rivals),
         ]
         given = change.options if change.kind == "subscribe" else change.drainer

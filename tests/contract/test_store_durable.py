@@ -318,7 +318,7 @@ def test_parked_messages_are_listed_the_oldest_first_with_what_happened(server: 
     async def test(bench: LogBench) -> None:
         await bench.join()
         await bench.begin("t", "alice", "all")
-        await bench.append("t", *"x" * 12)
+        await bench.append("t", *(f"{number}" for number in range(1, 13)))
         acquired = await bench.acquire("t", "alice")
         assert acquired is not None
         assert await bench.park("t", "alice", acquired.term, 10, 9, 11)

@@ -137,7 +137,7 @@ def test_a_lane_that_is_given_up_is_free_and_keeps_its_position(
     async def test(bench: LogBench) -> None:
         first = await begin(bench)
         own = (await bench.state("t"))["epoch"]
-        one = ("alice", first.term, 2, own)
+        one = ("alice", first.term, 2, own, None)
         await bench.lanes.release(OTHER, {("t", is_settled): [one]})
         assert await bench.held("t", "alice") == Held(ME, first.term, 0), "it is not the other's"
         await bench.lanes.release(ME, {("t", is_settled): [one]})
@@ -157,7 +157,7 @@ def test_a_thousand_lanes_of_one_topic_are_given_up_together(server: Redis) -> N
         clients = [f"c{number}" for number in range(1000)]
         await bench.apply(*(durable("t", client) for client in clients))
         found, _ = await bench.lanes.acquire(ME, {"t": clients})
-        given = [(one.client_id, one.term, 0, "") for one in found["t"]]
+        given = [(one.client_id, one.term, 0, "", None) for one in found["t"]]
         await bench.lanes.release(ME, {("t", True): given})
         assert {one.owner for one in (await bench.lanes.positions("t")).values()} == {"-"}
 
@@ -201,7 +201,7 @@ def test_who_lost_a_lane_moves_nothing_and_is_told_so_lane_by_lane(server: Redis
         other = await bench.acquire("t", "bob", OTHER)
         assert other is not None
         own = (await bench.state("t"))["epoch"]
-        some = [("bob", other.term, 2, own), ("alice", acquired.term, 2, own)]
+        some = [("bob", other.term, 2, own, None), ("alice", acquired.term, 2, own, None)]
         reply = await bench.lanes.round(ME, NOTHING._replace(settlements={"t": some}))
         assert reply.fenced == {("t", "bob")}
         assert await bench.position("t", "alice") == 2

@@ -10,7 +10,7 @@ from support.store import Bench, unsubscribe
 
 from gearhorn.errors import BadRequest, StoreUnanswered
 from gearhorn.messages.durable import encode_parked
-from gearhorn.store import lanes as lanes_module
+from gearhorn.store import parked as parked_module
 from gearhorn.store.connection import Command
 
 pytest_plugins = ["support.store"]
@@ -71,8 +71,8 @@ def test_as_many_bytes_are_parked_as_the_log_may_have_but_one_message(server: Re
         assert (await bench.listed("t", "alice"), await drops(bench)) == ([2, 3, 4], 1)
         assert await kept_bytes(bench) == 3 * one
         await bench.one(retain("t", max_bytes=1))
-        assert await bench.park("t", "alice", term, 5)
-        assert (await bench.listed("t", "alice"), await drops(bench)) == ([5], 4)
+        assert await bench.park("t", "alice", term, 8), "the newest, which stays in the log"
+        assert (await bench.listed("t", "alice"), await drops(bench)) == ([8], 4)
         assert await bench.lanes.take_parked("t", "alice", "purge", None) == 1
         assert not {key for key in await bench.keys() if key.startswith("parked")}
         await bench.one(unsubscribe("t", "alice"))
@@ -117,9 +117,9 @@ def test_parked_messages_are_read_in_pages_of_bytes_and_numbers(
 
         assert await pages(100) == [[1, 2, 3, 4, 5]]
         assert await pages(2) == [[1, 2], [3, 4], [5]]
-        monkeypatch.setattr(lanes_module, "LISTED_BYTES", 2 * one)
+        monkeypatch.setattr(parked_module, "LISTED_BYTES", 2 * one)
         assert await pages(100) == [[1, 2], [3, 4], [5]]
-        monkeypatch.setattr(lanes_module, "LISTED_BYTES", 1)
+        monkeypatch.setattr(parked_module, "LISTED_BYTES", 1)
         assert await pages(100) == [[1], [2], [3], [4], [5]]
         assert await bench.lanes.list_parked("t", "alice", 5, 100) == ([], True)
         assert await bench.lanes.list_parked("t", "bob", 0, 100) is None
@@ -131,7 +131,7 @@ def test_parked_messages_are_read_in_pages_of_bytes_and_numbers(
 def test_messages_are_taken_once_piece_by_piece_though_answers_are_lost(
     server: Redis, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(lanes_module, "MOVED", 2)
+    monkeypatch.setattr(parked_module, "MOVED", 2)
 
     async def test(bench: LogBench) -> None:
         term = await began(bench, 9)

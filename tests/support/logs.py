@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from gearhorn.errors import StoreError
 from gearhorn.messages import Logged
 from gearhorn.messages.codec import encode
 from gearhorn.messages.durable import Info, Parked, Trouble
-from gearhorn.store.lanes import Acquired, Held, Lanes, Note, Parking, Round, Settlement, held_of
+from gearhorn.store.lanes import Acquired, Held, Lanes, held_of
 from gearhorn.store.log import Item, Log, Place, fresh_epoch
+from gearhorn.store.rounds import Note, Parking, Round, Settlement
 from gearhorn.store.subscriptions import Applied, Change
 from support.servers import Redis
 from support.store import Bench, subscribe
 
 INFO = encode(Info(1.0))
-NOTHING = Round({}, [], [], [], {})
+NOTHING = Round({}, [], [], [], {}, {})
 
 
 def item(payload: str | bytes = b"", repeats: str = "") -> Item:
@@ -144,22 +145,26 @@ class LogBench(Bench):
         position: int,
         epoch: str | None = None,
         member: str = "me",
+        ahead: Sequence[tuple[int, int, str]] | None = None,
     ) -> bool:
         """Move a lane's position; whether it was allowed. The epoch is the log's, unless given."""
         if epoch is None:
             epoch = (await self.state(topic))["epoch"]
-        one: Settlement = (client_id, term, position, epoch)
+        one: Settlement = (client_id, term, position, epoch, ahead)
         reply = await self.lanes.round(member, NOTHING._replace(settlements={topic: [one]}))
         assert reply.fenced in (set(), {(topic, client_id)})
         return not reply.fenced
+
+    def parking(self, topic: str, client_id: str, term: int, sequence: int) -> Parking:
+        """A message to set aside; its payload is its sequence, unless the log says otherwise."""
+        size = len(str(sequence))
+        return Parking(topic, client_id, term, sequence, parked(sequence), size)
 
     async def park(
         self, topic: str, client_id: str, term: int, *sequences: int, member: str = "me"
     ) -> bool:
         """Set messages aside; whether it was allowed."""
-        parkings = [
-            Parking(topic, client_id, term, sequence, parked(sequence)) for sequence in sequences
-        ]
+        parkings = [self.parking(topic, client_id, term, sequence) for sequence in sequences]
         reply = await self.lanes.round(member, NOTHING._replace(parkings=parkings))
         assert reply.fenced in (set(), {(topic, client_id)})
         return not reply.fenced
@@ -207,8 +212,8 @@ def parked(sequence: int) -> Parked:
 def failed(topic: str, client_id: str, term: int, sequence: int, one: Trouble | None) -> Note:
     """The note of a failed attempt, or that it is of no use any more."""
     if one is None:
-        return Note(topic, client_id, term, "clear", sequence)
-    return Note(topic, client_id, term, "fail", sequence, encode(one))
+        return Note(topic, client_id, term, "clear", [sequence])
+    return Note(topic, client_id, term, "fail", [sequence], encode(one))
 
 
 def run(

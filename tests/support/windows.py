@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from gearhorn.broker.lanes import Delivery, Event, Lane, LaneEvent, State
+from gearhorn.broker.lanes import Delivery, Lane
+from gearhorn.broker.states import Event, LaneEvent, State
 from gearhorn.messages.durable import DurableOptions, Info, Trouble
 from gearhorn.store.log import Entry
 
@@ -43,8 +44,9 @@ def lane(position: int = 0, **options: Any) -> Lane:
 def send(lane: Lane) -> list[Delivery]:
     """Send what may be sent."""
     sent = list(lane.sendable())
-    for one in sent:
-        one.apply(Event.SEND)
+    for number, one in enumerate(sent):
+        one.ship(("shipment", number), 0.0)
+    lane.end_round()
     return sent
 
 
@@ -52,7 +54,12 @@ def finish(one: Delivery) -> None:
     """A delivery that is on its way is acknowledged."""
     one.apply(Event.COMPLETE)
     assert one.state is State.DONE
-    one.lane.done()
+    one.lane.done(one)
+
+
+def span(lane: Lane) -> int:
+    """How many deliveries a window holds, those that are done behind an older one too."""
+    return lane.active + lane.beyond
 
 
 def sequences(deliveries: Iterable[Delivery]) -> list[list[int]]:

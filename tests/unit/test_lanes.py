@@ -9,23 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.windows import entry, lane, settling
 
-from gearhorn.broker.lanes import (
-    JITTER,
-    Action,
-    Delivery,
-    Event,
-    Lane,
-    LaneEvent,
-    LaneState,
-    State,
-    rest_s,
-)
+from gearhorn.broker.deliveries import JITTER, rest_s
+from gearhorn.broker.lanes import Delivery, Lane
+from gearhorn.broker.states import Action, Event, LaneEvent, LaneState, State
 
 # One delivery. Written out here once more, row by row; whatever is not here changes nothing.
 
 ROWS: list[tuple[str, str, str, list[str]]] = [
     ("READY", "SEND", "SENT", []),
     ("READY", "LATE", "DONE", []),
+    ("READY", "VANISH", "DONE", []),
     ("SENT", "TAKE", "TAKEN", []),
     ("SENT", "COMPLETE", "DONE", []),
     ("SENT", "LATE", "DONE", ["CANCEL"]),
@@ -33,7 +26,14 @@ ROWS: list[tuple[str, str, str, list[str]]] = [
     ("SENT", "GIVE_UP", "PARKING", ["PARK"]),
     ("SENT", "LOSE", "READY", []),  # no attempt
     ("SENT", "REFUSE", "RESTING", []),  # no attempt
-    ("SENT", "WITHDRAW", "READY", ["CANCEL"]),  # no attempt
+    ("SENT", "WITHDRAW", "WITHDRAWING", ["CANCEL"]),  # no attempt, if nobody took it before
+    ("WITHDRAWING", "TAKE", "TAKEN", []),
+    ("WITHDRAWING", "WITHDRAWN", "READY", []),
+    ("WITHDRAWING", "COMPLETE", "DONE", []),
+    ("WITHDRAWING", "LATE", "DONE", []),
+    ("WITHDRAWING", "FAIL", "RESTING", ["STORE"]),
+    ("WITHDRAWING", "GIVE_UP", "PARKING", ["PARK"]),
+    ("WITHDRAWING", "LOSE", "READY", []),
     ("TAKEN", "COMPLETE", "DONE", []),
     ("TAKEN", "LATE", "DONE", ["CANCEL"]),
     ("TAKEN", "FAIL", "RESTING", ["STORE"]),

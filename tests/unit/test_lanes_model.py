@@ -18,21 +18,13 @@ from hypothesis.stateful import (
 )
 from support.windows import CLIENT, entry, trouble
 
-from gearhorn.broker.lanes import (
-    SPAN,
-    Action,
-    Delivery,
-    Event,
-    Lane,
-    LaneEvent,
-    LaneState,
-    State,
-    rest_s,
-)
+from gearhorn.broker.deliveries import rest_s
+from gearhorn.broker.lanes import SPAN, Delivery, Lane
+from gearhorn.broker.states import UNDER_WAY, Action, Event, LaneEvent, LaneState, State
 from gearhorn.messages.durable import DurableOptions, Trouble
+from gearhorn.store.lanes import Acquired
 from gearhorn.store.log import Entry
 
-UNDER_WAY = (State.SENT, State.TAKEN)
 EXCLUDED = st.sampled_from([False, False, False, True])
 ANSWERS = st.sampled_from(["complete", "fail", "fail", "expire", "take"])
 RARE = ["late", "late", "redrive", "redrive", "drop", "die", "close", "lose", "withdraw"]
@@ -47,6 +39,7 @@ class Store:
         self.troubles: dict[int, Trouble] = {}
         self.parked: dict[int, Trouble] = {}
         self.redrives: dict[int, Trouble] = {}
+        self.ahead: list[tuple[int, int]] = []  # done beyond the position
 
 
 class Promise(RuleBasedStateMachine):
@@ -59,6 +52,7 @@ class Promise(RuleBasedStateMachine):
         # the model
         self.excluded: set[int] = set()
         self.done: set[int] = set()  # acknowledged
+        self.known: set[int] = set()  # as the store knows
         self.failed: dict[int, int] = {}  # since it was last put back, as the store knows it
         self.fresh: dict[int, int] = {}  # and what the store does not know yet
 
@@ -81,11 +75,22 @@ class Promise(RuleBasedStateMachine):
         for number in list(store.troubles):
             if number <= store.position and number not in store.redrives:
                 del store.troubles[number]
-        self.lane.troubles = dict(store.troubles)
-        self.lane.skip = {
-            number for number in (*store.parked, *store.redrives) if number > store.position
-        }
-        self.lane.redrives.extend(sorted(store.redrives))
+        skip = {number for number in (*store.parked, *store.redrives) if number > store.position}
+        store.ahead = [one for one in store.ahead if one[1] > store.position]
+        self.lane.inherit(
+            Acquired(
+                CLIENT,
+                1,
+                store.position,
+                "?",
+                dict(store.troubles),
+                skip,
+                sorted(store.redrives),
+                0,
+                sorted(store.ahead),
+                max((last for _, last in store.ahead), default=0),
+            )
+        )
         self.notes: dict[int, Trouble | None] = {}
         self.parkings: list[Delivery] = []
         self.redriven: set[int] = set()
@@ -98,6 +103,8 @@ class Promise(RuleBasedStateMachine):
         store, lane = self.store, self.lane
         assert lane.position >= store.position
         store.position = lane.position
+        store.ahead += [(first, last) for first, last, _ in lane.ahead]
+        lane.is_written(lane.position, len(lane.ahead))
         for one in self.parkings:
             kept = trouble(one.failures)
             store.parked[one.sequence] = kept
@@ -107,7 +114,7 @@ class Promise(RuleBasedStateMachine):
             self.fresh.pop(one.sequence, None)
             one.apply(Event.PARK)
             assert one.state is State.DONE
-            lane.done()
+            lane.done(one, is_parked=True)
         self.parkings.clear()
         for number, left in self.notes.items():
             if left is None:
@@ -117,6 +124,7 @@ class Promise(RuleBasedStateMachine):
         self.notes.clear()
         self.failed.update(self.fresh)
         self.fresh.clear()
+        self.known |= self.done
         for number in self.redriven:
             del store.redrives[number]
         self.redriven.clear()
@@ -124,9 +132,12 @@ class Promise(RuleBasedStateMachine):
     def release(self) -> None:
         """A lane that closes is given up as soon as it is idle, and taken anew."""
         lane = self.lane
-        if lane.state is LaneState.CLOSING and lane.is_idle and not self.parkings:
-            assert lane.apply(LaneEvent.IDLE)
+        for one in self.of(State.WITHDRAWING):
+            one.apply(Event.WITHDRAWN)
+        if lane.is_releasable:
+            assert not self.of(*UNDER_WAY, State.PARKING)
             self.write()
+            assert lane.apply(LaneEvent.IDLE)
             self.acquire()
 
     def close(self) -> None:
@@ -141,7 +152,7 @@ class Promise(RuleBasedStateMachine):
                 self.notes[message.sequence] = None
             if one.is_redriven:
                 self.redriven.add(message.sequence)
-        self.lane.done()
+        self.lane.done(one)
 
     def fails(self, one: Delivery, is_expired: bool) -> None:
         """As ``Retries.fail``; parks exactly when the failures are as many as are allowed."""
@@ -235,7 +246,8 @@ class Promise(RuleBasedStateMachine):
             # the log reaches its cap; what was put back is kept apart from it
             self.first += 1 + which % min(3, len(self.log) - self.first)
         elif also == "die":
-            self.acquire()  # the member dies with everything that it has not written
+            self.done &= self.known  # the member dies with everything that it has not written
+            self.acquire()
         elif also == "close":
             self.close()
         elif also == "lose" and (lost := self.of(*UNDER_WAY)):
@@ -293,7 +305,11 @@ class Promise(RuleBasedStateMachine):
             resting = lane.take(found, self.clock_ms / 1000, self.clock_ms)
             assert all(one.state is State.RESTING for one in resting)
         for one in list(lane.sendable()):
-            one.apply(Event.SEND)
+            one.ship("job", 0.0)
+            sent = {message.sequence for message in one.entries}
+            assert not sent & self.known, "a receiver acknowledged it, and the store knows"
+        lane.end_round()
+        assert all(one.is_bare for one in lane.window)
 
     # What holds all the time
 
@@ -329,12 +345,15 @@ class Promise(RuleBasedStateMachine):
 
     def a_lane_knows_how_many_are_not_done_and_how_many_can_be_sent(self) -> None:
         assert self.lane.ready == len(self.of(State.READY))
-        assert self.lane.active == len(self.lane.window) - len(self.of(State.DONE))
+        assert self.lane.active == len(list(self.lane.window))
+        assert not self.of(State.DONE)
+        counted = {state: len(self.of(state)) for state in State if state is not State.DONE}
+        assert counted == {state: self.lane.counts[state] for state in counted}
 
     def the_window_is_bounded(self) -> None:
         in_flight, batch = self.options.in_flight, self.options.batch
         # full but for one, then what there is room for one by one, and every batch of it split
-        assert len(self.lane.window) < SPAN * in_flight + 2 * in_flight * batch
+        assert self.lane.active + self.lane.beyond < SPAN * in_flight + 2 * in_flight * batch
 
     def teardown(self) -> None:
         """When everything succeeds in the end, everything is done in the end."""
@@ -342,15 +361,15 @@ class Promise(RuleBasedStateMachine):
             return
         for _ in range(20 + 2 * len(self.log)):
             is_done = self.store.position == len(self.log)
-            if is_done and not self.lane.window and not self.store.redrives:
+            if is_done and not self.lane.active and not self.store.redrives:
                 break
             self.go_on([], ["complete"] * 20, "", 0, 20, 20)
         self.write()
         assert self.store.position == len(self.log)
         assert all(self.is_over(number) for number in range(1, len(self.log) + 1))
         assert (self.store.redrives, self.store.troubles) == ({}, {})
-        assert not self.lane.window
-        assert self.lane.active == 0
+        assert not list(self.lane.window)
+        assert self.lane.active == self.lane.beyond == self.lane.under_way == 0
 
 
 Promise.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

@@ -13,10 +13,13 @@ from support.windows import (
     send,
     sequences,
     settling,
+    span,
     trouble,
 )
 
-from gearhorn.broker.lanes import JITTER, SPAN, Event, Lane, LaneEvent, State
+from gearhorn.broker.deliveries import JITTER
+from gearhorn.broker.lanes import SPAN, Lane
+from gearhorn.broker.states import Event, LaneEvent, State
 
 OTHER = "fedcba9876543210"
 
@@ -75,23 +78,24 @@ def test_an_old_message_that_is_not_done_bounds_how_far_a_lane_goes_ahead() -> N
         for delivery in send(one)[-1:]:
             if delivery.sequence > 1:
                 finish(delivery)
-    assert (one.position, one.active, len(one.window)) == (0, 1, SPAN * 2)
-    finish(one.window[0])
-    assert (one.position, one.active, len(one.window), one.room) == (SPAN * 2, 0, 0, 2)
+    assert (one.position, one.active, span(one)) == (0, 1, SPAN * 2)
+    [first] = one.window
+    finish(first)
+    assert (one.position, one.active, span(one), one.room) == (SPAN * 2, 0, 0, 2)
 
 
-def test_a_lane_is_idle_while_no_job_is_with_the_job_servers() -> None:
+def test_a_lane_counts_the_jobs_that_are_with_the_job_servers() -> None:
     one = lane(in_flight=2)
-    assert one.is_idle
+    assert one.under_way == 0
     one.take(entries(1, 2), 0.0, 0)
-    assert one.is_idle
+    assert one.under_way == 0
     first, second = send(one)
     first.apply(Event.TAKE)
-    assert not one.is_idle
+    assert one.under_way == 2
     finish(first)
-    assert not one.is_idle
+    assert one.under_way == 1
     second.apply(Event.FAIL)
-    assert one.is_idle
+    assert one.under_way == 0
 
 
 # Sending
@@ -149,7 +153,7 @@ def test_the_position_moves_when_all_before_it_are_done() -> None:
         finish(delivery)
         positions.append(one.position)
     assert positions == [0, 0, 2, 4]
-    assert (one.active, len(one.window), one.epoch) == (0, 0, EPOCH)
+    assert (one.active, list(one.window), one.epoch) == (0, [], EPOCH)
 
 
 def test_the_epoch_is_that_of_the_message_at_the_position() -> None:
@@ -180,7 +184,7 @@ def test_a_parked_message_lets_the_position_pass() -> None:
     first.apply(Event.GIVE_UP)
     assert one.position == 0, "not before it is set aside"
     first.apply(Event.PARK)
-    one.done()
+    one.done(first, is_parked=True)
     assert (one.position, one.room) == (1, 1)
 
 
@@ -304,9 +308,9 @@ def test_what_failed_under_a_former_owner_rests_until_it_is_due() -> None:
     one = lane(in_flight=3)
     one.troubles = {1: trouble(1, due_ms=9_000), 2: trouble(1, due_ms=5_000), 3: trouble(1)}
     resting = one.take(entries(1, 3), 100.0, 5_000)
-    assert resting == [one.window[0]]
+    assert resting == list(one.window)[:1]
     assert rest(one) == [State.RESTING, State.READY, State.READY]
-    assert one.window[0].due_s == pytest.approx(104.0)
+    assert resting[0].due_s == pytest.approx(104.0)
     assert sequences(send(one)) == [[2], [3]]
 
 

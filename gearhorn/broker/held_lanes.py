@@ -1,0 +1,93 @@
+"""Held lanes: the lanes of this member, and which of them a round has to work off.
+
+Rules: runs on the event loop. A lane is in one round at a time; what happens to it meanwhile has it
+worked off once more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from gearhorn.broker.lanes import Lane
+from gearhorn.broker.states import LaneEvent, LaneState
+
+LANES_IN_ROUND = 1000
+
+
+class HeldLanes:
+    """A ``Keeper`` of lanes."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[str, dict[str, Lane]] = {}  # by topic and client_id
+        self._dirty: list[Lane] = []
+        self.woken = asyncio.Event()  # a lane is to be worked off
+        self.busy: dict[Lane, None] = {}  # lanes with deliveries, or in no usual state
+        self.count = 0
+
+    def all(self) -> list[Lane]:
+        """Return every lane that is held."""
+        return [lane for lanes in self._lanes.values() for lane in lanes.values()]
+
+    def find(self, topic: str) -> dict[str, Lane]:
+        """Return a topic's lanes by client_id."""
+        return self._lanes.get(topic, {})
+
+    @property
+    def topics(self) -> list[str]:
+        """The topics of the lanes that are held."""
+        return list(self._lanes)
+
+    def add(self, lane: Lane) -> None:
+        """A lane is held now; no other is in its place."""
+        self._lanes.setdefault(lane.topic, {})[lane.client_id] = lane
+        self.count += 1
+
+    def remove(self, lane: Lane) -> bool:
+        """A lane is not held any more; return whether it was the last one of its topic."""
+        self.busy.pop(lane, None)
+        lanes = self.find(lane.topic)
+        if lanes.get(lane.client_id) is not lane:
+            return False
+        self.count -= 1
+        del lanes[lane.client_id]
+        if not lanes:
+            del self._lanes[lane.topic]
+        return not lanes
+
+    def mark(self, lane: Lane) -> None:
+        """Have a lane looked after, or not: it has deliveries, or is in no usual state."""
+        if lane.state is LaneState.CLOSED:
+            self.busy.pop(lane, None)
+        elif lane.active or lane.state is not LaneState.OPEN:
+            self.busy[lane] = None
+        else:
+            self.busy.pop(lane, None)
+
+    def close(self, lane: Lane) -> None:
+        """Send nothing more for a lane; it is released when nothing of it is under way."""
+        if lane.apply(LaneEvent.CLOSE):
+            self.mark(lane)
+
+    def touch(self, lane: Lane) -> None:
+        """Something happened to a lane: have it worked off soon."""
+        if lane.stir():
+            self._dirty.append(lane)
+            self.woken.set()
+
+    def take(self) -> list[Lane]:
+        """Return the lanes of one round."""
+        lanes, self._dirty = self._dirty[:LANES_IN_ROUND], self._dirty[LANES_IN_ROUND:]
+        if self._dirty:
+            self.woken.set()
+        for lane in lanes:
+            lane.begin_round()
+        return lanes
+
+    def put(self, lanes: Iterable[Lane]) -> None:
+        """A round is over; lanes to which something happened meanwhile are worked off again."""
+        for lane in lanes:
+            if lane.end_round():
+                self._dirty.append(lane)
+        if self._dirty:
+            self.woken.set()

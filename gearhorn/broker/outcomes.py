@@ -1,0 +1,244 @@
+"""Outcomes: what becomes of the jobs that lanes have sent.
+
+Rules: runs on the event loop. Whatever happens, the delivery's own table says what follows; here it
+is told to the store's side (``Notes``), to the job servers (``Shipping``) and to the next round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import structlog
+
+from gearhorn.broker.held_lanes import HeldLanes
+from gearhorn.broker.lanes import Delivery, Lane
+from gearhorn.broker.notes import Notes
+from gearhorn.broker.retries import Retries, Wait
+from gearhorn.broker.shipping import Job, Shipment, Shipping
+from gearhorn.broker.states import UNDER_WAY, Action, Event, LaneState, State
+from gearhorn.broker.withdrawals import Withdrawals
+from gearhorn.gearman.client import Submission
+from gearhorn.gearman.cluster import Cluster
+from gearhorn.gearman.results import Result
+
+REFUSED_S = 1.0  # until a job that its server refused is sent again
+TOLD_BYTES = 200  # of a receiver's words that are kept with a failure
+PARKED_LATE = 1000  # parked messages whose receivers may still acknowledge them
+
+log = structlog.get_logger(__name__)
+
+
+class Outcomes:
+    """``Outcome`` of every shipment; ``clock_ms`` reads the members' clock, ``start_over``
+    forgets every lane and has them taken anew."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        held: HeldLanes,
+        notes: Notes,
+        clock_ms: Callable[[], int],
+        start_over: Callable[[], None],
+    ) -> None:
+        self._start_over = start_over
+        self._held = held
+        self._notes = notes
+        self.withdrawals = Withdrawals(cluster)
+        self.shipping = Shipping(cluster, self, self.withdrawals)
+        self.retries = Retries(self.shipping, notes, held, clock_ms)
+        self._parked: dict[Delivery, None] = {}  # with receivers that may still acknowledge
+        self._held_up: list[Lane] = []  # wait until job servers have taken what they were sent
+
+    # From the job servers
+
+    def accepted(self, submission: Submission) -> None:
+        """Every job was answered."""
+        assert isinstance(submission, Shipment)
+        self._arrived(submission)
+        for index, delivery in enumerate(submission.deliveries):
+            if delivery.lane.state is LaneState.CLOSED:  # nobody could take it back before
+                self.shipping.withdraw([(submission, index)])
+        for index, code in submission.refused or ():
+            delivery = submission.deliveries[index]
+            queue = delivery.lane.queue.decode(errors="replace")
+            log.warning("delivery refused", queue=queue, code=code.decode(errors="replace"))
+            if self._is_present(submission, index):
+                delivery.unship(Event.REFUSE)
+                self.retries.rest([delivery], REFUSED_S)
+
+    def lost(self, submission: Submission) -> None:
+        """The connection ended before every job was answered."""
+        assert isinstance(submission, Shipment)
+        self._arrived(submission)
+        for index in range(submission.answered, len(submission.deliveries)):
+            self._lose(submission, index)
+
+    def finished(self, submission: Submission, index: int, result: Result) -> None:
+        """A receiver has finished, or nobody hears of it any more."""
+        assert isinstance(submission, Shipment)
+        delivery = submission.deliveries[index]
+        if delivery.lane.state is LaneState.CLOSED:
+            return
+        is_present = self._is_present(submission, index)
+        if result.lost:
+            self._lose(submission, index)
+        elif not result.ok:
+            if is_present:
+                words = result.text[:TOLD_BYTES].decode(errors="replace")
+                self.retries.fail(delivery, words or "failed")
+        elif is_present:
+            delivery.apply(Event.COMPLETE)
+            self.finish(delivery)
+        else:
+            self._finish_late(delivery)
+
+    def broke(self, submission: Submission) -> None:
+        """Handling an answer failed: the store is asked again what is to be delivered."""
+        self._start_over()
+
+    def _arrived(self, shipment: Shipment) -> None:
+        """Its bytes are gone: lanes that waited for room may send."""
+        self.shipping.arrived(shipment)
+        if self._held_up and not self.shipping.is_full:
+            lanes, self._held_up = self._held_up, []
+            for lane in lanes:
+                self._held.touch(lane)
+
+    def hold_up(self, lane: Lane) -> None:
+        """Work a lane off again when job servers have taken what they were sent."""
+        self._held_up.append(lane)
+
+    def _lose(self, shipment: Shipment, index: int) -> None:
+        """The connection ended with a job, and a receiver may still have it: what comes next needs
+        another TERM, and waits for that receiver like after a hand-over."""
+        delivery = shipment.deliveries[index]
+        if self._is_present(shipment, index):
+            delivery.unship(Event.LOSE)
+            self._held.close(delivery.lane)
+
+    def _finish_late(self, delivery: Delivery) -> None:
+        """A receiver acknowledged after its time; a batch may have been split meanwhile."""
+        for late in delivery.singles or [delivery]:
+            if late.state is State.PARKING:
+                late.acknowledge()
+            elif late.state is State.DONE:
+                if late in self._parked:
+                    del self._parked[late]
+                    self._unpark(late)
+            else:
+                if Action.CANCEL in late.apply(Event.LATE):
+                    self.shipping.withdraw([late.job])
+                self.finish(late)
+
+    def _unpark(self, delivery: Delivery) -> None:
+        """A receiver acknowledged a message that was set aside."""
+        self.shipping.forget(delivery)
+        if delivery.lane.state is not LaneState.CLOSED:
+            delivery.lane.is_late(delivery.sequence)
+            self._notes.late(delivery)
+            self._held.touch(delivery.lane)
+
+    def _is_present(self, shipment: Shipment, index: int) -> bool:
+        job = shipment.deliveries[index].job
+        return job is not None and job[0] is shipment and job[1] == index
+
+    # From those who look at the job servers
+
+    def taken(self, delivery: Delivery) -> None:
+        """A receiver was seen with the job: its time runs."""
+        if delivery.state in UNDER_WAY and delivery.state is not State.TAKEN:
+            delivery.apply(Event.TAKE)
+            Wait([delivery], delivery.options.timeout, self._expire)
+
+    def waiting(self, delivery: Delivery) -> None:
+        """No receiver has the job: where the lane closes, withdraw it."""
+        job = delivery.job
+        if delivery.lane.state is LaneState.CLOSING:
+            if Action.CANCEL in delivery.apply(Event.WITHDRAW):
+                then = partial(self._cancelled, delivery, job)
+                self.shipping.withdraw([job], is_late=True, then=then)
+
+    def _cancelled(self, delivery: Delivery, job: Job) -> None:
+        """A job was cancelled; a receiver may have taken it just before."""
+        if delivery.job is job:
+            self.shipping.ask(job, partial(self._withdrawn, delivery, job))
+
+    def _withdrawn(self, delivery: Delivery, job: Job, is_known: bool, is_running: bool) -> None:
+        if delivery.job is not job or delivery.state is not State.WITHDRAWING:
+            return
+        if is_running:
+            self.taken(delivery)
+        else:
+            self.shipping.drop(job)
+            delivery.unship(Event.WITHDRAWN)
+
+    def unknown(self, delivery: Delivery) -> None:
+        """The job server does not know the job."""
+        if delivery.job is not None:
+            self._lose(*delivery.job)
+
+    def _expire(self, delivery: Delivery) -> None:
+        if delivery.state is State.TAKEN:
+            words = f"no answer in {delivery.options.timeout:g} s"
+            self.retries.fail(delivery, words, is_late=True)
+
+    # From the rounds
+
+    def finish(self, delivery: Delivery, is_parked: bool = False) -> None:
+        """A delivery is done."""
+        lane = delivery.lane
+        self._notes.finish(delivery, is_parked)
+        lane.done(delivery, is_parked)
+        self._held.touch(lane)
+        delivery.end()
+        if delivery.former:
+            if is_parked:
+                self._keep(delivery)
+            else:
+                self.shipping.forget(delivery)
+
+    def parked(self, delivery: Delivery, is_gone: bool) -> None:
+        """A message was set aside, or could not be because the log does not have it any more."""
+        if delivery.lane.state is LaneState.CLOSED or delivery.state is not State.PARKING:
+            return
+        delivery.apply(Event.PARK)
+        if is_gone:
+            self._vanish(delivery)
+        else:
+            self.finish(delivery, is_parked=True)
+
+    def gone(self, delivery: Delivery) -> None:
+        """The log does not have a message any more that was to be sent again."""
+        delivery.apply(Event.VANISH)
+        self._vanish(delivery)
+
+    def _vanish(self, delivery: Delivery) -> None:
+        self._notes.finish(delivery, is_parked=False)
+        delivery.lane.vanish(delivery)
+        self.shipping.forget(delivery)
+        self._held.touch(delivery.lane)
+
+    def _keep(self, delivery: Delivery) -> None:
+        """Go on hearing of the receivers of a message that was set aside."""
+        if delivery.is_acknowledged:
+            self._unpark(delivery)
+            return
+        self._parked[delivery] = None
+        if len(self._parked) > PARKED_LATE:
+            oldest = next(iter(self._parked))
+            del self._parked[oldest]
+            self.shipping.forget(oldest)
+
+    def end(self, lane: Lane) -> None:
+        """A lane is not ours any more: wait for nothing of it. Jobs that nobody has taken are
+        withdrawn."""
+        jobs = []
+        for delivery in lane.window:
+            if delivery.job is not None:
+                jobs.append(delivery.job)
+            self.shipping.forget(delivery)
+            delivery.end()
+        self._notes.drop(lane)
+        self.shipping.withdraw(jobs)
+        lane.clear()

@@ -1,0 +1,135 @@
+"""Rereads: payloads of deliveries that are sent once more, and of messages that were put back.
+
+Rules: runs on the event loop. Nobody keeps a payload while a delivery is under way or rests; it is
+read again from the log, or from where it was put back, when it can be sent. One round reads so much
+and no more; lanes that get nothing of it ask again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gearhorn.broker.feed import READ_ENTRIES, Feed, Plan
+from gearhorn.broker.lanes import Delivery, Lane
+from gearhorn.broker.outcomes import Outcomes
+from gearhorn.broker.states import LaneState
+from gearhorn.errors import StoreError
+from gearhorn.messages.durable import Parked
+from gearhorn.store.lanes import Lanes
+from gearhorn.store.log import Entry
+from gearhorn.timing import now_s
+
+BYTES = 8 * 1024 * 1024  # read again in one round, of the log and of what was put back each
+
+Replies = Sequence[tuple[list[Entry], bool]]
+
+
+class Rereads:
+    """What one round reads again."""
+
+    def __init__(self, feed: Feed, outcomes: Outcomes) -> None:
+        self._feed = feed
+        self._outcomes = outcomes
+        self._missing: list[Delivery] = []
+        self._bytes = 0
+
+    def want(self, lane: Lane, wanted: dict[str, dict[int, int]]) -> None:
+        """Fill what may be sent from memory; add the rest to what is to be read of logs."""
+        for delivery in lane.sendable() if lane.ready else ():
+            if not delivery.is_bare or delivery.is_redriven or self._is_filled(delivery):
+                continue
+            if self._bytes <= BYTES:
+                self._bytes += sum(entry.length for entry in delivery.entries)
+                count = len(delivery.entries)
+                firsts = wanted.setdefault(lane.topic, {})
+                firsts[delivery.sequence] = max(firsts.get(delivery.sequence, 0), count)
+            self._missing.append(delivery)
+
+    def take_in(self, plan: Plan, replies: Replies) -> list[Lane]:
+        """Fill what was read; return the lanes that have to ask again."""
+        left = []
+        for delivery in self._missing:
+            lane = delivery.lane
+            if lane.state is not LaneState.OPEN or self._is_filled(delivery):
+                continue
+            if _is_gone(delivery, plan, replies):
+                self._outcomes.gone(delivery)
+            else:
+                left.append(lane)
+        return left
+
+    def _is_filled(self, delivery: Delivery) -> bool:
+        count = len(delivery.entries)
+        found = self._feed.run(delivery.lane.topic, delivery.sequence, count)
+        if len(found) < count:
+            return False
+        if not delivery.refill(found):
+            self._outcomes.gone(delivery)  # the store lost it, and has another one there
+        return True
+
+
+def _is_gone(delivery: Delivery, plan: Plan, replies: Replies) -> bool:
+    """Whether the log turned out to begin behind a delivery's first message."""
+    for wanted, (entries, is_end) in zip(plan.reads, replies, strict=True):
+        if wanted.topic == delivery.lane.topic and wanted.first <= delivery.sequence:
+            if entries[0].sequence > delivery.sequence if entries else is_end:
+                return True
+    return False
+
+
+def wants_redriven(lane: Lane) -> list[int]:
+    """Return the messages that were put back and that a lane may send now."""
+    again = [
+        delivery.sequence
+        for delivery in (lane.sendable() if lane.ready else ())
+        if delivery.is_bare and delivery.is_redriven
+    ]
+    count = min(lane.redrive_room, READ_ENTRIES)
+    return again + [lane.redrives[at] for at in range(count)]
+
+
+class Redriven:
+    """Reads messages that were put back."""
+
+    def __init__(self, store: Lanes, outcomes: Outcomes) -> None:
+        self._store = store
+        self._outcomes = outcomes
+
+    async def read(
+        self, lanes: Sequence[Lane], clock_ms: int
+    ) -> tuple[list[Lane], list[tuple[Lane, StoreError]]]:
+        """Make deliveries of what these lanes may send; return the lanes that have to ask again,
+        and those that the store refuses. Raises ``StoreError``."""
+        asking = [(lane, some) for lane in lanes if (some := wants_redriven(lane))]
+        if not asking:
+            return [], []
+        wanted = [(lane.topic, lane.client_id, some) for lane, some in asking]
+        replies = await self._store.put_back(wanted, BYTES)
+        again, refused = [], []
+        for (lane, some), found in zip(asking, replies, strict=True):
+            if isinstance(found, StoreError):
+                refused.append((lane, found))
+            elif lane.state is LaneState.OPEN:
+                for sequence, parked in zip(some, found, strict=False):
+                    self._take(lane, sequence, parked, clock_ms)
+                if len(found) < len(some) or not lane.redrives or lane.redrive_room:
+                    again.append(lane)
+        return again, refused
+
+    def _take(self, lane: Lane, sequence: int, parked: Parked | None, clock_ms: int) -> None:
+        """A message was read; None: it is no more."""
+        entry = None
+        if parked is not None:
+            entry = Entry(sequence, parked.epoch, parked.info, parked.payload)
+        if lane.redrives and lane.redrives[0] == sequence:
+            lane.redrives.popleft()
+            if entry is not None and parked is not None:
+                resting = lane.take_redriven(entry, parked.trouble, now_s(), clock_ms)
+                if resting is not None:
+                    self._outcomes.retries.rest_until(resting)
+            return
+        for delivery in lane.sendable():
+            if delivery.is_bare and delivery.is_redriven and delivery.sequence == sequence:
+                if entry is None or not delivery.refill([entry]):
+                    self._outcomes.gone(delivery)
+                return

@@ -1,0 +1,347 @@
+"""Rounds: work off lanes against the store and the job servers.
+
+A round takes every lane to which something happened and that is in no other, does one round trip to
+the store for all of them, and only then submits what comes next, one block to each job server. So
+the store has an acknowledgement before the next message is started, and a lane that was lost is
+noticed before anything more is sent for it.
+
+Rules: runs on the event loop. What becomes of a lane is decided here only, from the state it is in:
+a lane that closes is given up in the first round that finds nothing of it under way, after what it
+had to write. What the store refuses costs the lanes that it is about; they are tried again after a
+while. A round whose outcome is unknown is made again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import structlog
+
+from gearhorn.broker.feed import Feed, Plan
+from gearhorn.broker.held_lanes import HeldLanes
+from gearhorn.broker.lanes import Delivery, Lane
+from gearhorn.broker.membership import Membership
+from gearhorn.broker.notes import Notes, Taken, parking
+from gearhorn.broker.outcomes import Outcomes
+from gearhorn.broker.rereads import Redriven, Replies, Rereads
+from gearhorn.broker.states import LaneEvent, LaneState
+from gearhorn.errors import StoreError
+from gearhorn.gearman.cluster import Cluster
+from gearhorn.store.lanes import Lanes
+from gearhorn.store.log import Entry
+from gearhorn.store.rounds import Note, Pair, Round, RoundReply, Settlement
+from gearhorn.tasks import Tasks
+from gearhorn.timing import Backoff, now_s
+
+ROUNDS = 2  # under way: one is worked on while the store works on the other
+AHEAD = 5000  # of what a lane has done beyond its position, written in one round
+REFUSED_MOST_S = 5.0  # between two tries of what the store refuses
+
+log = structlog.get_logger(__name__)
+
+
+class _Written(NamedTuple):
+    """What a round tells the store of a lane's position."""
+
+    lane: Lane
+    position: int
+    ahead: int  # of what is done beyond it
+    is_release: bool
+
+
+class Rounds:
+    """``lost`` is told of a topic whose lanes have to be looked at again, ``dropped`` counts
+    messages that a log had dropped before they could be delivered, ``end`` is told of lanes that
+    are not ours any more, ``start_over`` has every lane taken anew."""
+
+    def __init__(
+        self,
+        *,
+        store: Lanes,
+        cluster: Cluster,
+        membership: Membership,
+        held: HeldLanes,
+        feed: Feed,
+        notes: Notes,
+        outcomes: Outcomes,
+        lost: Callable[[str], None],
+        dropped: Callable[[str, str, int], None],
+        fence: Callable[[Lane], None],
+        end: Callable[[Lane], None],
+        start_over: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._cluster = cluster
+        self._membership = membership
+        self._held = held
+        self._feed = feed
+        self._notes = notes
+        self._outcomes = outcomes
+        self._redriven = Redriven(store, outcomes)
+        self._lost = lost
+        self._dropped = dropped
+        self._fence = fence
+        self._end = end
+        self._start_over = start_over
+        self._backoffs: dict[Lane, Backoff] = {}  # of lanes that the store refused last
+        self._blocked: set[Lane] = set()  # until they are tried again
+        self._slots = asyncio.Semaphore(ROUNDS)
+        self._tasks = Tasks()
+
+    def forget(self, lane: Lane) -> None:
+        """A lane is not ours any more."""
+        self._backoffs.pop(lane, None)
+        self._blocked.discard(lane)
+
+    async def stop(self) -> None:
+        """Begin and finish no more rounds."""
+        await self._tasks.cancel()
+
+    async def run(self) -> None:
+        """Work off rounds, without end."""
+        backoff = Backoff(0.05, 1.0)
+        self._held.woken.set()  # it may have crashed when it had been woken
+        while True:
+            await self._held.woken.wait()
+            self._held.woken.clear()
+            if not self._holds_lease():
+                await asyncio.sleep(backoff.next_s())  # nothing is known of who holds what
+                self._held.woken.set()
+                continue
+            await self._slots.acquire()
+            self._tasks.spawn(self._take_up(self._held.take(), backoff), "deliveries")
+
+    async def _take_up(self, lanes: list[Lane], backoff: Backoff) -> None:
+        """Work off one round; lanes to which something happens meanwhile wait for another."""
+        try:
+            await self._exchange(lanes)
+            backoff.reset()
+        except StoreError as error:
+            log.debug("a round of deliveries failed", error=str(error))
+            for lane in lanes:
+                lane.stir()
+            await asyncio.sleep(backoff.next_s())
+        except Exception as error:  # the store is asked again what is to be delivered
+            log.critical("deliveries failed", exc_info=error)
+            self._start_over()
+            await asyncio.sleep(1.0)
+        finally:
+            self._held.put(lanes)
+            self._slots.release()
+
+    async def _exchange(self, lanes: list[Lane]) -> None:
+        """Tell the store what has happened, and send what may be sent then."""
+        member = self._membership.id
+        rereads = Rereads(self._feed, self._outcomes)
+        live = [
+            lane
+            for lane in lanes
+            if lane.state is not LaneState.CLOSED and lane not in self._blocked
+        ]
+        hungry, plan = self._want(live, rereads)
+        taken = self._notes.take(live)
+        written, work = self._work(live, plan, taken)
+        if not work.is_empty:
+            try:
+                reply = await self._store.round(member, work)
+            except StoreError:
+                for lane, writes in taken.writes.items():
+                    self._put_back(lane, writes)
+                raise
+            if member != self._membership.id:
+                return  # another life: every lane was abandoned
+            self._take_reply(live, taken, written, reply)
+            self._take_in(plan, reply.entries, rereads, hungry)
+        at_s = now_s()
+        await self._read_redriven(live)
+        for lane in hungry:
+            if lane.state is not LaneState.CLOSED and lane not in self._blocked:
+                if self._fill(lane) or lane.position > lane.settled:
+                    self._held.touch(lane)
+        self._send_all(live, at_s)
+        if self._backoffs:
+            for lane in live:
+                if lane not in self._blocked and lane in self._backoffs:
+                    del self._backoffs[lane]
+                    log.info("the store takes a lane again", **_names(lane))
+
+    def _want(self, lanes: Iterable[Lane], rereads: Rereads) -> tuple[list[Lane], Plan]:
+        """Take what is in memory; return the lanes that need more, and what to read."""
+        wanted: dict[str, dict[int, int]] = {}
+        hungry = []
+        for lane in lanes:
+            if lane.state is not LaneState.OPEN:
+                continue
+            rereads.want(lane, wanted)
+            if room := self._fill(lane):
+                hungry.append(lane)
+                firsts = wanted.setdefault(lane.topic, {})
+                firsts[lane.next] = max(firsts.get(lane.next, 0), room)
+        return hungry, self._feed.plan(wanted)
+
+    def _work(
+        self, lanes: Iterable[Lane], plan: Plan, taken: Taken
+    ) -> tuple[list[_Written], Round]:
+        """Return what these lanes tell the store, and ask of it."""
+        written: list[_Written] = []
+        settled: dict[str, list[Settlement]] = {}
+        released: dict[tuple[str, bool], list[Settlement]] = {}
+        for lane in lanes:
+            ahead = lane.ahead[:AHEAD] if lane.ahead_top else None
+            count = len(ahead or ())
+            settlement = lane.client_id, lane.term, lane.position, lane.epoch, ahead
+            if lane.is_releasable and not self._notes.has(lane) and count == len(lane.ahead):
+                released.setdefault((lane.topic, lane.is_settled), []).append(settlement)
+                written.append(_Written(lane, lane.position, count, is_release=True))
+            elif count or lane.position > lane.settled:
+                settled.setdefault(lane.topic, []).append(settlement)
+                written.append(_Written(lane, lane.position, count, is_release=False))
+            if self._notes.has(lane) or count < len(lane.ahead):
+                self._held.touch(lane)  # there is more than one round may write
+        parkings = [parking(delivery) for delivery in taken.parked]
+        work = Round(settled, parkings, taken.notes, plan.reads, taken.done, released)
+        return written, work
+
+    def _take_reply(
+        self,
+        lanes: Iterable[Lane],
+        taken: Taken,
+        written: Iterable[_Written],
+        reply: RoundReply,
+    ) -> None:
+        """Have happen what the store was told, lane by lane."""
+        by_pair: dict[Pair, Lane] = {(lane.topic, lane.client_id): lane for lane in lanes}
+        for pair in reply.fenced:
+            lane = by_pair[pair]
+            if lane.state is not LaneState.CLOSED:
+                log.warning("lane is not ours any more", **_names(lane))
+                self._fence(lane)
+                self._feed.forget(lane.topic)
+                self._lost(lane.topic)
+        for pair, error in reply.refused.items():
+            self._refuse(by_pair[pair], error)
+            self._put_back(by_pair[pair], taken.writes.get(by_pair[pair], []))
+        for lane, position, ahead, is_release in written:
+            if lane.state is LaneState.CLOSED or (lane.topic, lane.client_id) in reply.refused:
+                continue
+            lane.is_written(position, ahead)
+            if is_release and lane.apply(LaneEvent.IDLE):
+                self._end(lane)
+        for delivery in taken.parked:
+            pair = delivery.lane.topic, delivery.lane.client_id
+            if pair not in reply.refused:
+                self._outcomes.parked(delivery, (*pair, delivery.sequence) in reply.gone)
+
+    def _put_back(self, lane: Lane, writes: list[Note | Delivery]) -> None:
+        if writes and lane.state is not LaneState.CLOSED:
+            self._notes.put_back(lane, writes)
+
+    def _refuse(self, lane: Lane, error: StoreError) -> None:
+        """The store does not take what a lane has to tell: try again after a while, and send
+        nothing for it until then."""
+        if lane.state is LaneState.CLOSED:
+            return
+        backoff = self._backoffs.get(lane)
+        if backoff is None:
+            log.error("the store refuses a lane", error=str(error), **_names(lane))
+            backoff = self._backoffs[lane] = Backoff(0.2, REFUSED_MOST_S)
+        if lane not in self._blocked:
+            self._blocked.add(lane)
+            asyncio.get_running_loop().call_later(backoff.next_s(), self._try_again, lane)
+
+    def _try_again(self, lane: Lane) -> None:
+        self._blocked.discard(lane)
+        self._held.touch(lane)
+
+    def _take_in(
+        self,
+        plan: Plan,
+        entries: Sequence[tuple[list[Entry], bool] | StoreError],
+        rereads: Rereads,
+        hungry: Iterable[Lane],
+    ) -> None:
+        """Keep what was read, and let lanes pass over what is gone."""
+        reads, replies = [], []
+        for wanted, reply in zip(plan.reads, entries, strict=True):
+            if isinstance(reply, StoreError):
+                for lane in hungry:
+                    if lane.topic == wanted.topic:
+                        self._refuse(lane, reply)
+            else:
+                reads.append(wanted)
+                replies.append(reply)
+        plan = Plan(reads, plan.tails)
+        self._feed_in(plan, replies)
+        for lane in rereads.take_in(plan, replies):
+            self._held.touch(lane)
+
+    def _feed_in(self, plan: Plan, replies: Replies) -> None:
+        found = self._feed.take_in(plan, replies)
+        for topic, gone, first in found.gaps:
+            for lane in self._held.find(topic).values():
+                if gone <= lane.next < first:
+                    self._notes.forget(lane, lane.pass_gap(first))
+        for topic in found.news:
+            for lane in self._held.find(topic).values():
+                if lane.active < lane.options.in_flight:
+                    self._held.touch(lane)
+        for topic in found.lost:
+            self._lost(topic)
+
+    async def _read_redriven(self, lanes: Iterable[Lane]) -> None:
+        """Take messages that were put back."""
+        if not self._may_take:
+            return
+        asking = [lane for lane in lanes if lane not in self._blocked]
+        again, refused = await self._redriven.read(asking, self._membership.clock_ms)
+        for lane in again:
+            self._held.touch(lane)
+        for lane, error in refused:
+            self._refuse(lane, error)
+
+    @property
+    def _may_take(self) -> bool:
+        """Whether job servers take what is read now."""
+        return self._cluster.is_up and not self._outcomes.shipping.is_full
+
+    def _fill(self, lane: Lane) -> int:
+        """Take what is in memory of what the lane has room for; return how much more there may be
+        to take. Nothing is taken that no job server would."""
+        room = lane.room
+        if room and not self._may_take:
+            if self._cluster.is_up:
+                self._outcomes.hold_up(lane)
+            return 0  # with no server up, every lane is worked off when one is
+        if room and (entries := self._feed.run(lane.topic, lane.next, room)):
+            for delivery in lane.take(entries, now_s(), self._membership.clock_ms):
+                self._outcomes.retries.rest_until(delivery)
+            room = lane.room
+        if lane.gap:
+            self._dropped(lane.topic, lane.client_id, lane.close_gap())
+        return 0 if not room or self._feed.is_at_end(lane.topic, lane.next) else room
+
+    def _send_all(self, lanes: Iterable[Lane], at_s: float) -> None:
+        """Send what may be sent; without a lease the lanes are lost."""
+        may_send = self._cluster.is_up and self._holds_lease()
+        for lane in lanes:
+            self._held.mark(lane)
+            if lane.ready and may_send and lane not in self._blocked:
+                self._send(lane)
+        self._outcomes.shipping.ship(at_s)
+
+    def _send(self, lane: Lane) -> None:
+        for delivery in lane.sendable():
+            if self._outcomes.shipping.is_full:
+                self._outcomes.hold_up(lane)
+                break
+            if not delivery.is_bare:
+                self._outcomes.shipping.add(delivery)
+
+    def _holds_lease(self) -> bool:
+        return now_s() <= self._membership.lease.until_s
+
+
+def _names(lane: Lane) -> dict[str, str]:
+    return {"topic": lane.topic, "client": lane.client_id}

@@ -1,0 +1,48 @@
+"""Taking cancelled jobs off a queue that nobody serves.
+
+Rules: runs on the event loop. gearmand keeps a cancelled job, payload included, until a worker asks
+for one of its function; so one does, and expects none. A job that is there all the same is given
+back by leaving the function, which puts it behind all others and counts as a death of its receiver:
+who calls makes sure that none waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Sequence
+
+from gearhorn.gearman import packets
+from gearhorn.gearman.connection import Server, open_streams
+from gearhorn.gearman.packets import Splitter
+
+REAP_S = 5.0
+PIECE = 100  # queues asked for before the answers are read
+
+
+async def reap(server: Server, tls: ssl.SSLContext | None, queues: Sequence[bytes]) -> None:
+    """Ask for a job of each queue, which frees its cancelled ones.
+
+    Raises ``OSError`` when the server cannot be reached or does not answer in ``REAP_S``.
+    """
+    async with asyncio.timeout(REAP_S):
+        reader, writer = await open_streams(server, tls)
+        try:
+            splitter = Splitter(0)
+            for at in range(0, len(queues), PIECE):
+                piece = queues[at : at + PIECE]
+                for queue in piece:
+                    writer.write(
+                        packets.pack(packets.CAN_DO, queue)
+                        + packets.pack(packets.GRAB_JOB_UNIQ)
+                        + packets.pack(packets.CANT_DO, queue)
+                    )
+                answers = 0
+                while answers < len(piece):
+                    data = await reader.read(1 << 16)
+                    if not data:
+                        raise ConnectionError("closed by the server")
+                    for kind, _ in splitter.feed(data):
+                        answers += abs(kind) in (packets.NO_JOB, packets.JOB_ASSIGN_UNIQ)
+        finally:
+            writer.close()

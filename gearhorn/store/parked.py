@@ -1,0 +1,170 @@
+"""Parked messages in the store: those that were set aside for one subscription, and those that were
+put back.
+
+Rules: one round trip reads or moves so much and no more. Every method raises ``StoreError``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from gearhorn.errors import BadRequest, StoreError, StoreNoWrites, StoreRefused
+from gearhorn.messages.durable import Parked, decode_parked
+from gearhorn.store.asked import Asked
+from gearhorn.store.connection import READ_TIMEOUT_S, Connection
+from gearhorn.timing import Backoff
+
+LISTED = 500  # parked messages read in one go
+LISTED_BYTES = 8 * 1024 * 1024
+MOVED = 1000  # parked messages put back or forgotten in one go: two milliseconds of the store
+TRIES = 3  # to learn what became of such a request
+REDRIVEN = 1000  # subscriptions in one page
+
+
+class ParkedMessages:
+    """The parked messages of one namespace."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._asked = Asked(connection)
+
+    async def redriven(self, after: int) -> list[tuple[str, str, int]]:
+        """Return a page of (topic, client_id, number) of subscriptions that have messages put
+        back, in the order of the last redrive of each, from beyond the redrive ``after``."""
+        bounds = f"({after}", "+inf", "LIMIT", 0, REDRIVEN
+        key = self._connection.key("redriven")
+        [found] = await self._connection.pipeline([("ZRANGEBYSCORE", key, *bounds, "WITHSCORES")])
+        redriven = []
+        for pair, number in pairs_of(found):
+            topic, _, client_id = pair.decode().partition("\0")
+            redriven.append((topic, client_id, int(number)))
+        return redriven
+
+    async def put_back(
+        self, wanted: Sequence[tuple[str, str, Sequence[int]]], most: int
+    ) -> list[list[Parked | None] | StoreError]:
+        """Return, for each (topic, client_id, sequences), messages that were put back, None for one
+        that is gone: as many of the first as are ``most`` bytes together, but one at least. A
+        ``StoreError`` stands in the place of what the store refuses."""
+        keys = [
+            self._connection.key("parked", f"{topic}\0{client_id}")
+            for topic, client_id, _ in wanted
+        ]
+        asked = [(at, n) for at, (_, _, some) in enumerate(wanted) for n in some]
+        sizes = await self._connection.each([("HSTRLEN", keys[at], n) for at, n in asked])
+        chosen: list[list[int]] = [[] for _ in wanted]
+        total = 0
+        for (at, sequence), size in zip(asked, sizes, strict=True):
+            known = 0 if isinstance(size, StoreError) else size
+            if total and total + known > most:
+                break
+            total += max(known, 1)
+            chosen[at].append(sequence)
+        reads = [at for at, some in enumerate(chosen) if some]
+        commands = [("HMGET", keys[at], *chosen[at]) for at in reads]
+        replies = await self._connection.each(commands, READ_TIMEOUT_S) if commands else []
+        found: list[list[Parked | None] | StoreError] = [[] for _ in wanted]
+        for at, reply in zip(reads, replies, strict=True):
+            found[at] = (
+                reply
+                if isinstance(reply, StoreError)
+                else [decode_parked(body) if body else None for body in reply]
+            )
+        return found
+
+    async def parked(
+        self, topic: str, client_id: str, sequences: Sequence[int]
+    ) -> list[Parked | None]:
+        """Return parked messages, or those that were put back."""
+        if not sequences:
+            return []
+        name = self._connection.key("parked", f"{topic}\0{client_id}")
+        [found] = await self._connection.pipeline([("HMGET", name, *sequences)], READ_TIMEOUT_S)
+        return [decode_parked(body) if body else None for body in found]
+
+    async def list_parked(
+        self, topic: str, client_id: str, after: int, limit: int
+    ) -> tuple[list[tuple[int, Parked]], bool] | None:
+        """Return the oldest parked messages behind a sequence, as many as a script may read, and
+        whether there are no more; None where there is no such durable subscription."""
+        key = self._connection.key
+        pair = f"{topic}\0{client_id}"
+        keys = [key("lanes", topic), key("order", pair), key("parked", pair)]
+        most = min(limit, LISTED)
+        command = self._connection.script("list", keys, client_id, after, most, LISTED_BYTES)
+        [reply] = await self._connection.pipeline([command], READ_TIMEOUT_S)
+        if not reply:
+            return None
+        is_end, *found = reply
+        return [(sequence, decode_parked(body)) for sequence, body in found if body], bool(is_end)
+
+    async def take_parked(
+        self, topic: str, client_id: str, how: str, limit: int | None
+    ) -> int | None:
+        """Put parked messages back ("redrive") or forget them ("purge"), the oldest first; return
+        how many, None where there is no such durable subscription.
+
+        Raises ``BadRequest`` where they would be put back for a subscription that is read from. If
+        this raises ``StoreError``, some of them may have been taken."""
+        key = self._connection.key
+        order = key("order", f"{topic}\0{client_id}")
+        [end] = await self._connection.pipeline(
+            [("ZRANGE", order, *((-1, -1) if limit is None else (limit - 1, limit - 1)))]
+        )
+        last: int | str = int(end[0]) if end else "+inf"
+        count = 0
+        while limit is None or count < limit:
+            most = MOVED if limit is None else min(MOVED, limit - count)
+            taken = await self._take_some(topic, client_id, how, last, most)
+            if taken is None:
+                return None
+            if taken < 0:
+                raise BadRequest(
+                    "action: nobody delivers for a subscription with pull; list and purge its "
+                    "parked messages, or make it again without pull to redrive them"
+                )
+            count += taken
+            if taken < most:
+                break
+        return count
+
+    async def _take_some(
+        self, topic: str, client_id: str, how: str, last: int | str, most: int
+    ) -> int | None:
+        """Do one part of ``take_parked``; where the answer is lost it is asked for again, and not
+        done again."""
+        key = self._connection.key
+        pair = f"{topic}\0{client_id}"
+        own = [key(name, pair) for name in ("order", "parked", "redrive")]
+        keys = [key("lanes", topic), *own, self._asked.key]
+        keys += key("redriven"), key("redrives"), key("ahead", pair)
+        events = self._connection.channel("events")
+        arguments = (client_id, how, last, most, events, topic, self._asked.next())
+        command = self._connection.script("redrive", keys, *arguments)
+        backoff = Backoff(0.05, 1.0)
+        for attempt in range(1, TRIES + 1):
+            try:
+                [reply] = await self._connection.pipeline([command])
+                return None if reply is None else int(reply)
+            except (StoreRefused, StoreNoWrites):
+                raise
+            except StoreError:
+                if attempt == TRIES:
+                    raise
+                await asyncio.sleep(backoff.next_s())
+        raise AssertionError("unreachable")
+
+    async def are_parked(self, topic: str, pairs: Sequence[tuple[str, int]]) -> list[bool]:
+        """Return which messages (client_id, sequence) are parked."""
+        key = self._connection.key
+        commands = [("ZSCORE", key("order", f"{topic}\0{client}"), n) for client, n in pairs]
+        return [one is not None for one in await self._connection.pipeline(commands)]
+
+
+def pairs_of(found: Sequence[Any]) -> Iterator[tuple[bytes, float]]:
+    """Return members with their scores, however the server gives them: in pairs, or flat."""
+    if found and isinstance(found[0], (list, tuple)):
+        return ((member, float(score)) for member, score in found)
+    return ((found[at], float(found[at + 1])) for at in range(0, len(found), 2))
