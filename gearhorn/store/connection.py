@@ -103,6 +103,7 @@ SCRIPTS = {
     "end": _script(_FREES, "log", "version", "change"),  # the changes that end a subscription
     "retain": _script(_FREES, "log", "version", "retain"),
     "append": _script(_GROWS, "log", "asked", "append"),
+    "void": _script(_FREES, "log", "asked", "append"),  # what gives an append up
     "fetch": _script(_FREES, "log", "fetch"),
     "prune": _script(_FREES, "log", "prune"),
     "read": _script(_READS, "log", "read"),

@@ -188,7 +188,8 @@ class Log:
             before,
             *messages,
         )
-        return self._connection.script("append", keys, *arguments)
+        name = "void" if before == "void" else "append"
+        return self._connection.script(name, keys, *arguments)
 
     def _appended(
         self,

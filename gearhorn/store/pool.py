@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from gearhorn.errors import StoreError
-from gearhorn.store.refusals import is_full
 from gearhorn.store.wire import Wire
 from gearhorn.tasks import Tasks
 
@@ -86,13 +85,14 @@ class Pool:
 
     async def _open(self) -> Wire:
         """Make a connection. A server that takes no more clients may still have some of ours: then
-        the next one that comes back will do."""
+        the next one that comes back will do. (Which of its reasons a server has cannot always be
+        told: it may reset the connection before its words arrive.)"""
         while True:
             try:
                 return await self._make()
-            except StoreError as error:
-                wire = self._pop() if is_full(error) else None
-                if wire is None and not (is_full(error) and self._used):
+            except StoreError:
+                wire = self._pop()
+                if wire is None and not self._used:
                     raise
             wire = wire or await self._hope()
             if wire is not None:

@@ -82,8 +82,3 @@ def code_of(text: str) -> str:
     if code == "ERR" and (inner := _INNER.search(text)):
         return inner[1]
     return code
-
-
-def is_full(error: StoreError) -> bool:
-    """Return whether the server takes no more clients."""
-    return bool(_CLIENTS.search(str(error)))

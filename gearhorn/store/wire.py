@@ -33,6 +33,8 @@ KEEPALIVE_S = 5  # the kernel asks an idle connection's other end
 _CHUNK = 1 << 16
 _RUN_ID = re.compile(rb"^run_id:(\w+)", re.M)
 
+_AT_ONCE = "a server that has reached its maxclients does that, too"
+
 Command = tuple[Any, ...]
 
 
@@ -81,10 +83,16 @@ class Wire:
         if address.client_name:
             hello += "SETNAME", address.client_name
         self.send([tuple(hello), ("SELECT", address.database), ("INFO", "server")])
-        replies = [await self.read() for _ in range(3)]
-        for reply in replies:
-            if isinstance(reply, StoreError):
-                raise reply
+        replies = []
+        try:
+            while self.unanswered:
+                replies.append(await self.read())
+                if isinstance(replies[-1], StoreError):
+                    raise replies[-1]
+        except StoreUnanswered as error:
+            if not replies:
+                raise StoreError(f"{error}; {_AT_ONCE}") from error
+            raise
         match = _RUN_ID.search(replies[-1])
         self.run_id = match[1].decode() if match else ""
 

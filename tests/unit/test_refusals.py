@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from gearhorn.errors import StoreError, StoreNoWrites, StoreReadOnly, StoreRefused
-from gearhorn.store.refusals import TABLE, code_of, is_full, refusal
+from gearhorn.store.refusals import TABLE, code_of, refusal
 
 SCRIPT = "script: 6e2c, on @user_script:7."
 TEXTS = {
@@ -56,8 +56,3 @@ def test_every_row_is_met_by_a_text_and_no_row_hides_another() -> None:
 
 def refused(text: str) -> bool:
     return any(row.fits(code_of(text), text) for row in TABLE)
-
-
-def test_a_server_that_takes_no_more_clients_is_known() -> None:
-    assert is_full(refusal("ERR max number of clients reached"))
-    assert not is_full(refusal("LOADING Redis is loading the dataset in memory"))
