@@ -117,10 +117,12 @@ class Foreground(Copying):
         assert isinstance(submission, Part)
         self.open -= 1
         submission.let_go()
-        lost = self._count_refused(submission)
         if self.over:
+            self.taken(submission, submission.indexes)
             self._withdraw(submission)
-        self._went(lost)
+            self._went()
+        else:
+            self._went(self._count_refused(submission))
 
     def _count_refused(self, part: Part) -> int:
         """Count the copies of a part that its server refused; return how many they are."""
@@ -162,6 +164,9 @@ class Foreground(Copying):
         assert isinstance(submission, Part)
         self.open -= 1
         submission.let_go()
+        if self.over:
+            self._went()
+            return
         lost = self._count_refused(submission)
         count = len(submission.heads)
         self.send([submission.index(at) for at in range(submission.answered, count)])
@@ -262,8 +267,18 @@ class Foreground(Copying):
 
     def _end(self) -> None:
         if not self.replied:
+            self._drop_refused()
             self._reply()
         self._close()
+
+    def _drop_refused(self) -> None:
+        """Count the refused copies of parts that are not answered whole, and those that room is
+        made for still; at the timeout."""
+        done = self._accepted().union(self.dropped)
+        for part in self.parts:
+            for at, _ in part.refused or ():
+                if part.index(at) not in done:
+                    self.lose(part.index(at))
 
     def _withdraw(self, part: Part) -> asyncio.Task[None] | None:
         client = self.outbox.cluster.clients[part.place]
@@ -306,12 +321,17 @@ class Foreground(Copying):
         """Return how many copies a job server has accepted and not dropped."""
         if not self.over:
             return self.total - len(self.dropped)
+        return len(self._accepted().difference(self.dropped))
+
+    def _accepted(self) -> set[int]:
+        """Return which copies a job server has accepted; the one that has them must be up still,
+        or their receivers have finished."""
         accepted = {*self._delivered, *self._failed}
         for part in self.parts:
             if part.is_held:
                 handles = enumerate(part.handles or ())
                 accepted.update(part.index(at) for at, handle in handles if handle)
-        return len(accepted.difference(self.dropped))
+        return accepted
 
     def _reasons(self) -> list[tuple[str, str]]:
         """Return who did not finish, and why."""

@@ -47,7 +47,7 @@ SECONDS = [0, -1, -0.5, "5", True, [5], 10**10]
 WRONG = {
     ("fanout", "topic"): TEXT,
     ("fanout", "unique"): TEXT,
-    ("fanout", "timeout"): [0, -1, -0.5, "5", True, None, [5]],
+    ("fanout", "timeout"): [0, -1, -0.5, "5", True, None, [5], 86_401, 1e300],
     ("fanout", "quorum"): [
         *(0, -1, 1.5, True, None, [2], "", "3", "%", "x%", "-1%", "1.5%", "5 %", "5%%", "٣%"),
     ],

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from support.bulk import Pipeline, fanout_body
 from support.cluster import Cluster, eventually
-from support.foreign import Raw
+from support.foreign import Raw, receipt
 
 pytest_plugins = ["support.foreign"]
 
@@ -79,3 +80,23 @@ def test_where_everything_is_running_the_new_copy_is_dropped(
     receipt = json.loads(cluster.publish(topic, "1", receipt=True).data)
     assert (receipt["copies"], receipt["dropped"]) == (0, ["newest"])
     receiver.close()
+
+
+@pytest.mark.parametrize("with_receipt", [True, False])
+def test_a_foreground_copy_that_is_discarded_to_make_room_is_told_as_dropped(
+    cluster: Cluster, raw: Raw, topic: str, with_receipt: bool
+) -> None:
+    cluster.subscribe(topic, "old", max_backlog=1, overflow="drop_old")
+    cluster.subscribe(topic, "good")
+    pending = raw.fanout(topic, "first", receipt=with_receipt)
+    raw.taker(f"{topic}_good").finish()
+    assert cluster.publish(topic, "second", exclude=["good"]).data == b"1"
+    outcome = pending.outcome()
+    if with_receipt:
+        told = receipt(outcome)
+        assert (told["copies"], told["delivered"]) == (1, ["good"])
+        assert (told["dropped"], told["failed"], told["pending"]) == (["old"], {}, [])
+    else:
+        assert outcome.kind == "fail"
+        assert json.loads(outcome.warnings[-1]) == [["old", "queue full"]]
+    assert raw.taker(f"{topic}_old").finish() == [b"second"]

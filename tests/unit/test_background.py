@@ -1,0 +1,126 @@
+"""When background fan-outs reply, and with what, as job servers come, go, refuse and accept."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+
+from support.fanouts import Bench, Job, message
+
+from gearhorn.broker.background import Background, Direct
+
+
+def on_bench(test: Callable[[Bench], None], *clients: str, **options: object) -> None:
+    async def main() -> None:
+        test(Bench(*clients, **options))  # type: ignore[arg-type]
+
+    asyncio.run(main())
+
+
+def direct(bench: Bench) -> Job:
+    job = Job()
+    share = bench.subscribers.only_share(bench.cluster)  # type: ignore[arg-type]
+    assert share is not None
+    Direct(bench.outbox, job, message(), bench.subscribers, share)  # type: ignore[arg-type]
+    return job
+
+
+def background(bench: Bench, **options: object) -> Job:
+    job = Job()
+    total = len(bench.subscribers.queues)
+    fanout = Background(
+        bench.outbox,
+        job,  # type: ignore[arg-type]
+        message(background=True, **options),
+        bench.subscribers,
+        total=total,
+    )
+    fanout.send(None)
+    return job
+
+
+def test_a_direct_fanout_replies_once_all_is_accepted() -> None:
+    def test(bench: Bench) -> None:
+        job = direct(bench)
+        bench.servers[0].accept(2)
+        assert job.answers == []
+        bench.servers[0].accept(1)
+        assert job.answers == [("complete", b"3")]
+
+    on_bench(test, "a", "b", "c")
+
+
+def test_a_refused_copy_of_a_direct_fanout_is_dropped_and_counted() -> None:
+    def test(bench: Bench) -> None:
+        job = direct(bench)
+        bench.servers[0].accept(1)
+        bench.servers[0].refuse()
+        assert job.answers == [("complete", b"1")]
+        assert bench.drops.indexes == [1]
+
+    on_bench(test, "a", "b")
+
+
+def test_what_a_lost_server_took_of_a_direct_fanout_that_waits_for_room_is_sent_again() -> None:
+    def test(bench: Bench) -> None:
+        job = direct(bench)
+        bench.servers[0].accept(1)
+        bench.servers[0].refuse()
+        assert (job.answers, len(bench.room.held)) == ([], 1)
+        bench.cluster.lose(0)
+        fanout, index = bench.room.held[0]
+        fanout.send_held(index)
+        bench.servers[1].accept(1)  # that one; and now the other once more
+        assert job.answers == []
+        bench.servers[1].accept(1)
+        assert job.answers == []
+        bench.servers[1].accept(1)
+        assert job.answers == [("complete", b"2")]
+        assert bench.drops.indexes == []
+
+    on_bench(test, "plain", "old", servers=2, drop_old=[1])
+
+
+def test_copies_that_no_server_can_take_are_awaited_before_the_reply() -> None:
+    def test(bench: Bench) -> None:
+        job = background(bench, receipt=True)
+        bench.servers[0].accept(1)
+        bench.cluster.lose(1)
+        bench.cluster.lose(0)
+        assert job.answers == []
+        bench.cluster.find(0)
+        bench.servers[0].accept(1)
+        assert job.answers == []
+        bench.servers[0].accept(1)
+        ((kind, data),) = job.answers
+        assert (kind, json.loads(data)["copies"]) == ("complete", 2)
+
+    on_bench(test, "a", "b", servers=2, routes={"a": 0, "b": 1})
+
+
+def test_a_copy_that_one_server_refused_and_another_accepted_is_no_drop() -> None:
+    def test(bench: Bench) -> None:
+        job = background(bench)
+        bench.servers[0].refuse()
+        bench.cluster.lose(0)
+        bench.servers[1].accept(1)
+        assert job.answers == []
+        bench.servers[1].accept(1)
+        assert job.answers == [("complete", b"2")]
+        assert bench.drops.indexes == []
+
+    on_bench(test, "a", "b", servers=2, routes={"a": 0, "b": 1})
+
+
+def test_a_copy_that_each_server_refused_is_one_drop() -> None:
+    def test(bench: Bench) -> None:
+        job = background(bench)
+        bench.servers[0].refuse()
+        bench.cluster.lose(0)
+        bench.servers[1].accept(1)
+        bench.servers[1].refuse()
+        assert job.answers == [("complete", b"1")]
+        assert bench.drops.indexes == [0]
+
+    on_bench(test, "a", "b", servers=2, routes={"a": 0, "b": 1})
