@@ -195,24 +195,25 @@ class Overflow:
                 held.drop_held(index)
 
     async def _make_room(self, queue: bytes, full: _Full) -> None:
-        waiting = full.waiting
+        waiting, is_full = full.waiting, True
         while True:
             await self._cluster.barrier()  # what was sent is answered
+            is_full |= bool(full.refused)
             full.gather()
             if not waiting:
                 return
             held, index = waiting[0]
+            drops_old = held.subscribers.overflow.get(index) == "drop_old"
             if self._limits.doubts(held.subscribers, index):
                 if await self._limits.confirm(held.subscribers, index):
-                    self._send(waiting, BATCH)
+                    is_full = False  # as far as we know
+                elif not drops_old:
+                    self._drop(waiting, BATCH)
                     continue
-            if not waiting:
-                continue
-            if held.subscribers.overflow.get(index) == "drop_old":
+            if drops_old and is_full:
                 await self._trim_and_send(queue, full)
             else:
-                for held, index in [waiting.popleft() for _ in range(min(len(waiting), BATCH))]:
-                    held.drop_held(index)
+                self._send(waiting, BATCH)  # those that are refused now are dropped
 
     async def _trim_and_send(self, queue: bytes, full: _Full) -> None:
         gone = await self._trim(queue, min(len(full.waiting), BATCH))
@@ -224,6 +225,10 @@ class Overflow:
         await self._cluster.barrier()
         if not gone and full.refused:  # all of them are running
             held, index = full.refused.popleft()
+            held.drop_held(index)
+
+    def _drop(self, waiting: deque[tuple[Held, int]], count: int) -> None:
+        for held, index in [waiting.popleft() for _ in range(min(len(waiting), count))]:
             held.drop_held(index)
 
     def _send(self, waiting: deque[tuple[Held, int]], count: int) -> None:

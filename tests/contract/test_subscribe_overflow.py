@@ -100,3 +100,20 @@ def test_a_foreground_copy_that_is_discarded_to_make_room_is_told_as_dropped(
         assert outcome.kind == "fail"
         assert json.loads(outcome.warnings[-1]) == [["old", "queue full"]]
     assert raw.taker(f"{topic}_old").finish() == [b"second"]
+
+
+@pytest.mark.parametrize("limit", [2, 200])
+def test_no_copy_lands_on_a_queue_that_was_drained(
+    cluster: Cluster, raw: Raw, topic: str, limit: int
+) -> None:
+    for _ in range(3):
+        cluster.subscribe(topic, "newest", max_backlog=limit, overflow="drop_old")
+        wire = raw.wire()
+        body = fanout_body(topic, "x")
+        for _ in range(limit + 600):
+            wire.submit(b"fanout", body, background=True)
+        request = {"topic": topic, "client_id": "newest", "drain": True}
+        outcome = raw.start("unsubscribe_fanout", **request).outcome(30)
+        assert outcome.kind == "complete"
+        assert cluster.publish(topic, "after those").data == b"0"
+        assert raw.taker(f"{topic}_newest").grab_now() is None

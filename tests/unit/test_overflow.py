@@ -1,0 +1,229 @@
+"""What becomes of copies that found their queue full, without any server."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from support.limits import run, subscribers
+
+from gearhorn.broker import overflow as overflow_module
+from gearhorn.broker.copies import Subscribers
+from gearhorn.broker.overflow import Overflow
+
+
+class Queue:
+    """Stands for a job server with one queue, and for its limit: ``limit`` is in force, ``wanted``
+    was asked for; ``running`` of its jobs are being worked on."""
+
+    def __init__(self, limit: int, wanted: int | None = None, running: int = 0) -> None:
+        self.limit = limit
+        self.wanted = wanted or limit
+        self.running = running
+        self.jobs: list[int] = []
+        self.is_settable = True
+        self.is_up = True
+        self.trims = 0
+        self.error: Exception | None = None
+
+    async def barrier(self) -> None:
+        await asyncio.sleep(0)
+
+    def doubts(self, subscribers: Subscribers, index: int) -> bool:
+        return self.limit != self.wanted
+
+    async def confirm(self, subscribers: Subscribers, index: int) -> bool:
+        await asyncio.sleep(0)
+        if self.is_settable:
+            self.limit = self.wanted
+        return self.is_settable
+
+    async def trim(self, queue: bytes, most: int) -> int:
+        self.trims += 1
+        await asyncio.sleep(0)
+        if self.error is not None:
+            raise self.error
+        gone = min(most, len(self.jobs) - self.running)
+        del self.jobs[self.running : self.running + gone]
+        return gone
+
+
+class Copy:
+    """A fan-out of one copy, number ``number``."""
+
+    def __init__(self, bench: Bench, found: Subscribers, number: int) -> None:
+        self.bench = bench
+        self.subscribers = found
+        self.number = number
+
+    def send(self, index: int = 0) -> None:
+        """Send the copy as a fan-out does."""
+        overflow = self.bench.overflow
+        if overflow.concerns("t") and overflow.keep(self, None):
+            return
+        self.send_held(index)
+
+    def send_held(self, index: int) -> None:
+        queue, overflow = self.bench.queue, self.bench.overflow
+        if len(queue.jobs) < queue.limit:
+            queue.jobs.append(self.number)
+            overflow.accepted(self.subscribers, range(1), set())
+        elif overflow.is_for(self.subscribers, index):
+            overflow.refused(self, index)
+        else:
+            self.bench.lost.append(self.number)
+
+    def drop_held(self, index: int) -> None:
+        self.bench.lost.append(self.number)
+
+
+class Bench:
+    """An overflow and one queue; ``lost`` are the copies that were dropped, ``counted`` how many
+    were discarded for younger ones."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+        self.lost: list[int] = []
+        self.counted = 0
+        self.overflow = Overflow(queue, queue, queue.trim, self._dropped)  # type: ignore[arg-type]
+
+    def _dropped(self, found: Subscribers, index: int) -> None:
+        self.counted += 1
+
+    def publish(self, found: Subscribers, numbers: range) -> None:
+        for number in numbers:
+            Copy(self, found, number).send()
+
+    async def idle(self) -> None:
+        """Wait until nothing is held."""
+        while not self.overflow.is_idle:
+            await asyncio.sleep(0)
+
+
+def listed(how: str = "drop_new") -> Subscribers:
+    """A list of one subscription."""
+    found = subscribers("t", "a")
+    found.overflow = {} if how == "drop_new" else {0: how}
+    return found
+
+
+@pytest.mark.parametrize("how", ["drop_new", "drop_old", "unsubscribe"])
+def test_a_limit_that_is_in_doubt_is_set_right_and_drops_nothing(how: str) -> None:
+    async def test() -> None:
+        bench = Bench(Queue(limit=5, wanted=1_000))
+        bench.publish(listed(how), range(300))
+        await bench.idle()
+        assert bench.queue.jobs == list(range(300))
+        assert (bench.lost, bench.counted) == ([], 0)
+
+    run(test)
+
+
+def test_new_copies_are_dropped_where_the_limit_was_right_after_all() -> None:
+    async def test() -> None:
+        bench = Bench(Queue(limit=5, wanted=7))
+        bench.publish(listed(), range(300))
+        await bench.idle()
+        assert bench.queue.jobs == list(range(7))
+        assert bench.lost == list(range(7, 300))
+
+    run(test)
+
+
+@pytest.mark.parametrize(("how", "kept"), [("drop_new", range(5)), ("drop_old", range(295, 300))])
+def test_a_limit_that_cannot_be_set_is_taken_for_right(how: str, kept: range) -> None:
+    async def test() -> None:
+        bench = Bench(Queue(limit=5, wanted=1_000))
+        bench.queue.is_settable = False
+        bench.publish(listed(how), range(300))
+        await bench.idle()
+        assert bench.queue.jobs == list(kept)
+        assert len(bench.lost) + bench.counted == 295
+
+    run(test)
+
+
+def test_the_oldest_are_discarded_and_the_order_stays() -> None:
+    async def test() -> None:
+        bench = Bench(Queue(limit=200))
+        for turn in range(10):
+            bench.publish(listed("drop_old"), range(100 * turn, 100 * turn + 100))
+            await asyncio.sleep(0)
+        await bench.idle()
+        assert bench.queue.jobs == list(range(800, 1_000))
+        assert (bench.lost, bench.counted) == ([], 800)
+        assert bench.queue.trims <= 800 / overflow_module.BATCH + 10
+
+    run(test)
+
+
+def test_where_all_are_running_the_new_copy_is_dropped() -> None:
+    async def test() -> None:
+        bench = Bench(Queue(limit=2, running=2))
+        bench.publish(listed("drop_old"), range(5))
+        await bench.idle()
+        assert bench.queue.jobs == [0, 1]
+        assert bench.lost == [2, 3, 4]
+
+    run(test)
+
+
+def test_a_failure_while_room_is_made_costs_the_copies_and_no_more() -> None:
+    async def test() -> None:
+        bench = Bench(Queue(limit=2))
+        bench.queue.error = RuntimeError("a bug")
+        bench.publish(listed("drop_old"), range(5))
+        await bench.idle()
+        assert bench.lost == [2, 3, 4]
+        bench.queue.error = None
+        bench.publish(listed("drop_old"), range(5, 7))
+        await bench.idle()
+        assert bench.queue.jobs == [5, 6]
+
+    run(test)
+
+
+def test_a_drain_waits_for_the_copies_of_former_lists_only() -> None:
+    async def test() -> None:
+        bench = Bench(Queue(limit=5))
+        bench.publish(listed("drop_old"), range(500))
+        settled = asyncio.create_task(bench.overflow.settled(["t"]))
+        await asyncio.sleep(0)
+        now = listed("drop_old")
+        number = 500
+        while not settled.done():  # one comes always
+            bench.publish(now, range(number, number + 1))
+            number += 1
+            await asyncio.sleep(0)
+        assert bench.lost == []
+        assert min(bench.queue.jobs) > 495
+        await asyncio.wait_for(bench.overflow.settled(["another"]), 10)
+
+    run(test)
+
+
+def test_a_drain_does_not_wait_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overflow_module, "SETTLE_S", 0.1)
+
+    async def test() -> None:
+        bench = Bench(Queue(limit=5))
+        trimmed = asyncio.Event()
+
+        async def trim(queue: bytes, most: int) -> int:
+            await trimmed.wait()
+            return 0
+
+        bench.overflow._trim = trim
+        bench.publish(listed("drop_old"), range(10))
+        bench.queue.is_up = False
+        waiting = asyncio.create_task(bench.overflow.settled(None))
+        await asyncio.sleep(0.3)
+        assert not waiting.done(), "without a server there is nothing to drain either"
+        bench.queue.is_up = True
+        await asyncio.wait_for(waiting, 10)
+        assert bench.lost == [5, 6, 7, 8, 9]
+        trimmed.set()
+        await bench.idle()
+        assert bench.queue.jobs == [0, 1, 2, 3, 4]
+
+    run(test)
