@@ -116,6 +116,7 @@ class Worker(Link):
         self._most = most
         self._stopping = False
         self._mean = 1.0  # weight of the last jobs
+        self._mean_bytes = 1.0  # and how long they were
         self.taken = 0  # jobs since the beginning
         self.failed = 0  # of those, that were refused or failed
         self._reset()
@@ -186,7 +187,10 @@ class Worker(Link):
         self.taken += len(jobs)
         self._weight += len(jobs)
         self._held_bytes += size
+        if jobs:
+            self._mean_bytes += (size / len(jobs) - self._mean_bytes) / 4
         batch.clear()  # each job has its arguments, which may be long
+        body = b""
         if len(jobs) > 1:
             connection.wake()  # first: more jobs are handed out while these are worked on
         for job in jobs:
@@ -218,8 +222,9 @@ class Worker(Link):
                 connection.write(pack(packets.PRE_SLEEP))
                 self.is_asleep = True
         elif self._held_bytes <= HELD_BYTES:
-            more = max(int((self._most - self._weight) / self._mean), FEWEST - self.held)
-            room = min(GRABS, self._ramp, more) - self._grabs
+            more = int((self._most - self._weight) / self._mean)
+            fit = int((HELD_BYTES - self._held_bytes) / self._mean_bytes)
+            room = min(GRABS, self._ramp, max(min(more, fit), FEWEST - self.held)) - self._grabs
             if room > 0:
                 connection.write(_GRAB * room)
                 self._grabs += room

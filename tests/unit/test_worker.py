@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from gearhorn.gearman import packets
 from gearhorn.gearman.connection import Connection, Server
-from gearhorn.gearman.worker import GRABS, Job, Worker
+from gearhorn.gearman.worker import GRABS, HELD_BYTES, Job, Worker
 
 
 class Transport:
@@ -144,6 +144,21 @@ def test_heavy_jobs_leave_two_in_hand() -> None:
                 bench.jobs.pop(0).complete()
                 out += bench.flush().count(GRAB)
         assert len(bench.jobs) + out == 2
+
+    on_bench(test)
+
+
+def test_long_jobs_are_bounded_by_their_bytes() -> None:
+    def test(bench: Bench) -> None:
+        job = (packets.JOB_ASSIGN_UNIQ, b"H:1\0f\0unique\0" + b"x" * 1_000_000)
+        out = bench.flush().count(GRAB)
+        while out:
+            out += bench.receive(job).count(GRAB) - 1
+        held = sum(len(job.arguments) for job in bench.jobs)
+        assert HELD_BYTES - 2_000_000 < held < HELD_BYTES + 4_000_000
+        bench.jobs.pop().complete()
+        bench.jobs.pop().complete()
+        assert bench.flush().count(GRAB) in (1, 2)
 
     on_bench(test)
 
