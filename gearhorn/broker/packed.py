@@ -2,9 +2,9 @@
 
 Theory of operation. A million Python objects cannot be made, walked through, freed or seen by the
 garbage collector without holding the event loop for a moment that everybody notices. So a long list
-has no object for each subscription: its client_ids are joined, a page of 1,024 into one ``bytes``,
+has no object for each subscription: its client_ids are joined, a page of 256 into one ``bytes``,
 and a page is split while its copies are made. What some subscriptions have besides (a limit, an
-overflow) lies in arrays, by their index in the list. Freeing such a list frees a thousand objects.
+overflow) lies in arrays, by their index in the list. So a few thousand objects are freed with it.
 
 Rules: pure; nothing changes once it is made, but for the page that was split last. Client_ids hold
 no control character, so NUL separates them. They are in ascending order of their bytes within each
@@ -20,7 +20,7 @@ from itertools import chain
 from typing import overload
 
 LONG = 10_000  # subscriptions; longer lists are packed, and sent in portions
-PAGE = 1_024  # client_ids joined into one object
+PAGE = 256  # client_ids joined into one object
 _NUL = b"\0"
 
 

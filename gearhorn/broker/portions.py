@@ -26,7 +26,7 @@ from gearhorn.gearman.cluster import Cluster
 from gearhorn.gearman.worker import Job
 from gearhorn.tasks import Tasks
 
-PORTION = 1_024  # copies
+PORTION = 256  # copies: others wait behind two portions of each long fan-out
 AHEAD = 2  # portions of a topic that are handed over and not answered
 
 log = structlog.get_logger(__name__)
