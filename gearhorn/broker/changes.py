@@ -1,73 +1,64 @@
 """Changes: subscriptions made and ended, written in rounds and told to the members.
 
-Law: runs on the event loop. A round takes every request that has come, writes all in one round
+Rules: runs on the event loop. A round takes every request that has come, writes all in one round
 trip, tells each peer once, and then answers. The next round's writing does not wait for this
-round's telling. A subscription whose queue is being drained is tried again until that is done.
+round's telling. A change whose queue is being drained is held off until that is over.
+
+The store remembers what became of a request under its id. So a round whose reply is lost is
+applied again, and nothing is written twice. If that does not succeed within ``WRITE_S`` its callers
+are told ``unavailable:``, and every other change is refused at once until the store has said which
+of the round it wrote; what it did not write by then it never will. What it did write is told to the
+peers and drained like any other change, so that no mark stays behind.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import Literal
 
 import structlog
 
+from gearhorn.broker.change_requests import Request, ending, retention, subscription
+from gearhorn.broker.drains import Drains
+from gearhorn.broker.held_off import HeldOff
 from gearhorn.broker.matchmaking import Matchmaker
-from gearhorn.broker.membership import Membership
+from gearhorn.broker.membership import SENT_S, Membership
 from gearhorn.errors import (
     BadRequest,
+    InternalError,
     QueueTaken,
     RequestError,
-    Reserved,
     StoreError,
-    TooLarge,
+    StoreRefused,
+    StoreUnanswered,
     Unavailable,
 )
+from gearhorn.gearman.drain import Drained
 from gearhorn.gearman.worker import Job
-from gearhorn.messages import (
-    Changed,
-    decode_subscribe,
-    decode_unsubscribe,
-    encode,
-    encode_given_options,
-    encode_subscribed,
-    encode_unsubscribed,
-)
-from gearhorn.messages.durable import (
-    GivenDurable,
-    Retained,
-    decode_retain,
-    encode_given_retention,
-    encode_start,
-)
-from gearhorn.names import GOSSIP, check_publish, check_subscription, queue_of
-from gearhorn.store.members import Member
+from gearhorn.messages import Changed
+from gearhorn.names import queue_of
+from gearhorn.store.members import DUE, Member
 from gearhorn.store.subscriptions import Applied, Change, Subscriptions
-from gearhorn.tasks import Tasks
+from gearhorn.tasks import Tasks, on_crash, went_well
 from gearhorn.timing import Backoff, now_s
 
 ROUND = 500  # changes written together
-DRAINS = 16  # at once
-HELD_OFF_S = 0.05  # until a subscription whose queue is being drained is tried again
+WRITE_S = 1.8  # in all, of a round that is tried again: callers are answered within 2 s
+AGAIN_S = 0.05
+HELD_OFF_S = 30.0  # and a lease: then a request that waits for a drain is refused
+_BUG = InternalError()
 
 log = structlog.get_logger(__name__)
 
-
-class _Request(NamedTuple):
-    job: Job | None  # None: this member's own
-    change: Change
-
-    def fail(self, error: RequestError) -> None:
-        if self.job is not None:
-            self.job.fail(str(error))
+_Done = Sequence[tuple[Request, Applied]]
 
 
 class Changes:
     """The subscriptions' only writer in this member.
 
-    ``drop`` forgets a topic's list, its lanes' if it is told so, and the backlog limit of the
-    client that changed; ``served`` are the functions
+    ``drop`` forgets a topic's list, and its lanes' if it is told so; ``served`` are the functions
     of gearhorn itself; ``settle`` returns once no fan-out that holds a former list of these topics
     is unsent; ``drain`` empties a queue and counts.
     """
@@ -75,12 +66,12 @@ class Changes:
     def __init__(
         self,
         subscriptions: Subscriptions,
-        drop: Callable[[str, bool, str | None], None],
+        drop: Callable[[str, bool, str], None],
         matchmaker: Matchmaker,
         membership: Membership,
         served: frozenset[bytes],
         settle: Callable[[Sequence[str]], Awaitable[None]],
-        drain: Callable[[bytes], Awaitable[int]],
+        drain: Callable[[bytes], Awaitable[Drained]],
     ) -> None:
         self._subscriptions = subscriptions
         self._drop = drop
@@ -88,140 +79,178 @@ class Changes:
         self._membership = membership
         self._served = served
         self._settle = settle
-        self._drains = asyncio.Semaphore(DRAINS)  # bounds the connections that drains open
-        self._drain = drain
-        self._waiting: list[_Request] = []
+        self._held_off: HeldOff[Request] = HeldOff(
+            subscriptions.draining, self._take_again, HELD_OFF_S + membership.lease.length_s
+        )
+        self._drains = Drains(
+            subscriptions, drain, self._held_off.release, lambda member: member == membership.id
+        )
+        self._waiting: list[Request] = []
         self._came = asyncio.Event()
+        # A round of which it is not known what was written, and what callers are told meanwhile.
+        self._doubtful: Sequence[Request] = ()
+        self._away: RequestError | None = None
         self._tasks = Tasks()
 
     def subscribe(self, job: Job) -> None:
         """Take one subscribe job."""
-        try:
-            if job.oversized:
-                raise TooLarge("the request is too long")
-            request = decode_subscribe(job.arguments)
-            queue = check_subscription(request.topic, request.client_id, self._served)
-            if request.is_durable and request.topic == GOSSIP:
-                raise Reserved(f"topic {GOSSIP} has no log")
-            options = encode_given_options(request)
-            given = request.durable if isinstance(request.durable, GivenDurable) else GivenDurable()
-            change = Change(
-                "subscribe",
-                request.topic,
-                request.client_id,
-                queue,
-                options,
-                start=encode_start(given) if request.is_durable else b"",
-            )
-            self._take(_Request(job, change))
-        except RequestError as error:
-            job.fail(str(error))
+        self._take_job(job, lambda: subscription(job, self._served))
 
     def unsubscribe(self, job: Job) -> None:
         """Take one unsubscribe job."""
-        try:
-            if job.oversized:
-                raise TooLarge("the request is too long")
-            request = decode_unsubscribe(job.arguments)
-            queue = check_subscription(request.topic, request.client_id, self._served)
-            drainer = self._membership.id if request.drain else ""
-            change = Change("unsubscribe", request.topic, request.client_id, queue, drainer=drainer)
-            self._take(_Request(job, change))
-        except RequestError as error:
-            job.fail(str(error))
+        self._take_job(job, lambda: ending(job, self._served, self._membership.id))
 
     def retain(self, job: Job) -> None:
         """Take one retain job."""
+        self._take_job(job, lambda: retention(job))
+
+    def expire(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """End subscriptions, of (topic, client_id), whose time is over."""
+        for topic, client_id in pairs:
+            self._end("expire", topic, client_id, 0)
+
+    def overflowed(self, topic: str, client_id: str, seen: int) -> None:
+        """End a subscription whose queue is full, unless it was subscribed again after this
+        version."""
+        self._end("overflow", topic, client_id, seen)
+
+    def _end(
+        self, kind: Literal["expire", "overflow"], topic: str, client_id: str, seen: int
+    ) -> None:
+        change = Change(kind, topic, client_id, queue_of(topic, client_id), seen=seen)
+        self._take(Request(None, change))
+
+    def _take_job(self, job: Job, read: Callable[[], Change]) -> None:
         try:
-            if job.oversized:
-                raise TooLarge("the request is too long")
-            request = decode_retain(job.arguments)
-            check_publish(request.topic)
-            settings = encode_given_retention(request)
-            self._take(_Request(job, Change("retain", request.topic, "", b"", settings)))
+            change = read()
         except RequestError as error:
             job.fail(str(error))
+        else:
+            self._take(Request(job, change))
 
-    def end(self, pairs: Sequence[tuple[str, str]], kind: Literal["unsubscribe", "expire"]) -> None:
-        """End subscriptions, of (topic, client_id), that nobody asked to end."""
-        for topic, client_id in pairs:
-            queue = queue_of(topic, client_id)
-            self._take(_Request(None, Change(kind, topic, client_id, queue)))
-
-    def _take(self, request: _Request) -> None:
+    def _take(self, request: Request) -> None:
+        if self._away is not None:
+            request.fail(self._away)
+            return
         self._waiting.append(request)
         self._came.set()
 
+    def _take_again(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            self._take(request)
+
     async def run(self) -> None:
-        """Work off rounds, for ever."""
+        """Work off rounds, without end."""
         while True:
+            await self._resolve()
             await self._came.wait()
             batch, self._waiting = self._waiting[:ROUND], self._waiting[ROUND:]
             if not self._waiting:
                 self._came.clear()
-            try:
-                asked_s = now_s()
-                applied, members = await self._subscriptions.apply(
-                    [one.change for one in batch], self._membership.clock_ms
-                )
-            except StoreError as error:
-                self._refuse(batch, error)
-                continue
-            peers = self._membership.saw(members, asked_s)
-            self._tasks.spawn(self._finish(batch, applied, peers, now_s()), "changes")
+            with on_crash(partial(self._abandon, batch, _BUG)):
+                try:
+                    await self._round(batch)
+                except StoreError as error:
+                    self._abandon(batch, Unavailable(f"the store: {error}"))
+            went_well()
 
-    def _refuse(self, batch: list[_Request], error: StoreError) -> None:
-        """Answer at once, those too that came while the store was being asked: they would wait
-        as long again. Lists stay: nothing was promised of a change that was refused."""
-        log.warning("changes refused: store is not there", count=len(batch), error=str(error))
-        batch = batch + self._waiting
-        self._waiting = []
+    async def _round(self, batch: list[Request]) -> None:
+        asked_s = now_s()
+        applied, members = await self._write([request.change for request in batch])
+        peers = self._membership.saw(members, asked_s)
+        self._tasks.spawn(self._finish(batch, applied, peers, now_s()), "changes")
+        if sum(request.change.kind == "expire" for request in batch) >= DUE:
+            self._membership.renew_soon()  # more may be due than one renewal hands out
+
+    async def _write(self, changes: Sequence[Change]) -> tuple[list[Applied], list[Member]]:
+        """Apply changes, again while their fate is unknown and there is time."""
+        until_s = now_s() + WRITE_S
+        while True:
+            try:
+                async with asyncio.timeout(max(until_s - now_s(), 0.0)):
+                    return await self._subscriptions.apply(changes, self._membership.clock_ms)
+            except TimeoutError:
+                raise StoreUnanswered(f"no answer in {WRITE_S:g} s") from None
+            except StoreUnanswered:
+                if now_s() + AGAIN_S > until_s:
+                    raise
+                await asyncio.sleep(AGAIN_S)
+
+    def _abandon(self, batch: Sequence[Request], error: RequestError) -> None:
+        """Refuse a round, those too that came while the store was being asked and those that come
+        until it has said what became of the round. Lists stay: nothing was promised."""
+        waiting, self._waiting = self._waiting, []
         self._came.clear()
-        for request in batch:
-            request.fail(Unavailable(f"the store: {error}"))
+        log.warning("changes refused", count=len(batch) + len(waiting), error=str(error))
+        self._doubtful, self._away = batch, error
+        for request in [*batch, *waiting]:
+            request.fail(error)
+
+    async def _resolve(self) -> None:
+        """See that what was written of a round that was refused is known everywhere, and the rest
+        never written."""
+        if not self._doubtful:
+            return
+        outcomes = await self._withdraw([request.change for request in self._doubtful])
+        written = [
+            (request, outcome)
+            for request, outcome in zip(self._doubtful, outcomes, strict=True)
+            if outcome is not None
+        ]
+        self._doubtful, self._away = (), None
+        if written:
+            log.info("changes that were refused had been written", count=len(written))
+            await self._membership.refresh()
+            peers = list(self._membership.peers.values())
+            requests, applied = zip(*written, strict=True)
+            self._tasks.spawn(self._finish(requests, applied, peers, now_s()), "changes")
+
+    async def _withdraw(self, changes: Sequence[Change]) -> list[Applied | None]:
+        """Return what became of changes, as soon as the store can say."""
+        backoff = Backoff(0.05, 0.5)
+        while True:
+            try:
+                return await self._subscriptions.withdraw(changes, self._membership.clock_ms)
+            except StoreRefused as error:  # somebody else has written its keys
+                log.warning("changes cannot be withdrawn", error=str(error))
+                return [None] * len(changes)
+            except StoreError:
+                await asyncio.sleep(backoff.next_s())
 
     async def _finish(
         self,
-        batch: list[_Request],
-        applied: list[Applied],
+        batch: Sequence[Request],
+        applied: Sequence[Applied],
         peers: Sequence[Member],
         since_s: float,
     ) -> None:
+        """See that what was written is known everywhere, then answer."""
+        with on_crash(partial(self._give_up, list(zip(batch, applied, strict=True)), _BUG)):
+            done = self._written(batch, applied)
+            if not done:
+                return
+            try:
+                late = await self._make_known(done, peers, since_s)
+            except Unavailable as error:
+                self._give_up(done, error)
+                return
+        for request, outcome in done:
+            if outcome.is_draining:
+                self._tasks.spawn(self._drain(request, outcome, late, since_s), "drain")
+            else:
+                request.complete(outcome)
+
+    def _written(self, batch: Sequence[Request], applied: Sequence[Applied]) -> _Done:
+        """Return what was written; the others are refused or held off."""
         done = []
         for request, outcome in zip(batch, applied, strict=True):
             if refusal := self._refusal(request.change, outcome):
                 request.fail(refusal)
             elif outcome.version:
                 done.append((request, outcome))
-            elif request.change.kind == "subscribe":
-                loop = asyncio.get_running_loop()
-                loop.call_later(HELD_OFF_S, self._take, request)
-        if not done:
-            return
-        changed = []
-        for request, outcome in done:
-            topic, is_durable = request.change.topic, outcome.is_durable
-            client = request.change.client_id
-            self._drop(topic, is_durable, client)
-            is_removal = request.change.kind in ("unsubscribe", "expire")
-            is_removal |= outcome.parked is not None
-            changed.append(Changed(topic, outcome.version, is_removal, is_durable, client))
-        removed = [change.topic for change in changed if change.removed]
-        versions = [change.version for change in changed]
-        await asyncio.gather(
-            self._matchmaker.tell(changed, peers, since_s), self._hear(removed, versions)
-        )
-        await self._membership.settled()
-        for request, outcome in done:
-            if request.change.drainer and outcome.existed:
-                self._tasks.spawn(self._drain_and_answer(request, outcome), "drain")
-            else:
-                self._answer(request, outcome, None)
-
-    async def _hear(self, removed: Sequence[str], versions: Sequence[int]) -> None:
-        """Know the changes, as a peer does that is told of them."""
-        await self._settle(removed)
-        self._membership.heard(versions)
+            elif not request.is_answered:
+                self._held_off.add(request.change.queue, request)
+        return done
 
     def _refusal(self, change: Change, outcome: Applied) -> RequestError | None:
         if outcome.error is not None:
@@ -234,31 +263,51 @@ class Changes:
             return BadRequest(f"durable.start.sequence: the log's last is {outcome.last}")
         return None
 
-    async def _drain_and_answer(self, request: _Request, outcome: Applied) -> None:
-        queue = request.change.queue
-        async with self._drains:
-            count = await self._drain(queue)
-        log.info("drained", queue=queue.decode(), copies=count)
-        backoff = Backoff()
-        while True:
-            try:
-                await self._subscriptions.drained(queue, request.change.drainer)
-                break
-            except StoreError:
-                await asyncio.sleep(backoff.next_s())
-        self._answer(request, outcome, count)
+    async def _make_known(
+        self, done: _Done, peers: Sequence[Member], since_s: float
+    ) -> list[Member]:
+        """Tell everybody, this member too; return the peers that did not say that they know.
 
-    def _answer(self, request: _Request, outcome: Applied, drained: int | None) -> None:
-        change, job = request.change, request.job
-        if job is None:
-            if outcome.existed:
-                log.info("subscription ended", topic=change.topic, client=change.client_id)
-        elif change.kind == "subscribe":
-            log.debug("subscribed", topic=change.topic, client=change.client_id)
-            job.complete(encode_subscribed(change.queue, outcome.version, outcome.parked))
-        elif change.kind == "retain":
-            log.debug("retained", topic=change.topic)
-            job.complete(encode(Retained(outcome.version)))
-        else:
-            log.debug("unsubscribed", topic=change.topic, client=change.client_id, drained=drained)
-            job.complete(encode_unsubscribed(outcome.version, drained, outcome.parked))
+        Raises ``Unavailable`` when this member's own fan-outs cannot be sent."""
+        changed = []
+        for request, outcome in done:
+            topic, is_durable = request.change.topic, outcome.is_durable
+            client = request.change.client_id
+            self._drop(topic, is_durable, client)
+            is_removal = request.is_removal or outcome.parked is not None
+            changed.append(Changed(topic, outcome.version, is_removal, is_durable, client))
+        removed = [change.topic for change in changed if change.removed]
+        versions = [change.version for change in changed]
+        late, _ = await asyncio.gather(
+            self._matchmaker.tell(changed, peers, since_s), self._hear(removed, versions)
+        )
+        await self._membership.settled()
+        return late
+
+    async def _hear(self, removed: Sequence[str], versions: Sequence[int]) -> None:
+        """Know the changes, as a peer does that is told of them."""
+        try:
+            async with asyncio.timeout(SENT_S):
+                await self._settle(removed)
+        except TimeoutError:
+            text = f"fan-outs with the former list are not sent after {SENT_S:g} s"
+            raise Unavailable(text) from None
+        self._membership.heard(versions)
+
+    def _give_up(self, done: _Done, error: RequestError) -> None:
+        """Refuse what was written; nothing is drained."""
+        for request, outcome in done:
+            request.fail(error)
+            if outcome.is_draining:
+                self._drains.unmark(request.change)
+
+    async def _drain(
+        self, request: Request, outcome: Applied, late: Sequence[Member], since_s: float
+    ) -> None:
+        """Empty the queue, once no living peer has copies for it that are not sent."""
+        with on_crash(partial(self._give_up, [(request, outcome)], _BUG)):
+            await asyncio.gather(
+                *(self._membership.when_sent(peer, outcome.version, since_s) for peer in late)
+            )
+            drained = await self._drains.run(request.change)
+        request.complete(outcome, drained)

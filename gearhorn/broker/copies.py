@@ -77,13 +77,14 @@ class Subscribers:
     Queues from index ``enveloped`` on take envelopes. ``limits`` holds (index, max_backlog) of
     those with a limit of their own, by index; ``overflow`` tells by index what happens at the
     limit, where that is not ``drop_new``. ``durable`` are the client_ids that get no copies but
-    what the topic's log keeps for them. ``born`` is higher than that of every list that was made
-    before.
+    what the topic's log keeps for them. ``version`` is the store's before the list was read.
+    ``born`` is higher than that of every list that was made before.
     """
 
     __slots__ = (
         "_lowest", "_only", "_places", "_routes", "_session", "_shares", "born", "durable",
         "enveloped", "has_log", "is_long", "limits", "overflow", "queues", "topic", "unlooked",
+        "version",
     )  # fmt: skip
 
     def __init__(
@@ -95,8 +96,10 @@ class Subscribers:
         overflow: Mapping[int, str] = MappingProxyType({}),
         durable: Sequence[str] = (),
         has_log: bool = False,
+        version: int = 0,
     ) -> None:
         self.topic = topic
+        self.version = version
         self.queues = queues
         self.is_long = isinstance(queues, Packed)
         self.enveloped = enveloped

@@ -32,13 +32,15 @@ log = structlog.get_logger(__name__)
 
 
 class Drops:
-    """What this member counted and the store does not have yet; ``end`` ends subscriptions."""
+    """What this member counted and the store does not have yet; ``end`` ends a subscription, but not
+    one that was made after a version."""
 
-    def __init__(self, subscriptions: Subscriptions, end: Callable[[Sequence[Pair]], None]) -> None:
+    def __init__(self, subscriptions: Subscriptions, end: Callable[[str, str, int], None]) -> None:
         self._subscriptions = subscriptions
         self._end = end
         self._counts: dict[Pair, int] = {}
         self._copies: Counter[Pair] = Counter()  # dropped since the log was told
+        self._ended: set[tuple[Pair, int]] = set()  # with the version, since then too
         self._uncounted = 0  # beyond ``MOST``
         self._process = secrets.token_hex(8)
         self._number = 0  # of the last piece
@@ -52,7 +54,13 @@ class Drops:
         if pair in self._copies or len(self._copies) < MOST:
             self._copies[pair] += 1
         if subscribers.overflow.get(index) == "unsubscribe":
-            self._end([pair])
+            self._maybe_end(pair, subscribers.version)
+
+    def _maybe_end(self, pair: Pair, version: int) -> None:
+        """Have a subscription ended; its other copies that find the queue full say nothing new."""
+        if (pair, version) not in self._ended and len(self._ended) < MOST:
+            self._ended.add((pair, version))
+            self._end(*pair, version)
 
     def passed_by(self, topic: str, client_id: str, count: int) -> None:
         """Count messages that a log dropped before a durable subscription got them."""
@@ -100,6 +108,7 @@ class Drops:
 
     def _tell(self) -> None:
         copies, self._copies = self._copies, Counter()
+        self._ended.clear()
         for (topic, client_id), count in copies.most_common(LOGGED):
             log.warning("copies dropped: queue full", topic=topic, client=client_id, count=count)
         if self._uncounted:

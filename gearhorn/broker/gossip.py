@@ -37,8 +37,9 @@ log = structlog.get_logger(__name__)
 
 class Talk:
     """What one member says and has heard. ``read`` fetches lists, ``own`` returns the member's
-    present state, ``drain`` empties a queue; ``interval_s`` is the shortest time between two
-    messages. The list of listeners is not the directory's: nobody may publish to it."""
+    present state, ``bury`` empties the queues of a member that has gone; ``interval_s`` is the
+    shortest time between two messages. The list of listeners is not the directory's: nobody may
+    publish to it."""
 
     def __init__(
         self,
@@ -46,14 +47,14 @@ class Talk:
         cluster: Cluster,
         read: Callable[[str], Awaitable[Subscribers]],
         own: Callable[[str], Gossip],
-        drain: Callable[[bytes], Awaitable[int]],
+        bury: Callable[[str], None],
         interval_s: float,
     ) -> None:
         self._membership = membership
         self._cluster = cluster
         self._read = read
         self._own = own
-        self._drain = drain
+        self._bury = bury
         self._told: set[str] = set()  # members that messages were sent to
         self._asking = False  # who the members are
         self._tasks = Tasks()
@@ -111,8 +112,7 @@ class Talk:
         """Say no more, and leave nothing behind with those who have gone."""
         await self._tasks.cancel()
         await self._membership.refresh()
-        gone = self._told - self._membership.peers.keys()
-        await asyncio.gather(*(self._clear(member) for member in gone))
+        self._forget()
 
     async def _meet(self, said: Gossip) -> None:
         """Hear somebody who joined since the members were last looked at, if he did."""
@@ -139,10 +139,7 @@ class Talk:
             del self._heard[member]
         for member in self._told - self._membership.peers.keys():
             self._told.remove(member)  # what was sent after it had gone waits there for nobody
-            self._tasks.spawn(self._clear(member), "gossip queue")
-
-    async def _clear(self, member: str) -> None:
-        await self._drain(queue_of(GOSSIP, member))
+            self._bury(member)
 
     def _look(self) -> None:
         """See how this member stands among the others."""

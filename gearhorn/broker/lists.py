@@ -58,7 +58,7 @@ class Lists:
 
     async def _read(self, topic: str) -> Subscribers:
         part = await self._beginning(topic)
-        builder = _Builder(topic)
+        builder = _Builder(topic, part.version)
         builder.add(part)
         if part.more:
             async with self._long_reads:
@@ -99,8 +99,9 @@ class Lists:
 class _Builder:
     """Takes a list part by part, in the order of client_ids."""
 
-    def __init__(self, topic: str) -> None:
+    def __init__(self, topic: str, version: int) -> None:
         self._topic = topic
+        self._version = version
         self._plain = _Kind()
         self._enveloped = _Kind()
         self._durable = _Kind()
@@ -149,6 +150,7 @@ class _Builder:
             (overflow if is_long else dict(overflow)) if overflow else MappingProxyType({}),
             names if len(names) > LONG else tuple(names),
             has_log,
+            self._version,
         )
 
 

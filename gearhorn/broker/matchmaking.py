@@ -1,8 +1,8 @@
 """Matchmaking: members tell each other which topics changed, and answer once they know.
 
-Law: runs on the event loop. Telling makes it fast; what makes it true is the lease. A peer that
+Rules: runs on the event loop. Telling makes it fast; what makes it true is the lease. A peer that
 does not answer is asked no more until it has, and counts as told once it has renewed its lease with
-the change, has gone, or its lease has lapsed (PROTOCOL §7).
+the change, has gone, or its lease has lapsed ("Between workers" in docs/protocol.rst).
 """
 
 from __future__ import annotations
@@ -51,6 +51,10 @@ class _Question:
         self._ask = ask
         self.answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
+    def give_up(self) -> None:
+        """The peer has gone, and nobody knows what it was told."""
+        self._settle(False)
+
     def _settle(self, is_told: bool) -> None:
         if not self.answered.done():
             self.answered.set_result(is_told)
@@ -72,7 +76,7 @@ class _Question:
         self._settle(False)
 
     def _is_answer(self, data: bytes) -> bool:
-        """Whether the peer itself says so: who drains its queue does not (PROTOCOL §7.1)."""
+        """Whether the peer itself says so: who drains its queue does not."""
         try:
             answer = decode_answer(data)
         except BadRequest:
@@ -84,7 +88,7 @@ class Matchmaker:
     """Tells and is told. ``cluster`` is of control clients, which no copies go through;
     ``drop`` forgets a topic's list, its lanes' if it is told so, and the backlog limit of the
     client that changed (None: of any); ``settle`` returns once no fan-out that holds a former list
-    of these topics is unsent."""
+    of these topics is unsent; ``bury`` empties the queues of a member that has gone."""
 
     def __init__(
         self,
@@ -92,20 +96,26 @@ class Matchmaker:
         cluster: Cluster,
         drop: Callable[[str, bool, str | None], None],
         settle: Callable[[Sequence[str]], Awaitable[None]],
+        bury: Callable[[str], None],
     ) -> None:
         self._membership = membership
         self._cluster = cluster
         self._drop = drop
         self._settle = settle
-        # Peers that owe an answer. They are told no more until they gave it, so that a dead one
-        # costs one job in gearmand and no more.
-        self._silent: set[str] = set()
+        self._bury = bury
+        # Questions that peers owe an answer to. They are told no more until they gave it, so that
+        # a dead one costs one job in gearmand and no more.
+        self._silent: dict[str, _Question] = {}
         self._tasks = Tasks()
+        membership.on_members(self._members_changed)
 
-    async def tell(self, changes: list[Changed], peers: Sequence[Member], since_s: float) -> None:
+    async def tell(
+        self, changes: list[Changed], peers: Sequence[Member], since_s: float
+    ) -> list[Member]:
         """Tell every peer; return when none can use a list of before these changes any more.
 
-        ``since_s``: when it was known that they were written, in ``timing.now_s``."""
+        ``since_s``: when it was known that they were written, in ``timing.now_s``. Returns the
+        peers that have not answered: such a one may still have copies to send."""
         body = encode(Matchmaking(self._membership.id, changes))
         version = max(change.version for change in changes)
         open_ = {
@@ -120,6 +130,14 @@ class Matchmaker:
             await asyncio.gather(
                 *(self._wait(peer, one, version, since_s) for peer, one in late.items())
             )
+        return [peer for peer, one in late.items() if not _is_told(one)]
+
+    def _members_changed(self) -> None:
+        """Expect no answer of a peer that has gone, and leave no question to it behind: it may have
+        been asked after the member that removed it had emptied its queue."""
+        for peer in self._silent.keys() - self._membership.peers.keys():
+            self._silent.pop(peer).give_up()
+            self._bury(peer)
 
     async def _wait(
         self, peer: Member, question: _Question | None, version: int, since_s: float
@@ -131,9 +149,9 @@ class Matchmaker:
             return
         either: list[asyncio.Future[Any]] = [known, question.answered]
         if peer.id not in self._silent:
-            self._silent.add(peer.id)
+            self._silent[peer.id] = question
             log.warning("peer does not answer; changes wait for its lease", peer=peer.id)
-            question.answered.add_done_callback(lambda _: self._silent.discard(peer.id))
+            question.answered.add_done_callback(lambda _: self._silent.pop(peer.id, None))
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not _is_told(question):
             await known

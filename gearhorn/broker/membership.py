@@ -1,9 +1,9 @@
 """Membership: this worker's place among its peers, held by a lease.
 
-Law: runs on the event loop. Every renewal hands back which topics changed since the last one; their
-lists are dropped before the renewal counts. Whoever loses its lease forgets every list and joins
-anew under another id. A peer whose record in the store stood still for its lease is removed by
-whoever sees it first (PROTOCOL §7).
+Rules: runs on the event loop. Every renewal hands back which topics changed since the last one;
+their lists are dropped before the renewal counts. Who loses its lease forgets every list and joins
+anew under another id. A peer whose record in the store stood still for its lease is removed by the
+member that sees it first ("Between workers" in docs/protocol.rst).
 """
 
 from __future__ import annotations
@@ -30,6 +30,11 @@ RENEWALS = 3  # in the time of one lease
 POLL_S = 0.1  # between two looks at peers that do not answer
 RETRY_S = 0.5  # fan-outs go on within 2 s of the store's return
 HEARD = 10_000  # versions remembered out of order
+SENT_S = (
+    60.0  # fan-outs that hold a former list have so long to be sent, a living peer's a lease more
+)
+LINGER_S = 0.2  # who read the members just before one left may ask it for so long
+FORMER = 16  # own former ids that are being taken away at once
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +54,9 @@ class Duties(Protocol):
     async def disappear(self, member: str) -> None:
         """Serve them no more, and fail what waits there."""
 
+    def abandon(self) -> None:
+        """The lease is lost: deliver for no durable subscription any more."""
+
     def drop(self, topic: str) -> None:
         """Forget a topic's list."""
 
@@ -61,7 +69,7 @@ class Duties(Protocol):
     def expire(self, pairs: Sequence[tuple[str, str]]) -> None:
         """End subscriptions whose time is over."""
 
-    async def bury(self, member: str) -> None:
+    def bury(self, member: str) -> None:
         """Fail what waits for a member that was removed."""
 
 
@@ -71,6 +79,7 @@ class _Waiting(NamedTuple):
     peer: Member
     version: int
     since_s: float
+    is_patient: bool  # a peer that goes on renewing has SENT_S more
     over: asyncio.Future[None]
 
 
@@ -88,6 +97,9 @@ class Membership:
         self._asked = False  # to join: from then on the store may know this member
         self._known = -1  # every list that changed up to this version is dropped
         self._heard: set[int] = set()  # versions above it that are dropped too
+        self._behind: Renewal | None = None  # what changed with it is not known to be sent
+        self._acknowledging: asyncio.Task[None] | None = None
+        self._formers: set[str] = set()  # own ids of before, that are being taken away
         self._kick = asyncio.Event()  # renew now
         self._clock = (0, now_s())  # the members' clock in ms, and when it was read
         self._run_id: str | None = None
@@ -99,7 +111,6 @@ class Membership:
         self._may_live = asyncio.Event()  # cleared while this member stands down
         self._may_live.set()
         self._is_alive = False  # under ``id``, which peers may know
-        self._former = ""
         self._tasks = Tasks()
         self._is_lost = False  # the store
         self._listeners: list[Callable[[], None]] = []
@@ -118,7 +129,7 @@ class Membership:
         if not self._asked:
             return
         try:
-            await self._members.leave(self.id)
+            await self._members.leave(self.id, *self._formers)
         except StoreError as error:
             log.warning("left without telling the store", error=str(error))
         else:
@@ -137,6 +148,10 @@ class Membership:
     def on_members(self, listener: Callable[[], None]) -> None:
         """Have ``listener`` called whenever a peer has come or gone."""
         self._listeners.append(listener)
+
+    def renew_soon(self) -> None:
+        """Renew the lease now: there may be more to be had."""
+        self._kick.set()
 
     @property
     def known(self) -> int:
@@ -168,7 +183,8 @@ class Membership:
         return self._observe(members, asked_s)
 
     def _observe(self, members: Sequence[Member], asked_s: float) -> list[Member]:
-        peers = [member for member in members if member.id != self.id]
+        own = {self.id, *self._formers}
+        peers = [member for member in members if member.id not in own]
         former, self.peers = self.peers, {peer.id: peer for peer in peers}
         if former.keys() != self.peers.keys():
             for listener in self._listeners:
@@ -196,8 +212,20 @@ class Membership:
         has renewed its lease with it, has gone, or its lease has lapsed.
 
         ``since_s``: when it was known that the change was written."""
+        return self._when(peer, version, since_s, False)
+
+    def when_sent(self, peer: Member, version: int, since_s: float) -> asyncio.Future[None]:
+        """Return what is done once a peer has no copies of before ``version`` on their way. One
+        that lives says so in its record, however long its line is, within ``SENT_S`` and a lease;
+        the lease of one that does not lapses. What a frozen one has in its sockets is lost track
+        of."""
+        return self._when(peer, version, since_s, True)
+
+    def _when(
+        self, peer: Member, version: int, since_s: float, is_patient: bool
+    ) -> asyncio.Future[None]:
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(peer, version, since_s, over))
+        self._waiting.append(_Waiting(peer, version, since_s, is_patient, over))
         self._is_waited_for.set()
         return over
 
@@ -226,10 +254,9 @@ class Membership:
             still = []
             for one in self._waiting:
                 has_gone_on = known.get(one.peer.id, one.version) >= one.version
-                has_lapsed = at_s - one.since_s > one.peer.lease_s
                 if one.over.done():
                     continue
-                if has_lapsed or (has_gone_on and asked_s >= one.since_s):
+                if self._has_lapsed(one, at_s) or (has_gone_on and asked_s >= one.since_s):
                     one.over.set_result(None)
                 else:
                     still.append(one)
@@ -237,6 +264,14 @@ class Membership:
             if not still:
                 self._is_waited_for.clear()
             went_well()
+
+    def _has_lapsed(self, one: _Waiting, at_s: float) -> bool:
+        """Whether there is nothing more to wait for, though the peer has not said that it knows."""
+        waited_s = at_s - one.since_s
+        if one.is_patient and waited_s <= one.peer.lease_s + SENT_S:
+            _, moved_s = self._observed.get(one.peer.id, (b"", one.since_s))
+            waited_s = at_s - max(one.since_s, moved_s)
+        return waited_s > one.peer.lease_s
 
     async def _hold(self) -> None:
         """Live one life after the other: join, and hold the lease until it is lost."""
@@ -251,8 +286,6 @@ class Membership:
                 await duties.appear(self.id)
                 await self._join(duties)
                 self.joined.set()
-                if self._former:
-                    self._tasks.spawn(self._remove(self._former), "former self")
                 why = await self._renew(duties)
             self._end_life(duties, why)
 
@@ -263,16 +296,26 @@ class Membership:
         self._is_alive = False
         self.joined.clear()
         self._joined_s = float("inf")
-        self._former, self.id = self.id, new_id()
-        self._tasks.spawn(duties.disappear(self._former), "former self")
-        if not self._may_live.is_set():  # the store is there, and it may be long until the next
+        former, self.id = self.id, new_id()
+        if not self._may_live.is_set():
             self.lease.end()
-            self._tasks.spawn(self._remove(self._former), "former self")
+        self._formers.add(former)
+        duties.abandon()
+        self._tasks.spawn(self._retire(former, duties), "former self")
 
-    async def _remove(self, former: str) -> None:
-        """Take away what is left of this member's former self, so that no change waits for it."""
-        with contextlib.suppress(StoreError):  # the others remove it
-            await self._members.leave(former)
+    async def _retire(self, former: str, duties: Duties) -> None:
+        """Take away what is left of this member's former self. Its record goes first: as long as
+        it is there peers ask it, and wait, so its queue is served until then."""
+        backoff = Backoff(0.05, RETRY_S)
+        while len(self._formers) <= FORMER:  # beyond, the others remove it
+            try:
+                await self._members.leave(former)
+                break
+            except StoreError:
+                await asyncio.sleep(backoff.next_s())
+        await asyncio.sleep(LINGER_S)
+        await duties.disappear(former)
+        self._formers.discard(former)
 
     async def _join(self, duties: Duties) -> None:
         backoff = Backoff(0.05, RETRY_S)
@@ -327,6 +370,7 @@ class Membership:
                 continue
             if renewal is None:
                 self.lease.end()
+                self._unsettle()  # the store may have lost its data, and the others' records
                 return "the store does not know this member"
             if now_s() > self.lease.until_s:
                 self.lease.end()
@@ -341,16 +385,22 @@ class Membership:
             self._take(renewal, asked_s)
             went_well()
             if renewal.topics is None or renewal.topics:
-                self._tasks.spawn(self._acknowledge(duties, renewal), "acknowledgement")
+                self._behind = renewal
+                if self._acknowledging is None or self._acknowledging.done():
+                    work = self._acknowledge(duties)
+                    self._acknowledging = self._tasks.spawn(work, "acknowledgement")
 
-    async def _acknowledge(self, duties: Duties, renewal: Renewal) -> None:
-        """Say at once that this member knows what changed: somebody may wait for that."""
-        past = self.id, self._run_id
-        await duties.settle(renewal.topics)
-        if past == (self.id, self._run_id) and renewal.version > self._known:
-            self._known = renewal.version
-            self._heard = {version for version in self._heard if version > self._known}
-            self._kick.set()
+    async def _acknowledge(self, duties: Duties) -> None:
+        """Say at once that this member knows what changed: somebody may wait for that. One at a
+        time: a later renewal tells of what an earlier one told of too, until that is known."""
+        while (renewal := self._behind) is not None:
+            self._behind = None
+            past = self.id, self._run_id
+            await duties.settle(renewal.topics)
+            if past == (self.id, self._run_id) and renewal.version > self._known:
+                self._known = renewal.version
+                self._heard = {version for version in self._heard if version > self._known}
+                self._kick.set()
 
     def _take(self, renewal: Renewal, asked_s: float) -> None:
         """Count the lease as renewed; the lists that changed are dropped."""
@@ -398,4 +448,4 @@ class Membership:
         if won and self._duties is not None:
             self.reaped += 1
             log.warning("member removed: its lease lapsed", member=peer.id, removed=self.reaped)
-            await self._duties.bury(peer.id)
+            self._duties.bury(peer.id)

@@ -71,6 +71,11 @@ class Outbox:
         kept = self._stranded or places.waiting or places.lingering or portions.topics
         return not kept and self.overflow.is_idle
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether copies wait for a server, for room, or for their turn."""
+        return bool(self._stranded or self.portions.topics) or not self.overflow.is_idle
+
     def unique_id(self, message: Fanout, foreground: bool) -> bytes:
         """Return the Gearman unique id of a message's copies.
 

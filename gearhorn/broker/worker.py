@@ -21,6 +21,7 @@ import structlog
 
 from gearhorn import __version__
 from gearhorn.broker.backlog import Backlog
+from gearhorn.broker.burials import Burials
 from gearhorn.broker.changes import Changes
 from gearhorn.broker.copies import Subscribers
 from gearhorn.broker.describe import Descriptions
@@ -33,7 +34,7 @@ from gearhorn.broker.lease import Lease
 from gearhorn.broker.limits import Limits
 from gearhorn.broker.lists import Lists
 from gearhorn.broker.matchmaking import Matchmaker
-from gearhorn.broker.membership import Membership
+from gearhorn.broker.membership import LINGER_S, Membership
 from gearhorn.broker.outbox import Outbox
 from gearhorn.broker.overflow import Overflow
 from gearhorn.broker.places import RESULTS_BYTES, Places
@@ -45,7 +46,7 @@ from gearhorn.errors import StartError, StoreError
 from gearhorn.gearman.client import WINDOW_COPIES
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.gearman.connection import Server
-from gearhorn.gearman.drain import drain
+from gearhorn.gearman.drain import Drained, drain
 from gearhorn.gearman.packets import KEPT_BYTES
 from gearhorn.gearman.worker import Job, Worker
 from gearhorn.messages import Gossip
@@ -58,7 +59,7 @@ from gearhorn.tasks import Tasks, report_to_log
 from gearhorn.timing import Backoff, now_s
 
 STOP_S = 15.0  # for what is in hand
-LINGER_S = 0.2  # matchmaking is answered so long after this member has left
+BURY_S = 3.0  # for this member's own queues, at the end
 COPIES_IN_HAND = 4 * WINDOW_COPIES  # one window on its way, three at hand
 CHANGES_IN_HAND = 1024
 READS_IN_HAND = 64  # each up to 8 MiB; those that wait for a message are not counted
@@ -97,7 +98,7 @@ class Broker:
         lists = Lists(self._subscriptions, self._limits, self._backlog)
         self._directory = Directory(lists, config.max_cached, lease)
         self._copies.on_change(lambda: self._directory.drop_where(self._limits.is_eager))
-        self._drops = Drops(self._subscriptions, self.unsubscribe)
+        self._drops = Drops(self._subscriptions, self.overflowed)
         tag = secrets.token_hex(4)
         self._deliveries = Cluster(self._servers, self._tls, client_id, KEPT_BYTES)
         parked = config.parked_function.encode()
@@ -121,7 +122,10 @@ class Broker:
             tag=tag.encode(),
         )
         fanouts = Fanouts(config, self._directory, self._outbox, self._durable.appends)
-        self._matchmaker = Matchmaker(self._membership, self._control, self.drop, self.settle)
+        self._burials = Burials(self._copies.clients, self._tls)
+        self._matchmaker = Matchmaker(
+            self._membership, self._control, self.drop, self.settle, self._burials.add
+        )
         describe = config.describe_function.encode()
         fanout, unsubscribe = config.fanout_function.encode(), config.unsubscribe_function.encode()
         subscribe = config.subscribe_function.encode(), config.register_function.encode()
@@ -142,7 +146,7 @@ class Broker:
             self._control,
             lists.read,
             self._state,
-            self._drain,
+            self._burials.add,
             config.gossip_interval,
         )
         descriptions = Descriptions(
@@ -238,6 +242,7 @@ class Broker:
         self._durable.members_changed()
         self._tasks.keep("changes", self._changes.run, is_vital=True)
         self._limits.start()
+        self._tasks.keep("burials", self._burials.run)
         self._tasks.keep("backlog", partial(self._backlog.run, self._directory))
         self._tasks.keep("drops", self._drops.run)
         self._talk.start()
@@ -283,6 +288,9 @@ class Broker:
         await self._limits.stop()
         await self._drops.flush()
         await asyncio.gather(*(presence.stop() for presence in self._presences.values()))
+        for member in self._presences:
+            self._burials.add(member)
+        await self._burials.finish(BURY_S)
         working = [*self._fanout_workers, *self._change_workers, *self._reading_workers]
         await asyncio.gather(*(worker.stop() for worker in working))
         clusters = (self._control, self._copies, self._deliveries)
@@ -322,9 +330,11 @@ class Broker:
     def _is_current(self, subscribers: Subscribers) -> bool:
         return self._directory.peek(subscribers.topic) in (None, subscribers)
 
-    async def _drain(self, queue: bytes) -> int:
-        up = [client.server for client in self._copies.clients if client.is_up]
-        return await drain(up, self._tls, queue)
+    async def _drain(self, queue: bytes) -> Drained:
+        clients = self._copies.clients
+        drained = await drain([one.server for one in clients if one.is_up], self._tls, queue)
+        down = [one.server for one in clients if not one.is_up]
+        return Drained(drained.jobs, [*drained.left, *(s for s in down if s not in drained.left)])
 
     async def _trim(self, queue: bytes, most: int) -> int:
         if not self._copies.is_up:
@@ -347,17 +357,19 @@ class Broker:
 
     async def disappear(self, member: str) -> None:
         """Serve them no more, and fail what waits there."""
-        self._durable.abandon()
         presence = self._presences.pop(member, None)
         if presence is not None:
             await presence.stop()
-        await self.bury(member)
+        self.bury(member)
 
-    async def bury(self, member: str) -> None:
+    def bury(self, member: str) -> None:
         """Fail what waits for a member that was removed."""
-        for topic in (MATCHMAKING, GOSSIP):
-            await self._drain(queue_of(topic, member))
+        self._burials.add(member)
         self._durable.members_changed()
+
+    def abandon(self) -> None:
+        """The lease is lost: others deliver for this member's durable subscriptions."""
+        self._durable.abandon()
 
     def drop(self, topic: str, is_durable: bool = True, client_id: str | None = None) -> None:
         """A topic changed; ``is_durable``: its lanes may be concerned; ``client_id``: whose
@@ -379,19 +391,20 @@ class Broker:
         if topics is None or topics:
             await self._directory.settled(topics)
             await self._durable.settled(topics)
-            await self._outbox.portions.settled(topics)
-            await self._copies.barrier()
-            await self._overflow.settled(topics)
-            await self._copies.barrier()  # what was sent again meanwhile, for a server that went
+            if self._copies.is_up or self._outbox.has_unsent:
+                await self._outbox.portions.settled(topics)
+                await self._copies.barrier()
+                await self._overflow.settled(topics)
+                await self._copies.barrier()  # what was sent again meanwhile, as a server went
             await self._drops.settled(topics)
 
-    def unsubscribe(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """End subscriptions whose queue is full."""
-        self._changes.end(pairs, "unsubscribe")
+    def overflowed(self, topic: str, client_id: str, seen: int) -> None:
+        """End a subscription whose queue is full, of a list that was read after this version."""
+        self._changes.overflowed(topic, client_id, seen)
 
     def expire(self, pairs: Sequence[tuple[str, str]]) -> None:
         """End subscriptions whose time is over."""
-        self._changes.end(pairs, "expire")
+        self._changes.expire(pairs)
 
     def _store_away_since(self) -> float | None:
         sinces = self._directory.waiting_since, self._durable.appends.waiting_since

@@ -1,23 +1,20 @@
 """Emptying a queue: grab what waits there and fail it.
 
-Law: runs on the event loop. ``drop function`` would lose jobs silently and go on swallowing
-their unique ids (FACTS B10); completing them would tell foreground callers a lie.
+Rules: runs on the event loop. gearmand's ``drop function`` would lose jobs silently and go on
+swallowing their unique ids; completing them would tell foreground callers a lie.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Iterable
-
-import structlog
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from gearhorn.gearman.connection import CONNECT_TIMEOUT_S, Connection, Server
 from gearhorn.gearman.worker import GRABS, Job, Worker
 
 DRAIN_S = 30.0  # for one server; the rest of a queue that others fill faster is left there
-
-log = structlog.get_logger(__name__)
 
 
 class _Drain(Worker):
@@ -38,20 +35,33 @@ class _Drain(Worker):
             self.empty.set_result(None)
 
 
-async def drain(servers: Iterable[Server], tls: ssl.SSLContext | None, queue: bytes) -> int:
-    """Discard what waits on a queue of these servers; return how many jobs that was."""
+class Drained(NamedTuple):
+    """What a drain came to: the jobs discarded, and the servers whose queue was not emptied."""
+
+    jobs: int
+    left: Sequence[Server]
+
+
+async def drain(servers: Sequence[Server], tls: ssl.SSLContext | None, queue: bytes) -> Drained:
+    """Discard what waits on a queue of these servers, of which there may be none.
+
+    A server that is not connected after ``CONNECT_TIMEOUT_S`` is left, and one whose queue is not
+    empty after ``DRAIN_S``.
+    """
+    if not servers:
+        return Drained(0, ())
     drains = [_Drain(server, tls, queue) for server in servers]
     for one in drains:
         one.start()
     try:
         async with asyncio.timeout(DRAIN_S):
             await asyncio.wait([one.empty for one in drains], timeout=CONNECT_TIMEOUT_S)
-            await asyncio.gather(*(one.empty for one in drains if one.is_up))
+            connected = [one.empty for one in drains if one.is_up]
+            if connected:
+                await asyncio.wait(connected)
     except TimeoutError:
         pass
     finally:
-        for one in drains:
-            if not one.empty.done():
-                log.warning("queue is not drained", server=str(one.server), queue=queue.decode())
-            await one.stop()
-    return sum(one.count for one in drains)
+        await asyncio.gather(*(one.stop() for one in drains))
+    left = [one.server for one in drains if not one.empty.done()]
+    return Drained(sum(one.count for one in drains), left)

@@ -93,6 +93,11 @@ class Job:
             self._worker._released(self._connection, self._size, weight)
             self._connection.wake()
 
+    def wait(self) -> None:
+        """Release the job, which is decoded and waits for long: its arguments go."""
+        self.release()
+        self.arguments = b""
+
 
 Handler = Callable[[Job], None]
 

@@ -7,6 +7,7 @@ types and ranges; whether its names are allowed is for ``names``. Every refusal 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -44,7 +45,7 @@ class Subscribe(msgspec.Struct, frozen=True):
     max_backlog: int | UnsetType = UNSET
     overflow: Overflow | UnsetType = UNSET
     envelope: bool | UnsetType = UNSET
-    ttl: float | UnsetType = UNSET
+    ttl: float | UnsetType | None = UNSET  # None takes it away
     durable: bool | GivenDurable | UnsetType = UNSET
 
     @property
@@ -69,13 +70,14 @@ class SubscriptionOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     envelope: bool = False
     ttl: float | None = None
     durable: DurableOptions | None = None
+    made: int = 0  # with overflow "unsubscribe": the version at which it was last subscribed
 
 
 class _GivenOptions(msgspec.Struct, frozen=True):
     max_backlog: int | UnsetType = UNSET
     overflow: Overflow | UnsetType = UNSET
     envelope: bool | UnsetType = UNSET
-    ttl: float | UnsetType = UNSET
+    ttl: float | UnsetType | None = UNSET
     durable: msgspec.Raw | bool | UnsetType = UNSET
 
 
@@ -99,6 +101,7 @@ class Subscribed(msgspec.Struct, frozen=True):
 class _Unsubscribed(msgspec.Struct, frozen=True):
     version: int
     drained: int | UnsetType = UNSET
+    undrained: Sequence[str] | UnsetType = UNSET
     parked_discarded: int | UnsetType = UNSET
 
 
@@ -201,7 +204,7 @@ _gossip = msgspec.json.Decoder(Gossip)
 def decode_subscribe(body: bytes) -> Subscribe:
     """Decode a ``subscribe_fanout`` request; raises ``BadRequest``."""
     request = decode_body(_subscribe, body)
-    if request.ttl is not UNSET and not 0 < request.ttl <= MAX_TTL_S:
+    if isinstance(request.ttl, float) and not 0 < request.ttl <= MAX_TTL_S:
         raise BadRequest(f"ttl: expected seconds > 0 and <= {MAX_TTL_S}, got {request.ttl:g}")
     if isinstance(request.durable, GivenDurable):
         check_durable(request.durable)
@@ -236,12 +239,21 @@ def encode_subscribed(queue: bytes, version: int, parked: int | None) -> bytes:
     return encode(Subscribed(queue.decode(), version, UNSET if parked is None else parked))
 
 
-def encode_unsubscribed(version: int, drained: int | None, parked: int | None = None) -> bytes:
+def encode_unsubscribed(
+    version: int,
+    drained: int | None = None,
+    undrained: Sequence[str] = (),
+    parked: int | None = None,
+) -> bytes:
     """Return the reply to an unsubscribe; ``drained`` is None where nothing was to drain,
-    ``parked`` where the subscription was not durable."""
+    ``undrained`` are the servers whose queue was not emptied, ``parked`` is None where the
+    subscription was not durable."""
     return encode(
         _Unsubscribed(
-            version, UNSET if drained is None else drained, UNSET if parked is None else parked
+            version,
+            UNSET if drained is None else drained,
+            undrained or UNSET,
+            UNSET if parked is None else parked,
         )
     )
 

@@ -16,7 +16,10 @@ key (all under ``{NAMESPACE}``)  type       what
 ``members``                     hash       id -> renewals, version it knows, lease in ms
 ``topics``                      zset       topics that have subscriptions, all with score 0
 ``expiries``                    zset       topic NUL client_id -> reading of ``clock`` at its end
-``draining``                    hash       queue -> id of the member that empties it
+``draining``                    hash       queue -> "MEMBER REQUEST" of who empties it
+``answers``                     hash       id of a change's request -> the reply, packed; of the
+                                           last 120 s, the newest 10,000
+``answered``                    zset       the same id -> reading of ``clock`` at its answer
 ``clients:TOPIC``               zset       client_ids subscribed to TOPIC, all with score 0
 ``options:TOPIC``               hash       client_id -> its options as JSON, where it has any
 ``drops:TOPIC``                 hash       client_id -> copies dropped by its backlog limit
@@ -99,9 +102,12 @@ def _script(flags: str, *names: str) -> str:
 
 
 SCRIPTS = {
-    "change": _script(_GROWS, "log", "version", "change"),
-    "end": _script(_FREES, "log", "version", "change"),  # the changes that end a subscription
-    "retain": _script(_FREES, "log", "version", "retain"),
+    "change": _script(_GROWS, "log", "version", "answers", "change"),
+    "end": _script(
+        _FREES, "log", "version", "answers", "change"
+    ),  # the changes that end a subscription
+    "retain": _script(_FREES, "log", "version", "answers", "retain"),
+    "withdraw": _script(_FREES, "answers", "withdraw"),
     "append": _script(_GROWS, "log", "asked", "append"),
     "void": _script(_FREES, "log", "asked", "append"),  # what gives an append up
     "fetch": _script(_FREES, "log", "fetch"),
@@ -112,7 +118,7 @@ SCRIPTS = {
     "note": _script(_FREES, "parked", "note"),
     "redrive": _script(_FREES, "asked", "parked", "redrive"),
     "count": _script(_FREES, "count"),
-    **{name: _script(_FREES, name) for name in ("member", "remove", "acquire", "settle")},
+    **{name: _script(_FREES, name) for name in ("member", "remove", "unmark", "acquire", "settle")},
 }
 # as EVALSHA names them
 SHA = {name: sha1(text.encode()).hexdigest() for name, text in SCRIPTS.items()}

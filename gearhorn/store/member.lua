@@ -1,14 +1,13 @@
--- Join or renew a lease, atomically (PROTOCOL §7).
+-- Join or renew a lease, atomically.
 -- KEYS: 1 the members  2 the version  3 the change log  4 its floor  5 the clock  6 what expires
 --       7 the run id that the data was last served under  8 the layout
 -- ARGV: 1 "join" or "renew"  2 the member  3 the version up to which it knows every change, or -1
 --       4 its lease, ms  5 its reading of the clock, ms  6 the server's run id
 --       7 "settled" where everybody's lease under the former run has lapsed  8 the layout's number
+--       9 how many expired pairs are handed out at once
 -- Returns {0} where the store does not know the member; else {1, version, the topics that changed
 -- since or false for everything, the members as a flat list, the clock, pairs that expired, whether
 -- the data was last served under this run}.
-
-local DUE = 100 -- expired pairs handed to one member at a time
 
 redis.call('SET', KEYS[8], ARGV[8], 'NX') -- an emptied store is ours again
 local former = redis.call('HGET', KEYS[1], ARGV[2])
@@ -30,7 +29,7 @@ redis.call('HSET', KEYS[1], ARGV[2], count .. ' ' .. known .. ' ' .. ARGV[4])
 
 local clock = math.max(tonumber(redis.call('GET', KEYS[5]) or 0), tonumber(ARGV[5]))
 redis.call('SET', KEYS[5], string.format('%.0f', clock))
-local due = redis.call('ZRANGEBYSCORE', KEYS[6], '-inf', clock, 'LIMIT', 0, DUE)
+local due = redis.call('ZRANGEBYSCORE', KEYS[6], '-inf', clock, 'LIMIT', 0, ARGV[9])
 
 if ARGV[7] == 'settled' or not redis.call('GET', KEYS[7]) then
     redis.call('SET', KEYS[7], ARGV[6])

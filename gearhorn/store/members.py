@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from gearhorn.store.connection import SCHEMA, Connection
+from gearhorn.store.connection import SCHEMA, Command, Connection
+
+DUE = 100  # expired pairs handed to one member at a time
 
 
 class Member(NamedTuple):
@@ -86,7 +88,7 @@ class Members:
             await self._ask([("PING",)])
         while True:
             run_id = self.run_id
-            arguments = [how, member, known, lease_ms, clock_ms, run_id, settled, SCHEMA]
+            arguments = [how, member, known, lease_ms, clock_ms, run_id, settled, SCHEMA, DUE]
             [reply] = await self._ask([self._connection.script("member", keys, *arguments)])
             if run_id == self.run_id:
                 return _renewal(reply)
@@ -94,9 +96,9 @@ class Members:
             # nothing is settled
             settled = ""
 
-    async def leave(self, member: str) -> None:
-        """Remove a member."""
-        await self._ask([("HDEL", self._connection.key("members"), member)])
+    async def leave(self, *members: str) -> None:
+        """Remove members, and the marks of their drains."""
+        await self._ask([self._remove(member, b"") for member in members])
 
     async def all(self) -> list[Member]:
         """Return the members."""
@@ -104,12 +106,14 @@ class Members:
         return members_of(found)
 
     async def reap(self, member: Member) -> bool:
-        """Remove a member unless it renewed its lease after all; return whether this call did."""
-        key = self._connection.key("members")
-        [removed] = await self._ask(
-            [self._connection.script("remove", [key], member.id, member.record)]
-        )
+        """Remove a member unless it renewed its lease after all, and the marks of its drains;
+        return whether this call did."""
+        [removed] = await self._ask([self._remove(member.id, member.record)])
         return bool(removed)
+
+    def _remove(self, member: str, record: bytes) -> Command:
+        key = self._connection.key
+        return self._connection.script("remove", [key("members"), key("draining")], member, record)
 
 
 def members_of(found: dict[bytes, bytes]) -> list[Member]:

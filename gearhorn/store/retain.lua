@@ -1,11 +1,15 @@
 -- Change a topic's retention settings, atomically.
 -- KEYS: 1 the log  2 its messages  3 the lanes  4 when which log is due  5 when which unique was
 --       logged  6 where each was  7 the version  8 the change log  9 its floor  10 the clock
---       11 the marks of the log's blocks
+--       11 the marks of the log's blocks  12 what became of requests  13 when each was answered
 -- ARGV: 1 topic  2 the settings given, as JSON; null returns to the default  3 a fresh epoch
---       4 the caller's reading of the clock, ms
+--       4 the caller's reading of the clock, ms  5 the request's id, or ''
 -- Returns the new version. Without any setting left the log goes with its last durable subscription.
 
+local found = recall(KEYS[12], ARGV[5])
+if found ~= nil then
+    return found
+end
 local given = cjson.decode(ARGV[2])
 local log = open_log(KEYS[1], KEYS[2], KEYS[11])
 local is_retained = log and log.retained or next(given) == nil
@@ -39,4 +43,5 @@ if is_retained or log then
         redis.call('ZADD', KEYS[4], clock_now(KEYS[10], ARGV[4]), ARGV[1])
     end
 end
-return change(ARGV[1], KEYS[7], KEYS[8], KEYS[9])
+local version = change(ARGV[1], KEYS[7], KEYS[8], KEYS[9])
+return remember(KEYS[12], KEYS[13], ARGV[5], clock_now(KEYS[10], ARGV[4]), version)

@@ -37,25 +37,29 @@ COUNTED_S = 86_400  # the number of a process's last drops is kept so long
 
 
 class Change(NamedTuple):
-    """A change of one pair: subscribed, unsubscribed, or ended because its time is over; or of a
-    topic's retention.
+    """A change of one pair: subscribed, unsubscribed, ended because its time is over or its queue
+    is full; or of a topic's retention.
 
-    ``options`` is JSON, of those that were given. ``drainer`` is the member that will empty the
-    queue if the pair existed; subscriptions of that queue name are held off until ``drained``."""
+    ``options`` is JSON, of those that were given. ``drainer`` is the member that empties the queue
+    if the pair existed, or if nobody owns the queue; what else concerns that queue name is held off
+    until ``drained``. ``request`` is an id under which the store remembers what became of the
+    change, so that it can be applied again without being written twice; "" is none."""
 
-    kind: Literal["subscribe", "unsubscribe", "expire", "retain"]
+    kind: Literal["subscribe", "unsubscribe", "expire", "overflow", "retain"]
     topic: str
     client_id: str
     queue: bytes
     options: bytes = b"{}"
     drainer: str = ""
     start: bytes = b""  # where a durable subscription begins that is new, as JSON
+    seen: int = 0  # of an overflow: a version; what was subscribed after it is spared
+    request: str = ""
 
 
 class Applied(NamedTuple):
     """What became of a change: a new ``version``, or the ``owner`` of the queue's name, or the
     log's ``last`` sequence where it would start beyond; none of them where the queue is being
-    drained, or the pair's time is not over."""
+    drained, or the pair is not the one that was to be ended."""
 
     version: int
     existed: bool  # whether the pair was subscribed before
@@ -65,16 +69,18 @@ class Applied(NamedTuple):
     is_durable: bool = False  # whether lanes or the log are concerned
     parked: int | None = None  # messages discarded with the durability that it ended
     error: StoreError | None = None  # the store refused this one
+    is_draining: bool = False  # whether the caller is to drain the queue
 
 
 class Listed(NamedTuple):
     """A part of a topic's list: client_ids, the options of those that have any, whether the topic
-    has a log, and whether more of the list may follow."""
+    has a log, whether more of the list may follow, and the version before it was read."""
 
     clients: list[bytes]
     options: Mapping[bytes, SubscriptionOptions]
     has_log: bool
     more: bool = False
+    version: int = 0
 
 
 class Subscriptions:
@@ -91,25 +97,32 @@ class Subscriptions:
         ``clock_ms`` is the caller's reading of the members' clock.
         Raises ``StoreError``; then any of the changes may or may not have been written.
         """
-        rivals = [
-            [pair for pair in splits_of(one.queue) if pair != (one.topic, one.client_id)]
-            if one.kind == "subscribe"
-            else []
-            for one in changes
-        ]
-        commands = [
-            self._command(change, others, clock_ms)
-            for change, others in zip(changes, rivals, strict=True)
-        ]
+        commands = [self._command(change, clock_ms) for change in changes]
         read_members = ("HGETALL", self._connection.key("members"))
         *replies, members = await self._connection.each([*commands, read_members])
         if isinstance(members, StoreError):
             raise members
-        applied = [_applied(*pair) for pair in zip(replies, rivals, strict=True)]
+        applied = [_applied(*pair) for pair in zip(changes, replies, strict=True)]
         return applied, members_of(members)
 
-    def _command(self, change: Change, rivals: list[tuple[str, str]], clock_ms: int) -> Command:
+    async def withdraw(self, changes: Sequence[Change], clock_ms: int) -> list[Applied | None]:
+        """Return what became of changes whose replies were not heard. None: it was not written, and
+        never will be, although it may still be on its way. Each has a ``request``.
+
+        Raises ``StoreError``; then nothing is known.
+        """
+        keys = [self._connection.key(name) for name in ("answers", "answered")]
+        ids = [change.request for change in changes]
+        command = self._connection.script("withdraw", keys, clock_ms, *ids)
+        [replies] = await self._connection.pipeline([command])
+        return [
+            _applied(change, reply) if reply else None
+            for change, reply in zip(changes, replies, strict=True)
+        ]
+
+    def _command(self, change: Change, clock_ms: int) -> Command:
         key, topic = self._connection.key, change.topic
+        answers = [key("answers"), key("answered")]
         if change.kind == "retain":
             keys = [
                 *(key(name, topic) for name in ("log", "messages", "lanes")),
@@ -117,11 +130,13 @@ class Subscriptions:
                 *(key(name, topic) for name in ("logged", "places")),
                 *(key(name) for name in ("version", "changes", "floor", "clock")),
                 key("marks", topic),
+                *answers,
             ]
-            arguments = (topic, change.options, fresh_epoch(), clock_ms)
+            arguments = (topic, change.options, fresh_epoch(), clock_ms, change.request)
             return self._connection.script("retain", keys, *arguments)
         pair = f"{topic}\0{change.client_id}"
         shared = ("version", "changes", "floor", "topics", "clock", "expiries", "draining")
+        rivals = _rivals(change)
         keys = [
             *(key(name, topic) for name in ("clients", "options", "drops")),
             *(key(name) for name in (*shared, "members")),
@@ -130,21 +145,39 @@ class Subscriptions:
             *(key(name, topic) for name in ("logged", "places")),
             *(key(name, pair) for name in ("order", "parked", "redrive", "trouble")),
             *(key("marks", topic), key("ahead", pair), key("redriven")),
+            *answers,
             *(key("clients", rival) for rival, _ in rivals),
         ]
-        given = change.options if change.kind == "subscribe" else change.drainer
+        given: bytes | str | int = change.drainer
+        if change.kind == "subscribe":
+            given = change.options
+        elif change.kind == "overflow":
+            given = change.seen
         return self._connection.script(
             "change" if change.kind == "subscribe" else "end",
             keys,
             *(change.kind, topic, change.client_id, change.queue, given, clock_ms),
-            *(change.start, fresh_epoch()),
+            *(change.start, fresh_epoch(), change.request),
             *(client_id for _, client_id in rivals),
         )
 
-    async def drained(self, queue: bytes, drainer: str) -> None:
-        """Let a queue be subscribed again; raises ``StoreError``."""
-        key = self._connection.key("draining")
-        await self._connection.pipeline([self._connection.script("remove", [key], queue, drainer)])
+    async def drained(self, queue: bytes, drainer: str, request: str = "") -> None:
+        """A drain is over: let what concerns the queue be written again; raises ``StoreError``."""
+        key, mark = self._connection.key("draining"), f"{drainer} {request}"
+        await self._connection.pipeline([self._connection.script("unmark", [key], queue, mark)])
+
+    async def draining(self, queues: Sequence[bytes]) -> set[bytes]:
+        """Return which of these queues a living member drains; raises ``StoreError``."""
+        key = self._connection.key
+        marks, members = await self._connection.pipeline(
+            [("HMGET", key("draining"), *queues), ("HKEYS", key("members"))]
+        )
+        living = set(members)
+        return {
+            queue
+            for queue, mark in zip(queues, marks, strict=True)
+            if mark is not None and mark.partition(b" ")[0] in living
+        }
 
     async def is_there(self) -> bool:
         """Return whether the store answers at all."""
@@ -176,14 +209,17 @@ class Subscriptions:
     ) -> list[Listed | StoreError]:
         """Read up to ``limit`` client_ids of each topic, from a lower bound in their order."""
         key = self._connection.key
-        commands: list[Command] = []
+        commands: list[Command] = [("GET", key("version"))]
         for topic, first in wanted:
             commands += [
                 ("ZRANGEBYLEX", key("clients", topic), first, "+", "LIMIT", 0, limit),
                 ("HLEN", key("options", topic)),
                 ("EXISTS", key("log", topic)),
             ]
-        replies = iter(await self._connection.read_each(commands))
+        version, *rest = await self._connection.read_each(commands)
+        if isinstance(version, StoreError):
+            raise version
+        replies = iter(rest)
         parts: list[Listed | StoreError] = []
         with_options = []
         for clients, count, has_log in zip(replies, replies, replies, strict=True):
@@ -193,7 +229,8 @@ class Subscriptions:
                 continue
             if clients and count:
                 with_options.append(len(parts))
-            parts.append(Listed(clients, {}, bool(has_log), len(clients) == limit))
+            more = len(clients) == limit
+            parts.append(Listed(clients, {}, bool(has_log), more, int(version or 0)))
         if with_options:
             await self._add_options([topic for topic, _ in wanted], parts, with_options)
         return parts
@@ -223,7 +260,7 @@ class Subscriptions:
                 for client, body in zip(part.clients, bodies, strict=True)
                 if body is not None
             }
-            parts[at] = Listed(part.clients, options, bool(has_log), part.more)
+            parts[at] = part._replace(options=options, has_log=bool(has_log))
 
     async def count_drops(
         self, process: str, number: int, drops: Mapping[tuple[str, str], int]
@@ -246,7 +283,14 @@ class Subscriptions:
         await self._connection.pipeline([self._connection.script("count", keys, *arguments)])
 
 
-def _applied(reply: Any, rivals: list[tuple[str, str]]) -> Applied:
+def _rivals(change: Change) -> list[tuple[str, str]]:
+    """Return the other pairs that make the queue name of a change, where it matters who owns it."""
+    if change.kind != "subscribe" and not change.drainer:
+        return []
+    return [pair for pair in splits_of(change.queue) if pair != (change.topic, change.client_id)]
+
+
+def _applied(change: Change, reply: Any) -> Applied:
     """Read what the script returns."""
     if isinstance(reply, StoreError):
         return Applied(0, False, error=reply)
@@ -256,8 +300,8 @@ def _applied(reply: Any, rivals: list[tuple[str, str]]) -> Applied:
     if not version:
         if found < 0:
             return Applied(0, False, last=int(former))
-        return Applied(0, False, owner=rivals[found - 1] if found else None)
-    is_durable, parked = more
+        return Applied(0, False, owner=_rivals(change)[found - 1] if found else None)
+    is_durable, parked, is_draining = more
     was_limited = bool(former and decode_options(former).max_backlog)
     return Applied(
         version,
@@ -265,4 +309,5 @@ def _applied(reply: Any, rivals: list[tuple[str, str]]) -> Applied:
         was_limited,
         is_durable=bool(is_durable),
         parked=None if parked < 0 else parked,
+        is_draining=bool(is_draining),
     )

@@ -60,7 +60,7 @@ WRONG = {
     ("subscribe_fanout", "max_backlog"): [0, -1, 1.5, "10", True, None, [10]],
     ("subscribe_fanout", "overflow"): ["drop", "", 1, None, ["drop_new"]],
     ("subscribe_fanout", "envelope"): BOOLEAN,
-    ("subscribe_fanout", "ttl"): [0, -1, -0.5, "5", True, None, [5], 10**10],
+    ("subscribe_fanout", "ttl"): [0, -1, -0.5, "5", True, [5], 10**10],
     ("subscribe_fanout", "durable"): [None, 1, 0, "true", "new", []],
     ("subscribe_fanout", "durable.in_flight"): [*COUNT, None, 10_001],
     ("subscribe_fanout", "durable.timeout"): [*SECONDS, None],

@@ -7,11 +7,16 @@ from support.servers import Redis
 from support.store import Bench, expire, run, subscribe, unsubscribe
 
 from gearhorn.errors import StoreRefused
+from gearhorn.names import queue_of
 from gearhorn.store.members import Member
-from gearhorn.store.subscriptions import Applied, Listed
+from gearhorn.store.subscriptions import Applied, Change, Listed
 
 pytest_plugins = ["support.store"]
-HELD_OFF = Applied(0, False)
+FULL = b'{"overflow":"unsubscribe"}'
+
+
+def overflow(topic: str, client_id: str, seen: int) -> Change:
+    return Change("overflow", topic, client_id, queue_of(topic, client_id), seen=seen)
 
 
 # Changes
@@ -327,56 +332,38 @@ def test_the_members_clock_never_goes_back(server: Redis) -> None:
     run(server, test)
 
 
-# Queues that are being drained
+# Queues that are full
 
 
-def test_a_subscription_waits_while_a_living_member_drains_its_queue(server: Redis) -> None:
+def test_an_overflow_spares_what_was_subscribed_after_the_list_was_read(server: Redis) -> None:
     async def test(bench: Bench) -> None:
-        await bench.join("drainer")
-        await bench.one(subscribe("a_b", "c"))
-        assert await bench.one(unsubscribe("a_b", "c", drainer="drainer")) == Applied(2, True)
-        for pair in (("a_b", "c"), ("a", "b_c")):
-            assert await bench.one(subscribe(*pair)) == HELD_OFF
-        assert await bench.one(subscribe("a_b", "d")) == Applied(3, False), "another queue"
-        # what else is asked meanwhile does not let it through
-        assert await bench.one(unsubscribe("a_b", "c", drainer="gone")) == Applied(4, False)
-        assert await bench.one(unsubscribe("a_b", "c")) == Applied(5, False)
-        assert await bench.one(subscribe("a_b", "c")) == HELD_OFF
-        assert await bench.clients("a_b") == {b"d"}
-        await bench.subscriptions.drained(b"a_b_c", "somebody else")
-        assert await bench.one(subscribe("a_b", "c")) == HELD_OFF
-        await bench.subscriptions.drained(b"a_b_c", "drainer")
-        assert await bench.one(subscribe("a_b", "c")) == Applied(6, False)
+        await bench.one(subscribe("t", "alice", FULL))
+        [listed] = await bench.subscriptions.read(["t"])
+        assert isinstance(listed, Listed)
+        assert listed.version == 1
+        await bench.one(subscribe("t", "alice"))  # again, while the end is on its way
+        await bench.one(subscribe("t", "bob"))
+        assert await bench.one(overflow("t", "alice", 1)) == Applied(0, False)
+        assert await bench.clients("t") == {b"alice", b"bob"}
+        assert await bench.one(overflow("t", "alice", 3)) == Applied(4, True)
+        assert await bench.one(overflow("t", "alice", 9)) == Applied(0, False)
+        await bench.one(subscribe("t", "alice", b'{"overflow":"drop_old"}'))
+        assert await bench.one(overflow("t", "alice", 9)) == Applied(0, False)
+        assert await bench.one(overflow("t", "bob", 9)) == Applied(0, False)
+        assert await bench.clients("t") == {b"alice", b"bob"}
 
     run(server, test)
 
 
-@pytest.mark.parametrize("how", ["left", "reaped", "never there"])
-def test_a_drainer_that_is_gone_holds_nobody_off(server: Redis, how: str) -> None:
+def test_a_ttl_of_null_takes_the_ttl_away(server: Redis) -> None:
     async def test(bench: Bench) -> None:
-        if how != "never there":
-            await bench.join("drainer")
-        await bench.one(subscribe("t", "alice"))
-        await bench.one(unsubscribe("t", "alice", drainer="drainer"))
-        if how == "left":
-            await bench.members.leave("drainer")
-        elif how == "reaped":
-            [drainer] = await bench.members.all()
-            assert await bench.members.reap(drainer)
-        assert await bench.one(subscribe("t", "alice")) == Applied(3, False)
-        assert await bench.ask("HGETALL", "draining") == {}
-
-    run(server, test)
-
-
-def test_an_unsubscribe_that_removed_nothing_or_drains_nothing_holds_nobody_off(
-    server: Redis,
-) -> None:
-    async def test(bench: Bench) -> None:
-        await bench.join("drainer")
-        await bench.one(unsubscribe("t", "alice", drainer="drainer"))
-        assert await bench.one(subscribe("t", "alice")) == Applied(2, False)
-        await bench.one(unsubscribe("t", "alice"))
-        assert await bench.one(subscribe("t", "alice")) == Applied(4, False)
+        await bench.one(subscribe("t", "alice", b'{"ttl":5,"envelope":true}'), clock_ms=1000)
+        await bench.one(subscribe("t", "alice", b'{"ttl":null}'), clock_ms=2000)
+        assert await bench.ends_at("t", "alice") is None
+        [listed] = await bench.subscriptions.read(["t"])
+        assert (listed.options[b"alice"].ttl, listed.options[b"alice"].envelope) == (None, True)
+        assert await bench.one(expire("t", "alice"), clock_ms=9000) == Applied(0, False)
+        await bench.one(subscribe("t", "bob", b'{"ttl":null}'))
+        assert await bench.ask("HEXISTS", "options:t", "bob") == 0
 
     run(server, test)

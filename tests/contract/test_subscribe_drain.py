@@ -46,14 +46,25 @@ def test_without_drain_what_waits_stays(cluster: Cluster, raw: Raw, topic: str) 
     assert raw.taker(f"{topic}_alice").finish() == [b"kept"]
 
 
-def test_only_the_request_that_removed_the_pair_drains(
+def test_what_a_pair_that_is_gone_has_left_on_its_queue_is_drained(
     cluster: Cluster, raw: Raw, topic: str
 ) -> None:
     cluster.subscribe(topic, "alice")
-    assert cluster.publish(topic, "kept").data == b"1"
+    assert cluster.publish(topic, "left").data == b"1"
     leave(raw, topic)
-    assert not leave(raw, topic, drain=True).get("drained")
-    assert raw.taker(f"{topic}_alice").finish() == [b"kept"]
+    assert leave(raw, topic, drain=True)["drained"] == 1
+    assert raw.taker(f"{topic}_alice").grab_now() is None
+
+
+def test_what_a_pair_that_is_gone_has_left_is_not_drained_once_another_owns_the_queue(
+    cluster: Cluster, raw: Raw, topic: str
+) -> None:
+    cluster.subscribe(topic, "b_c")
+    assert cluster.publish(topic, "kept").data == b"1"
+    leave(raw, topic, "b_c")
+    cluster.subscribe(f"{topic}_b", "c")
+    assert "drained" not in leave(raw, topic, "b_c", drain=True)
+    assert raw.taker(f"{topic}_b_c").finish() == [b"kept"]
 
 
 def test_of_many_drains_at_once_one_removes_and_counts(

@@ -32,6 +32,17 @@ class Known:
         self.asked: list[tuple[str, int, float]] = []
         self.over: list[asyncio.Future[None]] = []
         self.heard_: list[list[int]] = []
+        self.peers: dict[str, Member] = {}
+        self._listeners: list[Callable[[], None]] = []
+
+    def on_members(self, listener: Callable[[], None]) -> None:
+        self._listeners.append(listener)
+
+    def members(self, *names: str) -> None:
+        """The peers are these now."""
+        self.peers = {name: peer(name) for name in names}
+        for listener in self._listeners:
+            listener()
 
     def when_known(self, peer: Member, version: int, since_s: float) -> asyncio.Future[None]:
         self.asked.append((peer.id, version, since_s))
@@ -82,6 +93,7 @@ class Bench:
         self.known = Known()
         self.servers = Servers()
         self.events: list[tuple[str, str]] = []
+        self.buried: list[str] = []
         self.lanes: list[str] = []  # the topics whose lanes were dropped with their lists
         self.clients: list[str | None] = []  # whose subscriptions those are, where that was told
         self.settling: asyncio.Future[None] | None = None
@@ -90,6 +102,7 @@ class Bench:
             self.servers,  # type: ignore[arg-type]
             self._drop,
             self._settle,
+            self.buried.append,
         )
 
     def _drop(self, topic: str, is_durable: bool, client_id: str | None) -> None:
@@ -105,7 +118,7 @@ class Bench:
 
     def tell(
         self, *changes: tuple[str, int] | Changed, peers: Sequence[str] = ("peer",)
-    ) -> asyncio.Task[None]:
+    ) -> asyncio.Task[list[Member]]:
         """Begin to tell peers of changes, as they are or as (topic, version)."""
         changed = [one if isinstance(one, Changed) else Changed(*one) for one in changes]
         told = self.matchmaker.tell(changed, [peer(name) for name in peers], SINCE_S)

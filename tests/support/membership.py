@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from gearhorn.broker.lease import SAFE_PART, Lease
 from gearhorn.broker.membership import Membership
+from gearhorn.errors import StoreError
 from gearhorn.store.members import Member, Renewal
 
 LEASE_S = 10.0
@@ -61,6 +62,7 @@ class Store:
     def __init__(self, loop: Loop) -> None:
         self.run_id = "run-1"
         self.calls: list[Call] = []
+        self.is_away = False  # for those that leave
         self._loop = loop
         self._asked: dict[str, asyncio.Queue[Call]] = {}
 
@@ -88,8 +90,10 @@ class Store:
     async def reap(self, member: Member) -> bool:
         return await self._ask("reap", member)  # type: ignore[no-any-return]
 
-    async def leave(self, member: str) -> None:
-        self.calls.append(Call("leave", (member,), self._loop.at_s, self._loop.create_future()))
+    async def leave(self, *members: str) -> None:
+        self.calls.append(Call("leave", members, self._loop.at_s, self._loop.create_future()))
+        if self.is_away:
+            raise StoreError("away")
 
     def look_anew(self) -> None:
         self.calls.append(Call("look_anew", (), self._loop.at_s, self._loop.create_future()))
@@ -139,7 +143,10 @@ class Duties:
     def expire(self, pairs: Sequence[tuple[str, str]]) -> None:
         self.events.append(("expire", *pairs))
 
-    async def bury(self, member: str) -> None:
+    def abandon(self) -> None:
+        self.events.append(("abandon",))
+
+    def bury(self, member: str) -> None:
         self.events.append(("bury", member))
 
     def take(self) -> list[tuple[Any, ...]]:

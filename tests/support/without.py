@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gearhorn.broker.changes import Changes, _Request
+from gearhorn.broker.change_requests import Request
+from gearhorn.broker.changes import Changes
 from gearhorn.broker.directory import _Pending
 from gearhorn.broker.lease import Lease
 from gearhorn.broker.matchmaking import Matchmaker
@@ -31,8 +32,8 @@ def answers() -> None:
     """Answer a peer, and keep the list."""
     original = Matchmaker.__init__
 
-    def start(self: Matchmaker, membership: Any, cluster: Any, drop: Any, settle: Any) -> None:
-        original(self, membership, cluster, _nothing, settle)
+    def start(self: Matchmaker, membership: Any, cluster: Any, drop: Any, *rest: Any) -> None:
+        original(self, membership, cluster, _nothing, *rest)
 
     Matchmaker.__init__ = start  # type: ignore[method-assign]
 
@@ -83,7 +84,7 @@ def repeat() -> None:
 
     async def finish(
         self: Changes,
-        batch: Sequence[_Request],
+        batch: Sequence[Request],
         applied: Sequence[Applied],
         peers: Sequence[Member],
         since_s: float,
@@ -91,7 +92,7 @@ def repeat() -> None:
         both = list(zip(batch, applied, strict=True))
         repeated = [one for one in both if one[0].change.kind == "subscribe" and one[1].existed]
         for request, outcome in repeated:
-            self._answer(request, outcome, None)
+            request.complete(outcome)
         rest = [one for one in both if one not in repeated]
         batch, applied = [one for one, _ in rest], [one for _, one in rest]
         await original(self, batch, applied, peers, since_s)

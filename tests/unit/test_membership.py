@@ -6,10 +6,21 @@ import asyncio
 import itertools
 
 import pytest
-from support.membership import EVERYTHING, HELD_S, LEASE_MS, LEASE_S, Bench, renewal, run, turn
+from support.membership import (
+    EVERYTHING,
+    HELD_S,
+    LEASE_MS,
+    LEASE_S,
+    Bench,
+    peer,
+    renewal,
+    run,
+    turn,
+)
 
-from gearhorn.broker.membership import HEARD, RENEWALS
+from gearhorn.broker.membership import HEARD, LINGER_S, RENEWALS
 from gearhorn.errors import StoreError
+from gearhorn.store.members import Member
 
 # Joining
 
@@ -165,17 +176,22 @@ def test_a_version_is_acknowledged_only_once_what_held_the_lists_is_sent(
     run(test)
 
 
-def test_what_is_settled_later_does_not_take_back_what_is_known() -> None:
+def test_while_one_renewal_is_settled_later_ones_wait_together() -> None:
     async def test(bench: Bench) -> None:
         await bench.join(renewal(version=5))
         first = bench.duties.settling = bench.loop.create_future()
         await bench.renewed(renewal(version=6, topics=["a"]))
         second = bench.duties.settling = bench.loop.create_future()
-        await bench.renewed(renewal(version=7, topics=["a", "b"]))
-        second.set_result(None)
-        assert (await bench.renewed(renewal(version=7))).arguments[1] == 7
+        for version in range(7, 12):
+            topics = [f"t{number}" for number in range(version)]
+            await bench.renewed(renewal(version=version, topics=topics))
+        assert bench.duties.settled == [["a"]]
         first.set_result(None)
-        assert (await bench.renewed(renewal(version=7))).arguments[1] == 7
+        call = await bench.renewed(renewal(version=11, topics=topics))
+        assert call.arguments[1] == 6
+        assert bench.duties.settled == [["a"], topics], "the last one tells of all before it"
+        second.set_result(None)
+        assert (await bench.renewed(renewal(version=11))).arguments[1] == 11
 
     run(test)
 
@@ -225,7 +241,10 @@ async def rejoined(bench: Bench, former: str) -> None:
     assert bench.member.id != former
     assert call.arguments[0] == bench.member.id
     await turn()
-    assert sorted(bench.duties.take()) == [("appear", bench.member.id), ("disappear", former)]
+    assert bench.duties.take() == [("abandon",), ("appear", bench.member.id)]
+    assert [call.arguments for call in bench.store.named("leave")] == [(former,)]
+    await asyncio.sleep(LINGER_S * 1.1)
+    assert bench.duties.take() == [("disappear", former)], "once nobody can learn of it any more"
     call.answer.set_result(renewal(version=9))
     await turn()
     assert bench.duties.take() == [("forget",)]
@@ -276,6 +295,57 @@ def test_a_member_that_was_answered_too_late_joins_anew_and_forgets() -> None:
         await rejoined(bench, former)
 
     run(test, stale_s=60.0)
+
+
+def test_a_former_self_is_served_until_the_store_has_forgotten_it_and_is_never_asked() -> None:
+    async def test(bench: Bench) -> None:
+        await bench.join()
+        former = bench.member.id
+        bench.store.is_away = True
+        (await bench.store.next("renew")).answer.set_result(None)
+        record = Member(former, b"3 0 10000")  # it stands still, and is not reaped either
+        (await bench.store.next("join")).answer.set_result(renewal(members=[record, peer()]))
+        await bench.keep(LEASE_S * 2, record, peer())
+        assert ("disappear", former) not in bench.duties.take(), "peers may still ask it"
+        assert list(bench.member.peers) == ["peer"]
+        assert former not in str(bench.store.named("reap"))
+        bench.store.is_away = False
+        await bench.keep(LEASE_S, peer())
+        assert bench.duties.take().count(("disappear", former)) == 1
+
+    run(test)
+
+
+def test_who_leaves_takes_former_selves_away_too() -> None:
+    async def test(bench: Bench) -> None:
+        await bench.join()
+        former = bench.member.id
+        bench.store.is_away = True
+        (await bench.store.next("renew")).answer.set_result(None)
+        (await bench.store.next("join")).answer.set_result(renewal())
+        await turn()
+        bench.store.is_away = False
+        await bench.member.leave()
+        assert bench.store.named("leave")[-1].arguments == (bench.member.id, former)
+
+    run(test)
+
+
+def test_a_member_that_the_store_does_not_know_lets_changes_wait_one_lease() -> None:
+    async def test(bench: Bench) -> None:
+        await bench.join()
+        (await bench.store.next("renew")).answer.set_result(None)
+        await turn()
+        lost_s = bench.loop.at_s
+        (await bench.store.next("join")).answer.set_result(renewal())
+        waiting = asyncio.ensure_future(bench.member.settled())
+        await bench.keep(LEASE_S * 0.9)
+        assert not waiting.done(), "the records of others may be lost with this one's"
+        await bench.keep(LEASE_S * 0.5)
+        assert waiting.done()
+        assert bench.loop.at_s - lost_s > LEASE_S
+
+    run(test)
 
 
 def test_a_renewal_that_fails_and_then_succeeds_in_time_loses_nothing() -> None:

@@ -8,7 +8,7 @@ import itertools
 import pytest
 from support.membership import LEASE_S, Bench, peer, polled, renewal, run, turn
 
-from gearhorn.broker.membership import POLL_S, RENEWALS
+from gearhorn.broker.membership import POLL_S, RENEWALS, SENT_S
 from gearhorn.errors import StoreError
 from gearhorn.store.members import Member
 
@@ -209,6 +209,54 @@ def test_a_peer_that_renews_without_the_change_may_use_no_list_a_lease_after_it(
             if over.done():
                 break
         assert bench.loop.at_s - since_s < 4.0 + 2 * POLL_S
+
+    run(test)
+
+
+def test_a_living_peer_has_sent_once_it_says_so_however_long_that_takes() -> None:
+    async def test(bench: Bench) -> None:
+        await bench.join()
+        since_s = bench.loop.at_s
+        over = bench.member.when_sent(peer(lease_s=4.0), 6, since_s)
+        count = 0
+        while bench.loop.at_s - since_s < 4.0 + SENT_S / 2:
+            count += 1
+            await polled(bench, peer(count, known=5, lease_s=4.0))
+            assert not over.done()
+        await polled(bench, peer(count + 1, known=6, lease_s=4.0))
+        assert over.done()
+
+    run(test)
+
+
+def test_a_living_peer_that_never_says_so_is_waited_for_so_long_and_no_longer() -> None:
+    async def test(bench: Bench) -> None:
+        await bench.join()
+        since_s = bench.loop.at_s
+        over = bench.member.when_sent(peer(lease_s=4.0), 6, since_s)
+        for count in itertools.count(1):
+            await polled(bench, peer(count, known=5, lease_s=4.0))
+            if over.done():
+                break
+        assert 4.0 + SENT_S < bench.loop.at_s - since_s < 4.0 + SENT_S + 2 * POLL_S
+
+    run(test)
+
+
+def test_a_peer_that_stands_still_is_removed_a_lease_after_it_last_moved() -> None:
+    async def test(bench: Bench) -> None:
+        await bench.join()
+        over = bench.member.when_sent(peer(lease_s=4.0), 6, bench.loop.at_s)
+        for count in range(20):
+            await polled(bench, peer(count, known=5, lease_s=4.0))
+        moved_s = bench.loop.at_s
+        while not bench.store.is_asked("reap"):
+            assert not over.done()
+            await polled(bench, peer(count, known=5, lease_s=4.0))
+        (await bench.store.next("reap")).answer.set_result(True)
+        await polled(bench)
+        assert over.done()
+        assert 4.0 < bench.loop.at_s - moved_s < 4.0 + 3 * POLL_S
 
     run(test)
 

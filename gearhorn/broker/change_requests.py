@@ -1,0 +1,132 @@
+"""Requests for changes: from a job to what is written, and its one answer.
+
+Rules: no store and no sockets. A request is answered once, whatever comes after; without a job it
+is this member's own, and there is nothing to answer.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+import structlog
+
+from gearhorn.errors import RequestError, Reserved, TooLarge
+from gearhorn.gearman.drain import Drained
+from gearhorn.gearman.worker import Job
+from gearhorn.messages import (
+    decode_subscribe,
+    decode_unsubscribe,
+    encode,
+    encode_given_options,
+    encode_subscribed,
+    encode_unsubscribed,
+)
+from gearhorn.messages.durable import (
+    GivenDurable,
+    Retained,
+    decode_retain,
+    encode_given_retention,
+    encode_start,
+)
+from gearhorn.names import GOSSIP, check_publish, check_subscription
+from gearhorn.store.subscriptions import Applied, Change
+
+log = structlog.get_logger(__name__)
+
+
+class Request:
+    """One change and who asked for it. Its change bears a fresh id, by which the store knows it."""
+
+    def __init__(self, job: Job | None, change: Change) -> None:
+        self.change = change._replace(request=secrets.token_hex(8))
+        self._job = job
+        self._until_s: float | None = None
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether nobody waits for an answer."""
+        return self._job is None
+
+    @property
+    def is_removal(self) -> bool:
+        """Whether it ends a subscription."""
+        return self.change.kind in ("unsubscribe", "expire", "overflow")
+
+    def complete(self, outcome: Applied, drained: Drained | None = None) -> None:
+        """Answer it with what became of the change, and of its drain where it had one."""
+        change = self.change
+        job, self._job = self._job, None
+        if job is None:
+            if outcome.existed and self.is_removal:
+                log.info("subscription ended", topic=change.topic, client=change.client_id)
+        elif change.kind == "subscribe":
+            log.debug("subscribed", topic=change.topic, client=change.client_id)
+            job.complete(encode_subscribed(change.queue, outcome.version, outcome.parked))
+        elif change.kind == "retain":
+            log.debug("retained", topic=change.topic)
+            job.complete(encode(Retained(outcome.version)))
+        else:
+            count = None if drained is None else drained.jobs
+            left = () if drained is None else [str(server) for server in drained.left]
+            log.debug("unsubscribed", topic=change.topic, client=change.client_id, drained=count)
+            job.complete(encode_unsubscribed(outcome.version, count, left, outcome.parked))
+
+    def fail(self, error: RequestError) -> None:
+        """Refuse it."""
+        job, self._job = self._job, None
+        if job is not None:
+            job.fail(str(error))
+
+    def hold(self, until_s: float) -> float:
+        """Let the worker take other jobs while this one waits; return until when it may wait:
+        what a former call was told, if there was one."""
+        if self._until_s is None:
+            self._until_s = until_s
+        if self._job is not None:
+            self._job.wait()
+        return self._until_s
+
+
+def subscription(job: Job, served: frozenset[bytes]) -> Change:
+    """Return the change that a subscribe job asks for; ``served`` are gearhorn's own functions.
+
+    Raises ``RequestError``.
+    """
+    if job.oversized:
+        raise TooLarge("the request is too long")
+    request = decode_subscribe(job.arguments)
+    queue = check_subscription(request.topic, request.client_id, served)
+    if request.is_durable and request.topic == GOSSIP:
+        raise Reserved(f"topic {GOSSIP} has no log")
+    given = request.durable if isinstance(request.durable, GivenDurable) else GivenDurable()
+    return Change(
+        "subscribe",
+        request.topic,
+        request.client_id,
+        queue,
+        encode_given_options(request),
+        start=encode_start(given) if request.is_durable else b"",
+    )
+
+
+def ending(job: Job, served: frozenset[bytes], member: str) -> Change:
+    """Return the change that an unsubscribe job asks for; ``member`` empties the queue if it is to
+    be drained.
+
+    Raises ``RequestError``.
+    """
+    if job.oversized:
+        raise TooLarge("the request is too long")
+    request = decode_unsubscribe(job.arguments)
+    queue = check_subscription(request.topic, request.client_id, served)
+    drainer = member if request.drain else ""
+    return Change("unsubscribe", request.topic, request.client_id, queue, drainer=drainer)
+
+
+def retention(job: Job) -> Change:
+    """Return the change that a retain job asks for. Raises ``RequestError``."""
+    if job.oversized:
+        raise TooLarge("the request is too long")
+    request = decode_retain(job.arguments)
+    check_publish(request.topic)
+    return Change("retain", request.topic, "", b"", encode_given_retention(request))

@@ -1,0 +1,74 @@
+"""Drains: queues of subscriptions that ended are emptied.
+
+Rules: runs on the event loop. The script that ended the subscription has marked the queue in the
+store, so that nobody subscribes it meanwhile. The mark belongs to the request, and goes when the
+request is done with, however that came about: also where the queue was not emptied, or nobody waits
+for the answer any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from gearhorn.errors import StoreError
+from gearhorn.gearman.drain import Drained
+from gearhorn.store.subscriptions import Change, Subscriptions
+from gearhorn.tasks import Tasks
+from gearhorn.timing import Backoff
+
+AT_ONCE = 16  # bounds the connections that drains open
+UNMARK_S = 1.0  # a reply waits so long for the store to take its mark away
+
+log = structlog.get_logger(__name__)
+
+
+class Drains:
+    """``empty`` empties a queue; ``over`` is told of each queue whose mark is gone;
+    ``is_member`` tells whether a member's id still is this one's."""
+
+    def __init__(
+        self,
+        subscriptions: Subscriptions,
+        empty: Callable[[bytes], Awaitable[Drained]],
+        over: Callable[[bytes], None],
+        is_member: Callable[[str], bool],
+    ) -> None:
+        self._subscriptions = subscriptions
+        self._empty = empty
+        self._over = over
+        self._is_member = is_member
+        self._places = asyncio.Semaphore(AT_ONCE)
+        self._tasks = Tasks()
+
+    async def run(self, change: Change) -> Drained:
+        """Empty the queue of a change that ended its pair, and take its mark away."""
+        queue = change.queue.decode()
+        try:
+            async with self._places:
+                drained = await self._empty(change.queue)
+        finally:
+            unmarked = self.unmark(change)
+        log.info("drained", queue=queue, copies=drained.jobs)
+        if drained.left:
+            servers = " ".join(map(str, drained.left))
+            log.warning("queue is not drained everywhere", queue=queue, servers=servers)
+        await asyncio.wait([unmarked], timeout=UNMARK_S)
+        return drained
+
+    def unmark(self, change: Change) -> asyncio.Task[None]:
+        """Begin to take the mark of a change away, for as long as it takes: it goes by itself
+        when the member does whose mark it is."""
+        return self._tasks.spawn(self._unmark(change), "end of a drain")
+
+    async def _unmark(self, change: Change) -> None:
+        backoff = Backoff(0.05, 1.0)
+        while self._is_member(change.drainer):
+            try:
+                await self._subscriptions.drained(change.queue, change.drainer, change.request)
+                break
+            except StoreError:
+                await asyncio.sleep(backoff.next_s())
+        self._over(change.queue)

@@ -1,0 +1,108 @@
+"""Held off: changes whose queue is being drained, until that is over.
+
+Rules: runs on the event loop. A request that waits here takes no place that others need: its job
+is released, so that the worker goes on grabbing. One question to the store asks for all queues at
+once, whatever the number of requests; a drain of this member wakes those that wait for it without
+one. What waits is bounded in number, for each queue and in all, and in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from gearhorn.errors import RequestError, StoreError, Unavailable
+from gearhorn.tasks import Tasks
+from gearhorn.timing import now_s
+
+POLL_S = 0.1
+MOST = 1024  # requests that wait
+MOST_EACH = 128  # of those, for one queue
+
+
+class Request(Protocol):
+    """A change and who asked for it."""
+
+    def hold(self, until_s: float) -> float:
+        """Let the worker take other jobs while this one waits; return until when it may wait:
+        what a former call was told, if there was one."""
+
+    def fail(self, error: RequestError) -> None:
+        """Refuse it."""
+
+
+_Request = TypeVar("_Request", bound=Request)
+
+
+class _Waiting(NamedTuple, Generic[_Request]):
+    request: _Request
+    until_s: float
+
+
+class HeldOff(Generic[_Request]):
+    """``draining`` asks the store which of some queues are being drained; ``again`` takes requests
+    whose queue no longer is. ``most_s`` is how long a request waits before it is refused."""
+
+    def __init__(
+        self,
+        draining: Callable[[Sequence[bytes]], Awaitable[set[bytes]]],
+        again: Callable[[Sequence[_Request]], None],
+        most_s: float,
+    ) -> None:
+        self._draining = draining
+        self._again = again
+        self._most_s = most_s
+        self._waiting: dict[bytes, list[_Waiting[_Request]]] = {}
+        self._polling: asyncio.Task[None] | None = None
+        self._tasks = Tasks()
+
+    @property
+    def count(self) -> int:
+        """How many requests wait."""
+        return sum(map(len, self._waiting.values()))
+
+    def add(self, queue: bytes, request: _Request) -> None:
+        """Let a request wait for the end of a drain, or refuse it."""
+        own = self._waiting.get(queue, ())
+        until_s = request.hold(now_s() + self._most_s)
+        if now_s() > until_s:
+            request.fail(Unavailable(f"queue {queue.decode()} is being drained for too long"))
+        elif len(own) >= MOST_EACH or self.count >= MOST:
+            request.fail(Unavailable(f"queue {queue.decode()} is being drained, and many wait"))
+        else:
+            self._waiting.setdefault(queue, []).append(_Waiting(request, until_s))
+            if self._polling is None or self._polling.done():
+                self._polling = self._tasks.spawn(self._poll(), "held off")
+
+    def release(self, queue: bytes) -> None:
+        """The drain of a queue is over."""
+        waiting = self._waiting.pop(queue, ())
+        if waiting:
+            self._again([entry.request for entry in waiting])
+
+    async def _poll(self) -> None:
+        while self._waiting:
+            await asyncio.sleep(POLL_S)
+            self._refuse_late()
+            queues = list(self._waiting)
+            if not queues:
+                return
+            try:
+                still = await self._draining(queues)
+            except StoreError:
+                continue  # nothing can be written now, either
+            for queue in queues:
+                if queue not in still:
+                    self.release(queue)
+
+    def _refuse_late(self) -> None:
+        at_s = now_s()
+        for queue, waiting in list(self._waiting.items()):
+            late = [entry for entry in waiting if entry.until_s < at_s]
+            if late:
+                self._waiting[queue] = [entry for entry in waiting if entry.until_s >= at_s]
+                if not self._waiting[queue]:
+                    del self._waiting[queue]
+            for entry in late:
+                entry.request.fail(Unavailable(f"queue {queue.decode()} is still being drained"))

@@ -1,0 +1,39 @@
+"""Burying a queue that nobody serves any more: its jobs fail, and its function goes.
+
+Rules: runs on the event loop. gearmand keeps a function until it is dropped, and ``drop function``
+matches names whatever their case and loses the jobs that wait there: so it is only for names that
+were one member's own, it comes after the queue was emptied, and gearmand itself refuses it while
+any worker serves the function.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+from gearhorn.gearman.connection import Server, open_streams
+from gearhorn.gearman.drain import drain
+
+ANSWER_S = 5.0
+LEAVE_S = 0.05  # until the server has noticed that who emptied the queue has left
+
+
+async def bury(server: Server, tls: ssl.SSLContext | None, queue: bytes) -> bool:
+    """Fail what waits on a queue of one server, then drop the function; return whether both are
+    done: not while another worker serves it.
+
+    Raises ``OSError`` (``TimeoutError`` included) when the server cannot be reached.
+    """
+    if (await drain([server], tls, queue)).left:
+        return False
+    await asyncio.sleep(LEAVE_S)
+    async with asyncio.timeout(ANSWER_S):
+        reader, writer = await open_streams(server, tls)
+        try:
+            writer.write(b"drop function %s\r\n" % queue)
+            answer = await reader.readline()
+        finally:
+            writer.close()
+    if not answer:
+        raise ConnectionError("closed by the server")
+    return b"connected workers" not in answer  # any other refusal will not change

@@ -1,0 +1,32 @@
+-- What became of a change is remembered under its request's id, so that who has not heard the reply
+-- can ask again without writing twice; put in front of the scripts that change something.
+-- The answers are a hash, id -> reply; beside them stands when each was given, by the members' clock.
+
+local KEPT, KEPT_MS, AT_ONCE = 10000, 120000, 100 -- answers kept, for how long, forgotten in one go
+
+-- Returns what was replied to a request, false where it was withdrawn, or nil.
+local function recall(answers, request)
+    local found = request ~= '' and redis.call('HGET', answers, request)
+    if found then
+        return cmsgpack.unpack(found)
+    end
+    return nil
+end
+
+-- Returns the reply, which is remembered for the request from now on.
+local function remember(answers, times, request, clock, reply)
+    if request == '' then
+        return reply
+    end
+    redis.call('HSET', answers, request, cmsgpack.pack(reply))
+    redis.call('ZADD', times, clock, request)
+    local old = redis.call('ZRANGEBYSCORE', times, '-inf', clock - KEPT_MS, 'LIMIT', 0, AT_ONCE)
+    if #old == 0 and redis.call('ZCARD', times) > KEPT then
+        old = redis.call('ZRANGE', times, 0, AT_ONCE - 1)
+    end
+    if #old > 0 then
+        redis.call('HDEL', answers, unpack(old))
+        redis.call('ZREM', times, unpack(old))
+    end
+    return reply
+end
