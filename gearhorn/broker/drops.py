@@ -32,8 +32,8 @@ log = structlog.get_logger(__name__)
 
 
 class Drops:
-    """What this member counted and the store does not have yet; ``end`` ends a subscription, but not
-    one that was made after a version."""
+    """What this member counted and the store does not have yet; ``end`` ends a subscription, unless
+    it was made after a version."""
 
     def __init__(self, subscriptions: Subscriptions, end: Callable[[str, str, int], None]) -> None:
         self._subscriptions = subscriptions

@@ -21,6 +21,7 @@ from typing import NamedTuple, Protocol
 import structlog
 
 from gearhorn.broker.lease import Lease
+from gearhorn.broker.store_past import StorePast
 from gearhorn.errors import StoreError
 from gearhorn.store.members import Member, Members, Renewal
 from gearhorn.tasks import Tasks, on_crash, went_well
@@ -102,9 +103,7 @@ class Membership:
         self._formers: set[str] = set()  # own ids of before, that are being taken away
         self._kick = asyncio.Event()  # renew now
         self._clock = (0, now_s())  # the members' clock in ms, and when it was read
-        self._run_id: str | None = None
-        self._unsettled_until_s = float("-inf")  # leases of a former run may hold until then
-        self._is_same_run = True
+        self._past = StorePast()
         self._observed: dict[str, tuple[bytes, float]] = {}  # records, and since when they stand
         self._waiting: list[_Waiting] = []
         self._is_waited_for = asyncio.Event()  # something is in ``_waiting``
@@ -176,9 +175,8 @@ class Membership:
         """Note who the members are, as the store said to a question of ``asked_s``; return the
         peers among them. Those that stood still too long are removed."""
         if asked_s > self._joined_s and all(member.id != self.id for member in members):
-            # removed by mistake, or the store lost its data, and the others' records with ours
             self.lease.end()
-            self._unsettle()
+            self._past.doubt(self._after_a_lease())
             self._kick.set()
         return self._observe(members, asked_s)
 
@@ -233,7 +231,7 @@ class Membership:
         """Return once no lease of a former run of the store can hold: what such a member knows,
         and that it is there, may be lost."""
         self._notice_run()
-        while (left_s := self._unsettled_until_s - now_s()) > 0:
+        while (left_s := self._past.settled_s - now_s()) > 0:
             await asyncio.sleep(left_s)
 
     async def _poll(self) -> None:
@@ -333,8 +331,10 @@ class Membership:
             self._known = renewal.version
             self._heard.clear()
             self._take(renewal, asked_s)
+            if self._past.joined(renewal.data, self._after_a_lease()):
+                log.warning("the store lost its data; changes wait one lease")
             if not renewal.is_same_run:
-                self._unsettle()
+                self._past.lost(self._after_a_lease())
             self._joined_s = now_s()
             log.info("joined", member=self.id, peers=len(self.peers))
             return
@@ -360,7 +360,7 @@ class Membership:
                     self._known,
                     self.lease.length_ms,
                     self.clock_ms,
-                    not self._is_same_run and asked_s > self._unsettled_until_s,
+                    not self._past.is_same_run and asked_s > self._past.settled_s,
                 )
             except StoreError as error:
                 self._store_is_lost(error)
@@ -370,7 +370,7 @@ class Membership:
                 continue
             if renewal is None:
                 self.lease.end()
-                self._unsettle()  # the store may have lost its data, and the others' records
+                self._past.doubt(self._after_a_lease())
                 return "the store does not know this member"
             if now_s() > self.lease.until_s:
                 self.lease.end()
@@ -395,9 +395,9 @@ class Membership:
         time: a later renewal tells of what an earlier one told of too, until that is known."""
         while (renewal := self._behind) is not None:
             self._behind = None
-            past = self.id, self._run_id
+            past = self.id, self._past.run_id
             await duties.settle(renewal.topics)
-            if past == (self.id, self._run_id) and renewal.version > self._known:
+            if past == (self.id, self._past.run_id) and renewal.version > self._known:
                 self._known = renewal.version
                 self._heard = {version for version in self._heard if version > self._known}
                 self._kick.set()
@@ -409,7 +409,7 @@ class Membership:
             log.info("store is back")
         self.lease.grant(asked_s)
         self._clock = (renewal.clock_ms, now_s())
-        self._is_same_run = renewal.is_same_run
+        self._past.granted(renewal.is_same_run)
         self._observe(renewal.members, asked_s)
         if renewal.expired and self._duties is not None:
             self._duties.expire(renewal.expired)
@@ -422,23 +422,20 @@ class Membership:
 
     def _notice_run(self) -> bool:
         """Note under which run the store answers; return whether it is another one."""
-        run_id = self._members.run_id
-        if run_id == self._run_id:
-            return False
-        is_first, self._run_id = self._run_id is None, run_id
-        if is_first:
+        if not self._past.answered_under(self._members.run_id):
             return False
         log.warning("the store was restarted or replaced; changes wait one lease")
-        self._unsettle()
+        self._past.lost(self._after_a_lease())
         self._known = -1
         self._heard.clear()
         if self._duties is not None:
             self._duties.forget()
         return True
 
-    def _unsettle(self) -> None:
+    def _after_a_lease(self) -> float:
+        """Return when every lease that holds now, as far as this member knows, has lapsed."""
         longest_s = max([self.lease.length_s, *(peer.lease_s for peer in self.peers.values())])
-        self._unsettled_until_s = now_s() + longest_s
+        return now_s() + longest_s
 
     async def _reap(self, peer: Member) -> None:
         try:

@@ -45,7 +45,7 @@ from gearhorn.config import Config
 from gearhorn.errors import StartError, StoreError
 from gearhorn.gearman.client import WINDOW_COPIES
 from gearhorn.gearman.cluster import Cluster
-from gearhorn.gearman.connection import Server
+from gearhorn.gearman.connection import Server, can_connect
 from gearhorn.gearman.drain import Drained, drain
 from gearhorn.gearman.packets import KEPT_BYTES
 from gearhorn.gearman.worker import Job, Worker
@@ -331,10 +331,15 @@ class Broker:
         return self._directory.peek(subscribers.topic) in (None, subscribers)
 
     async def _drain(self, queue: bytes) -> Drained:
+        """Empty a queue at every server that can be reached. One whose link is down may be back:
+        the links of a server come up one after the other."""
         clients = self._copies.clients
-        drained = await drain([one.server for one in clients if one.is_up], self._tls, queue)
-        down = [one.server for one in clients if not one.is_up]
-        return Drained(drained.jobs, [*drained.left, *(s for s in down if s not in drained.left)])
+        down = [client.server for client in clients if not client.is_up]
+        is_there = await asyncio.gather(*(can_connect(server, self._tls) for server in down))
+        gone = [server for server, there in zip(down, is_there, strict=True) if not there]
+        rest = [client.server for client in clients if client.server not in gone]
+        drained = await drain(rest, self._tls, queue)
+        return Drained(drained.jobs, [*drained.left, *gone])
 
     async def _trim(self, queue: bytes, most: int) -> int:
         if not self._copies.is_up:

@@ -59,6 +59,16 @@ async def open_streams(
         )
 
 
+async def can_connect(server: Server, tls: ssl.SSLContext | None) -> bool:
+    """Return whether a server takes a connection in time."""
+    try:
+        _, writer = await open_streams(server, tls)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
 class _Turn:
     """The connections of one loop that have something to send before its turn is over."""
 

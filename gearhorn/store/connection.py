@@ -12,6 +12,7 @@ key (all under ``{NAMESPACE}``)  type       what
 ``changes``                     zset       topic -> version of its last change, the newest 10,000
 ``floor``                       string     version up to which ``changes`` has forgotten
 ``run``                         string     run id of the server that last served this data
+``data``                        string     a random word that an emptied store has not
 ``clock``                       string     ms that the members have counted together, see below
 ``members``                     hash       id -> renewals, version it knows, lease in ms
 ``topics``                      zset       topics that have subscriptions, all with score 0

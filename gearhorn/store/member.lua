@@ -1,13 +1,13 @@
 -- Join or renew a lease, atomically.
 -- KEYS: 1 the members  2 the version  3 the change log  4 its floor  5 the clock  6 what expires
---       7 the run id that the data was last served under  8 the layout
+--       7 the run id that the data was last served under  8 the layout  9 a word for the data
 -- ARGV: 1 "join" or "renew"  2 the member  3 the version up to which it knows every change, or -1
 --       4 its lease, ms  5 its reading of the clock, ms  6 the server's run id
 --       7 "settled" where everybody's lease under the former run has lapsed  8 the layout's number
---       9 how many expired pairs are handed out at once
+--       9 how many expired pairs are handed out at once  10 a fresh word for data that has none
 -- Returns {0} where the store does not know the member; else {1, version, the topics that changed
 -- since or false for everything, the members as a flat list, the clock, pairs that expired, whether
--- the data was last served under this run}.
+-- the data was last served under this run, the word that stands for the data}.
 
 redis.call('SET', KEYS[8], ARGV[8], 'NX') -- an emptied store is ours again
 local former = redis.call('HGET', KEYS[1], ARGV[2])
@@ -35,4 +35,6 @@ if ARGV[7] == 'settled' or not redis.call('GET', KEYS[7]) then
     redis.call('SET', KEYS[7], ARGV[6])
 end
 local same = redis.call('GET', KEYS[7]) == ARGV[6] and 1 or 0
-return {1, version, topics, redis.call('HGETALL', KEYS[1]), clock, due, same}
+redis.call('SET', KEYS[9], ARGV[10], 'NX')
+local data = redis.call('GET', KEYS[9])
+return {1, version, topics, redis.call('HGETALL', KEYS[1]), clock, due, same, data}

@@ -5,6 +5,7 @@ Law: one round trip for each call; every method raises ``StoreError``.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -41,6 +42,7 @@ class Renewal(NamedTuple):
     clock_ms: int
     expired: list[tuple[str, str]]  # pairs of topic and client_id whose time is over
     is_same_run: bool  # the data was served under this server's run id all the time
+    data: str = ""  # a word that stands for the data: a store that was emptied has another
 
 
 class Members:
@@ -81,14 +83,26 @@ class Members:
         self, how: str, member: str, known: int, lease_ms: int, clock_ms: int, is_settled: bool
     ) -> Renewal | None:
         key = self._connection.key
-        names = ("members", "version", "changes", "floor", "clock", "expiries", "run", "schema")
-        keys = [key(name) for name in names]
+        names = ("members", "version", "changes", "floor", "clock", "expiries", "run")
+        keys = [key(name) for name in (*names, "schema", "data")]
         settled = "settled" if is_settled else ""
+        fresh = secrets.token_hex(8)
         if not self.run_id:
             await self._ask([("PING",)])
         while True:
             run_id = self.run_id
-            arguments = [how, member, known, lease_ms, clock_ms, run_id, settled, SCHEMA, DUE]
+            arguments = [
+                how,
+                member,
+                known,
+                lease_ms,
+                clock_ms,
+                run_id,
+                settled,
+                SCHEMA,
+                DUE,
+                fresh,
+            ]
             [reply] = await self._ask([self._connection.script("member", keys, *arguments)])
             if run_id == self.run_id:
                 return _renewal(reply)
@@ -124,7 +138,7 @@ def members_of(found: dict[bytes, bytes]) -> list[Member]:
 def _renewal(reply: Sequence[Any]) -> Renewal | None:
     if not reply[0]:
         return None
-    _, version, topics, members, clock, expired, same = reply
+    _, version, topics, members, clock, expired, same, data = reply
     pairs = [tuple(pair.decode().split("\0")) for pair in expired]
     return Renewal(
         version,
@@ -133,4 +147,5 @@ def _renewal(reply: Sequence[Any]) -> Renewal | None:
         int(clock),
         [(topic, client_id) for topic, client_id in pairs],
         bool(same),
+        data.decode(),
     )

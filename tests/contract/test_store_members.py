@@ -25,10 +25,11 @@ def test_a_member_joins_renews_and_leaves(server: Redis) -> None:
     async def test(bench: Bench) -> None:
         await bench.one(subscribe("t", "alice"))
         me = Member("me", b"1 1 10000")
-        assert await bench.join() == Renewal(1, [], [me], 0, [], True)
+        joined = await bench.join()
+        assert joined == Renewal(1, [], [me], 0, [], True, joined.data)
         assert (me.known, me.lease_s) == (1, 10.0)
         renewal = await bench.renew(0, clock_ms=5)
-        assert renewal == Renewal(1, ["t"], [Member("me", b"2 0 10000")], 5, [], True)
+        assert renewal == Renewal(1, ["t"], [Member("me", b"2 0 10000")], 5, [], True, joined.data)
         renewal_with = await bench.members.renew("me", 1, 2500, 0, False)
         assert renewal_with is not None
         assert renewal_with.members == [Member("me", b"3 1 2500")]
@@ -36,6 +37,18 @@ def test_a_member_joins_renews_and_leaves(server: Redis) -> None:
         await bench.members.leave("me")
         await bench.members.leave("me")
         assert await bench.members.all() == []
+
+    run(server, test)
+
+
+def test_an_emptied_store_has_another_word_for_its_data(server: Redis) -> None:
+    async def test(bench: Bench) -> None:
+        data = (await bench.join()).data
+        assert len(data) == 16
+        assert (await bench.join("another")).data == (await bench.renew(0)).data == data
+        with redis.Redis.from_url(server.url) as client:
+            client.flushall()
+        assert (await bench.join()).data not in ("", data)
 
     run(server, test)
 

@@ -162,10 +162,11 @@ def renewal(
     clock_ms: int = 0,
     expired: Sequence[tuple[str, str]] = (),
     is_same_run: bool = True,
+    data: str = "data",
 ) -> Renewal:
     """What the store hands back."""
     changed = None if topics is None else list(topics)
-    return Renewal(version, changed, list(members), clock_ms, list(expired), is_same_run)
+    return Renewal(version, changed, list(members), clock_ms, list(expired), is_same_run, data)
 
 
 EVERYTHING = None

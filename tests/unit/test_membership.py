@@ -331,19 +331,40 @@ def test_who_leaves_takes_former_selves_away_too() -> None:
     run(test)
 
 
-def test_a_member_that_the_store_does_not_know_lets_changes_wait_one_lease() -> None:
+def test_a_member_that_an_emptied_store_does_not_know_lets_changes_wait_one_lease() -> None:
     async def test(bench: Bench) -> None:
-        await bench.join()
+        await bench.join(renewal(data="before"))
         (await bench.store.next("renew")).answer.set_result(None)
         await turn()
         lost_s = bench.loop.at_s
-        (await bench.store.next("join")).answer.set_result(renewal())
+        (await bench.store.next("join")).answer.set_result(renewal(data="after"))
         waiting = asyncio.ensure_future(bench.member.settled())
         await bench.keep(LEASE_S * 0.9)
         assert not waiting.done(), "the records of others may be lost with this one's"
         await bench.keep(LEASE_S * 0.5)
         assert waiting.done()
         assert bench.loop.at_s - lost_s > LEASE_S
+
+    run(test)
+
+
+def test_a_member_that_was_removed_by_mistake_lets_changes_wait_until_it_joins() -> None:
+    async def test(bench: Bench) -> None:
+        await bench.join()
+        (await bench.store.next("renew")).answer.set_result(None)
+        await turn()
+        call = await bench.store.next("join")
+        before = asyncio.ensure_future(bench.member.settled())
+        await asyncio.sleep(LEASE_S / 2)
+        assert not before.done(), "nobody knows yet"
+        call.answer.set_result(renewal())
+        await turn()
+        began_s = bench.loop.at_s
+        await bench.member.settled()
+        assert bench.loop.at_s == began_s
+        keeping = asyncio.create_task(bench.keep(LEASE_S))
+        await before
+        await keeping
 
     run(test)
 

@@ -152,7 +152,7 @@ def test_whoever_does_not_find_itself_takes_the_data_for_lost() -> None:
         assert bench.member.saw([peer()], bench.loop.at_s + 0.001)
         assert not bench.is_held
         (await bench.store.next("renew")).answer.set_result(None)
-        (await bench.store.next("join")).answer.set_result(renewal())
+        (await bench.store.next("join")).answer.set_result(renewal(data="other"))
         await bench.member.joined.wait()
         assert bench.member.id != former
         keeping = asyncio.create_task(bench.keep(LEASE_S + 1))
