@@ -177,7 +177,7 @@ def test_a_subscribe_that_was_refused_leaves_nothing(server: Redis) -> None:
         await bench.one(subscribe("a_b", "c"))
         refused = await bench.one(subscribe("a", "b_c", b'{"ttl":5,"envelope":true,"durable":{}}'))
         assert refused.owner == ("a_b", "c")
-        assert await bench.subscriptions.read(["a"]) == [Listed([], {}, has_log=False)]
+        assert await bench.subscriptions.read(["a"]) == [Listed([], {}, has_log=False, version=1)]
         assert await bench.ends_at("a", "b_c") is None
         assert await bench.ask("ZRANGE", "topics", 0, -1) == [b"a_b"]
         assert await bench.ask("ZRANGE", "durable", 0, -1) == []

@@ -243,7 +243,7 @@ def test_a_drain_waits_for_a_living_peer_that_needs_longer_than_a_lease_to_send(
     count, lease = 12_000, ("--lease", "1")
     cluster = make_cluster(options=(*lease, "--fanout-function", "other_fanout"))
     with redis.Redis.from_url(cluster.store.url) as store:
-        store.sadd("{gearhorn}:clients:t", *(f"c{number}" for number in range(count)))
+        store.zadd("{gearhorn}:clients:t", {f"c{number}": 0 for number in range(count)})
         store.zadd("{gearhorn}:topics", {"t": 0})
     functions = ("--subscribe-function", "s", "--register-function", "r")
     slow = Bed(cluster, stack, True, *lease, *functions, "--unsubscribe-function", "u")
