@@ -380,7 +380,7 @@ def test_after_a_flush_of_the_scripts_the_rest_of_the_batch_is_run_again_in_orde
     async def test(bench: Bench) -> None:
         tell("SCRIPT", "FLUSH")
         connection = bench.connection
-        script = connection.script("remove", [connection.key("hash")], "field", "old")
+        script = connection.script("unmark", [connection.key("hash")], "field", "old")
         replies = await connection.each(
             [
                 ("INCR", connection.key("before")),
