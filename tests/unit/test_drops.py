@@ -36,10 +36,11 @@ class Store:
             raise StoreUnanswered("no answer")
 
 
-def made() -> tuple[Drops, Store, list[tuple[str, str]]]:
+def made() -> tuple[Drops, Store, list[tuple[str, str, int]]]:
     """Drops, their store, and whom they ended."""
-    store, ended = Store(), []  # type: ignore[var-annotated]
-    return Drops(store, ended.extend), store, ended  # type: ignore[arg-type]
+    store = Store()
+    ended: list[tuple[str, str, int]] = []
+    return Drops(store, lambda *pair: ended.append(pair)), store, ended  # type: ignore[arg-type]
 
 
 def test_every_kind_of_loss_is_counted() -> None:
@@ -47,12 +48,16 @@ def test_every_kind_of_loss_is_counted() -> None:
         drops, store, ended = made()
         found = subscribers("t", "a", "b")
         found.overflow = {1: "unsubscribe"}
-        for index in (0, 0, 1):
+        found.version = 7
+        for index in (0, 0, 1, 1, 1):
             drops.dropped(found, index)
         drops.passed_by("t", "a", 5)
+        assert ended == [("t", "b", 7)], "once for a list, not for each copy"
         await drops.flush()
-        assert store.counted == {("t", "a"): 7, ("t", "b"): 1}
-        assert ended == [("t", "b")]
+        assert store.counted == {("t", "a"): 7, ("t", "b"): 3}
+        found.version = 8
+        drops.dropped(found, 1)
+        assert ended == [("t", "b", 7), ("t", "b", 8)]
 
     run(test)
 
