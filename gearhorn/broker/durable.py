@@ -99,9 +99,9 @@ class Durable:
         await self.deliverer.stop()
         await asyncio.gather(self.log.close(), self.lanes.close())
 
-    def changed(self, topic: str) -> None:
-        """A topic's lanes may have changed; "" is every topic."""
-        self._ownership.changed(topic)
+    def changed(self, topic: str, client_id: str | None = None) -> None:
+        """A topic's lanes may have changed, or one client's alone; "" is every topic."""
+        self._ownership.changed(topic, client_id)
 
     async def settled(self, topics: Sequence[str] | None) -> None:
         """Return once no message is on its way to the log for a fan-out that was taken before

@@ -1,14 +1,15 @@
 """Ownership: which member delivers for which durable subscription.
 
-Law: runs on the event loop. Lanes are spread over the members by rendezvous hashing (Thaler and
+Rules: runs on the event loop. Lanes are spread over the members by rendezvous hashing (Thaler and
 Ravishankar 1998), so that members agree without talking; what counts is the owner and the TERM that
-the store has. A lane is taken when nobody holds it, and given up when it is another member's.
+the store has. A lane is taken when nobody holds it, and given up when it is another member's. Where
+one subscription has changed its lane alone is looked at; a topic's lanes are read part by part.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from hashlib import sha256
 
 import structlog
@@ -27,6 +28,7 @@ from gearhorn.tasks import went_well
 from gearhorn.timing import Backoff, now_s
 
 RETRY_S = 0.5  # until lanes that another member still holds are looked at again
+PAIRS = 500  # changed lanes looked at in one go
 
 log = structlog.get_logger(__name__)
 
@@ -56,15 +58,18 @@ class Ownership:
         self._leaving: set[str] = set()  # members that give their lanes up
         self._is_leaving = False
         self._topics: set[str] = set()  # to look at
+        self._pairs: set[tuple[str, str]] = set()  # topics and client_ids to look at
         self._retry: set[str] = set()  # have lanes of ours that others still hold
         self._is_all = True
         self._came = asyncio.Event()
         self._came.set()
         self._looking: asyncio.Future[None] | None = None  # done when the next look is over
 
-    def changed(self, topic: str) -> None:
-        """Look at a topic's lanes; "" is every topic."""
-        if topic:
+    def changed(self, topic: str, client_id: str | None = None) -> None:
+        """Look at a topic's lanes, or at one client's alone; "" is every topic."""
+        if topic and client_id:
+            self._pairs.add((topic, client_id))
+        elif topic:
             self._topics.add(topic)
         else:
             self._is_all = True
@@ -75,13 +80,14 @@ class Ownership:
         self.changed("")
 
     async def settled(self, topics: Sequence[str] | None) -> None:
-        """Return once the lanes of these topics (None: of any) that have ended deliver nothing
-        more."""
+        """Return once the lanes of these topics (None: of any) that have ended, and of which
+        ``changed`` was told, deliver nothing more."""
         held = self._deliverer.topics
         if not held or (topics is not None and not set(topics) & set(held)):
             return
-        for topic in [""] if topics is None else topics:
-            self.changed(topic)
+        if topics is None:
+            self.refresh()
+        self._came.set()
         if self._looking is None:
             self._looking = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._looking)
@@ -114,11 +120,13 @@ class Ownership:
             await self._membership.joined.wait()
             self._came.clear()
             topics, self._topics = self._topics | self._retry, set()
+            pairs, self._pairs = self._pairs, set()
             is_all, self._is_all, self._retry = self._is_all, False, set()
             looking, self._looking = self._looking, None
             try:
-                await self._look(None if is_all else topics)
+                await self._look(None if is_all else topics, pairs)
             except BaseException as error:  # lanes stay as they are, and are looked at again
+                self._pairs |= pairs
                 self._look_again(topics, is_all, looking)
                 if not isinstance(error, StoreError):
                     raise
@@ -143,18 +151,10 @@ class Ownership:
             else:
                 self._looking = looking
 
-    async def _look(self, topics: set[str] | None) -> None:
+    async def _look(self, topics: set[str] | None, pairs: set[tuple[str, str]]) -> None:
+        """Look at the lanes of topics (None: of all), and at single lanes besides."""
         peers = self._membership.peers.keys()
         self._leaving &= peers
-        if topics is None:
-            pages = [self._deliverer.topics]
-            after: str | None = None
-            while page := await self._store.topics(after):
-                pages.append(page)
-                after = page[-1]
-        else:
-            ordered = sorted(topics)
-            pages = [ordered[at : at + PAGE] for at in range(0, len(ordered), PAGE)]
         run_id = self._run_id()
         if run_id != self._seen_run:
             if self._seen_run:
@@ -162,60 +162,102 @@ class Ownership:
                 self._deliverer.abandon()
                 self.refresh()  # whatever these topics are
             self._seen_run = run_id
-        for page in pages:
-            if page:
+        if topics is None:
+            await self._look_at(self._deliverer.topics)
+            after: str | None = None
+            while page := await self._store.topics(after):
                 await self._look_at(page)
+                after = page[-1]
+            return
+        ordered = sorted(topics)
+        for at in range(0, len(ordered), PAGE):
+            await self._look_at(ordered[at : at + PAGE])
+        single = sorted(pair for pair in pairs if pair[0] not in topics)
+        for at in range(0, len(single), PAIRS):
+            await self._look_at_pairs(single[at : at + PAIRS])
 
     async def _look_at(self, topics: Sequence[str]) -> None:
+        """Look at every lane of these topics, part by part."""
+        here = {topic: set(self._deliverer.find(topic)) for topic in topics}
+        cursors = dict.fromkeys(topics, 0)
+        while cursors:
+            found, cursors = await self._store.page(cursors)
+            for topic, lanes in found.items():
+                here[topic].difference_update(lanes)
+                await self._take(topic, lanes)
+        self._ended(here)
+
+    async def _look_at_pairs(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Look at single lanes."""
+        wanted: dict[str, set[str]] = {}
+        for topic, client_id in pairs:
+            wanted.setdefault(topic, set()).add(client_id)
+        found = await self._store.some(wanted)
+        for topic, lanes in found.items():
+            wanted[topic].difference_update(lanes)
+            await self._take(topic, lanes)
+        self._ended(wanted)
+
+    def _ended(self, lanes: Mapping[str, Collection[str]]) -> None:
+        """The store has no such lanes, client_ids by topic."""
+        for topic, clients in lanes.items():
+            for client_id in clients:
+                lane = self._deliverer.find(topic).get(client_id)
+                if lane is not None:
+                    self._deliverer.fence(lane)
+
+    async def _take(
+        self, topic: str, lanes: Mapping[str, tuple[Held, DurableOptions, bool]]
+    ) -> None:
+        """Keep, take or give up lanes of a topic, as the store has them."""
         member = self._membership.id
         members = [one for one in self._membership.peers if one not in self._leaving]
         if not self._is_leaving:
             members.append(member)
-        found = await self._store.of(topics)
-        wanted: dict[str, list[str]] = {}
-        left: dict[tuple[str, bool], list[Settlement]] = {}
-        options: dict[tuple[str, str], tuple[DurableOptions, bool]] = {}
-        for topic, lanes in zip(topics, found, strict=True):
-            for client_id, lane in list(self._deliverer.find(topic).items()):
-                if client_id not in lanes:
-                    self._deliverer.fence(lane)
-            for client_id, (held, durable, envelope) in lanes.items():
-                is_ours = bool(members) and not durable.pull
-                is_ours = is_ours and owner_of(members, queue_of(topic, client_id)) == member
-                lane_here = self._deliverer.find(topic).get(client_id)
-                if lane_here is not None and self._keep(lane_here, held, member, is_ours):
-                    lane_here.adopt(durable, envelope)
-                elif is_ours:
-                    wanted.setdefault(topic, []).append(client_id)
-                    options[topic, client_id] = durable, envelope
-                elif held.owner == member:  # it was fenced here, and is another's now
-                    last = client_id, held.term, held.position, "", None
-                    left.setdefault((topic, False), []).append(last)
+        wanted: list[str] = []
+        left: list[Settlement] = []
+        for client_id, (held, durable, envelope) in lanes.items():
+            is_ours = bool(members) and not durable.pull
+            is_ours = is_ours and owner_of(members, queue_of(topic, client_id)) == member
+            lane_here = self._deliverer.find(topic).get(client_id)
+            if lane_here is not None and self._keep(lane_here, held, member, is_ours):
+                lane_here.adopt(durable, envelope)
+            elif is_ours:
+                wanted.append(client_id)
+            elif held.owner == member:  # it was fenced here, and is another's now
+                left.append((client_id, held.term, held.position, "", None))
         if left:
-            await self._store.release(member, left)
-        if not wanted or member != self._membership.id:
-            return
-        acquired, self_held = await self._store.acquire(member, wanted)
-        self._retry |= self_held
+            await self._store.release(member, {(topic, False): left})
+        if wanted and member == self._membership.id:
+            await self._acquire(member, topic, wanted, lanes)
+
+    async def _acquire(
+        self,
+        member: str,
+        topic: str,
+        wanted: Sequence[str],
+        lanes: Mapping[str, tuple[Held, DurableOptions, bool]],
+    ) -> None:
+        acquired, held = await self._store.acquire(member, {topic: wanted})
+        self._retry |= held
         if member != self._membership.id:
             return  # another life: nothing of the former one is ours
-        for topic, some in acquired.items():
-            for one in some:
-                durable, envelope = options[topic, one.client_id]
-                queue = queue_of(topic, one.client_id)
-                lane = Lane(
-                    topic,
-                    one.client_id,
-                    queue,
-                    durable,
-                    envelope,
-                    one.term,
-                    one.position,
-                    keeper=self._deliverer.held,
-                    wait_until_s=now_s() + durable.timeout,
-                )
-                self._deliverer.open(lane, one)
-                self._redrives.opened(one.seen_redrive)
+        for one in acquired.get(topic, ()):
+            _, durable, envelope = lanes[one.client_id]
+            queue = queue_of(topic, one.client_id)
+            lane = Lane(
+                topic,
+                one.client_id,
+                queue,
+                durable,
+                envelope,
+                one.term,
+                one.position,
+                keeper=self._deliverer.held,
+                wait_until_s=now_s() + durable.timeout,
+            )
+            self._deliverer.open(lane, one)
+            self._redrives.opened(one.seen_redrive)
 
     def _keep(self, lane: Lane, held: Held, member: str, is_ours: bool) -> bool:
         """Whether a lane that is here stays, at least until it is released."""

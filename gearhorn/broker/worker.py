@@ -380,7 +380,7 @@ class Broker:
         """A topic changed; ``is_durable``: its lanes may be concerned; ``client_id``: whose
         subscription it was, empty where it was none, None where that is not known."""
         if is_durable:
-            self._durable.changed(topic)
+            self._durable.changed(topic, client_id)
         self._directory.drop(topic)
         if client_id != "":
             self._limits.changed(topic, queue_of(topic, client_id) if client_id else None)

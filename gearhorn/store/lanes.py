@@ -7,7 +7,7 @@ member that holds the lane under its present TERM, and by nobody else. Every met
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import structlog
@@ -27,6 +27,7 @@ from gearhorn.store.rounds import PIECE, Commands, Round, RoundReply, Settlement
 log = structlog.get_logger(__name__)
 
 PAGE = 100  # topics or lanes read in one round trip: a few milliseconds of the loop
+SCANNED = 200  # lanes of one topic read in one go, where it has many
 
 
 class Held(NamedTuple):
@@ -55,6 +56,10 @@ class Acquired(NamedTuple):
 _Taken = tuple[str, str, int, int, bytes]  # topic, client_id, TERM, position, the former owner
 
 
+# Lanes by topic and client_id: who holds each, its options, whether it takes envelopes.
+Looked = dict[str, dict[str, tuple[Held, DurableOptions, bool]]]
+
+
 class Lanes(ParkedMessages):
     """The lanes of one namespace, and their parked messages."""
 
@@ -76,24 +81,55 @@ class Lanes(ParkedMessages):
         )
         return [name.decode() for name in found]
 
-    async def of(self, topics: Sequence[str]) -> list[dict[str, tuple[Held, DurableOptions, bool]]]:
-        """Return, per topic, its lanes by client_id: who holds each, its options, and whether it
-        takes envelopes."""
+    async def page(self, cursors: Mapping[str, int]) -> tuple[Looked, dict[str, int]]:
+        """Return a part of the lanes of each topic, from its cursor on (0 is the beginning), and
+        the cursors of the topics of which there is more. A lane that is there from a topic's
+        beginning to its end is in one part at least."""
         key = self._connection.key
-        commands: list[Command] = []
-        for topic in topics:
-            commands += ("HGETALL", key("lanes", topic)), ("HGETALL", key("options", topic))
-        replies = iter(await self._connection.pipeline(commands, READ_TIMEOUT_S))
-        found = []
-        for records in replies:
-            options = next(replies)
-            lanes = {}
-            for client, record in records.items():
-                own = decode_options(options.get(client, b"{}"))
+        scans: list[Command] = [
+            ("HSCAN", key("lanes", topic), cursor, "COUNT", SCANNED)
+            for topic, cursor in cursors.items()
+        ]
+        records: dict[str, dict[bytes, bytes]] = {}
+        more = {}
+        replies = await self._connection.pipeline(scans, READ_TIMEOUT_S)
+        for topic, (cursor, found) in zip(cursors, replies, strict=True):
+            records[topic] = dict(zip(found[::2], found[1::2], strict=True))
+            if int(cursor):
+                more[topic] = int(cursor)
+        return await self._with_options(records), more
+
+    async def some(self, wanted: Mapping[str, Collection[str]]) -> Looked:
+        """Return those of these lanes, client_ids by topic, that there are."""
+        commands: list[Command] = [
+            ("HMGET", self._connection.key("lanes", topic), *clients)
+            for topic, clients in wanted.items()
+        ]
+        replies = await self._connection.pipeline(commands)
+        records = {}
+        for (topic, clients), found in zip(wanted.items(), replies, strict=True):
+            pairs = zip((client.encode() for client in clients), found, strict=True)
+            records[topic] = {client: record for client, record in pairs if record}
+        return await self._with_options(records)
+
+    async def _with_options(self, records: Mapping[str, Mapping[bytes, bytes]]) -> Looked:
+        """Return the lanes of these records by topic and client_id."""
+        commands: list[Command] = [
+            ("HMGET", self._connection.key("options", topic), *some)
+            for topic, some in records.items()
+            if some
+        ]
+        replies = iter(await self._connection.pipeline(commands) if commands else ())
+        looked: Looked = {}
+        for topic, some in records.items():
+            looked[topic] = lanes = {}
+            if not some:
+                continue
+            for (client, record), options in zip(some.items(), next(replies), strict=True):
+                own = decode_options(options or b"{}")
                 durable = own.durable or DurableOptions()
                 lanes[client.decode()] = (held_of(record), durable, own.envelope)
-            found.append(lanes)
-        return found
+        return looked
 
     async def acquire(
         self, member: str, wanted: Mapping[str, Sequence[str]]
