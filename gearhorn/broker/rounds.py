@@ -37,6 +37,7 @@ from gearhorn.timing import Backoff, now_s
 
 ROUNDS = 2  # under way: one is worked on while the store works on the other
 AHEAD = 5000  # of what a lane has done beyond its position, written in one round
+TAKEN = 5000  # messages that lanes take from memory in one round: ten milliseconds of the loop
 REFUSED_MOST_S = 5.0  # between two tries of what the store refuses
 
 log = structlog.get_logger(__name__)
@@ -87,6 +88,7 @@ class Rounds:
         self._start_over = start_over
         self._backoffs: dict[Lane, Backoff] = {}  # of lanes that the store refused last
         self._blocked: set[Lane] = set()  # until they are tried again
+        self._left = 0  # messages that lanes may still take from memory in this turn of the loop
         self._slots = asyncio.Semaphore(ROUNDS)
         self._tasks = Tasks()
 
@@ -156,6 +158,7 @@ class Rounds:
             self._take_in(plan, reply.entries, rereads, hungry)
         at_s = now_s()
         await self._read_redriven(live)
+        self._left = TAKEN
         for lane in hungry:
             if lane.state is not LaneState.CLOSED and lane not in self._blocked:
                 if self._fill(lane) or lane.position > lane.settled:
@@ -171,6 +174,7 @@ class Rounds:
         """Take what is in memory; return the lanes that need more, and what to read."""
         wanted: dict[str, dict[int, int]] = {}
         hungry = []
+        self._left = TAKEN
         for lane in lanes:
             if lane.state is not LaneState.OPEN:
                 continue
@@ -314,12 +318,21 @@ class Rounds:
             if self._cluster.is_up:
                 self._outcomes.hold_up(lane)
             return 0  # with no server up, every lane is worked off when one is
-        if room and (entries := self._feed.run(lane.topic, lane.next, room)):
+        # a lane without room for what follows has room still where that was not for it
+        while (
+            room
+            and self._left > 0
+            and (entries := self._feed.run(lane.topic, lane.next, min(room, self._left)))
+        ):
+            self._left -= len(entries)
             for delivery in lane.take(entries, now_s(), self._membership.clock_ms):
                 self._outcomes.retries.rest_until(delivery)
             room = lane.room
         if lane.gap:
             self._dropped(lane.topic, lane.client_id, lane.close_gap())
+        if room and self._left <= 0:
+            self._held.touch(lane)  # it goes on in another round
+            return 0
         return 0 if not room or self._feed.is_at_end(lane.topic, lane.next) else room
 
     def _send_all(self, lanes: Iterable[Lane], at_s: float) -> None:

@@ -328,3 +328,20 @@ def test_what_failed_and_was_passed_is_forgotten_by_the_next_owner(server: Redis
         assert left.keys() == {2, 4}
 
     run(server, test)
+
+
+def test_many_lanes_of_a_topic_are_read_part_by_part(server: Redis) -> None:
+    async def test(bench: LogBench) -> None:
+        many = {f"c{number}" for number in range(1500)}
+        for client in many:
+            await bench.begin("t", client)
+        await bench.begin("u", "alice")
+        cursors, parts = {"t": 0, "u": 0}, []
+        while cursors:
+            looked, cursors = await bench.lanes.page(cursors)
+            parts.append(looked)
+        assert list(parts[0]["u"]) == ["alice"]
+        assert set().union(*(part.get("t", {}) for part in parts)) == many
+        assert max(len(part.get("t", {})) for part in parts) < 500
+
+    run(server, test)

@@ -1,0 +1,148 @@
+"""Which lanes a member looks at: one that changed alone, those of a topic part by part."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from typing import Any
+
+from gearhorn.broker.ownership import Ownership
+from gearhorn.messages.durable import DurableOptions
+from gearhorn.store.lanes import Held, Looked
+
+OTHERS = Held("another", 1, 0), DurableOptions(), False
+PART = 3
+
+
+class Store:
+    """Lanes of which another member has each; a topic is read three lanes at a time."""
+
+    def __init__(self, **topics: int) -> None:
+        self.lanes = {topic: [f"c{n}" for n in range(count)] for topic, count in topics.items()}
+        self.read: list[str] = []  # lanes that were read
+        self.parts = 0
+
+    async def topics(self, after: str | None = None) -> list[str]:
+        return [] if after else sorted(self.lanes)
+
+    async def page(self, cursors: Mapping[str, int]) -> tuple[Looked, dict[str, int]]:
+        found: Looked = {}
+        more = {}
+        self.parts += 1
+        for topic, cursor in cursors.items():
+            lanes = self.lanes.get(topic, [])
+            found[topic] = dict.fromkeys(lanes[cursor : cursor + PART], OTHERS)
+            self.read += found[topic]
+            if cursor + PART < len(lanes):
+                more[topic] = cursor + PART
+        return found, more
+
+    async def some(self, wanted: Mapping[str, Collection[str]]) -> Looked:
+        found: Looked = {}
+        for topic, clients in wanted.items():
+            found[topic] = {c: OTHERS for c in clients if c in self.lanes.get(topic, [])}
+            self.read += clients
+        return found
+
+    async def acquire(self, member: str, wanted: Any) -> tuple[dict[str, Any], set[str]]:
+        return {}, set()
+
+
+class Here:
+    """The lanes of this member."""
+
+    def __init__(self, *lanes: tuple[str, str]) -> None:
+        self.held: dict[str, dict[str, Any]] = {}
+        for topic, client in lanes:
+            self.held.setdefault(topic, {})[client] = self.Lane(topic, client)
+
+    class Lane:
+        state = None
+        term = 1
+
+        def __init__(self, topic: str, client: str) -> None:
+            self.topic, self.client = topic, client
+
+    @property
+    def topics(self) -> list[str]:
+        return list(self.held)
+
+    def find(self, topic: str) -> dict[str, Any]:
+        return self.held.get(topic, {})
+
+    def fence(self, lane: Lane) -> None:
+        del self.held[lane.topic][lane.client]
+
+
+class Membership:
+    """Two members."""
+
+    def __init__(self) -> None:
+        self.id = "me"
+        self.peers = {"another": None}
+        self.joined = asyncio.Event()
+        self.joined.set()
+
+
+def look(store: Store, here: Here, ask: Callable[[Ownership], Coroutine[Any, Any, None]]) -> None:
+    """Ask an ownership that has looked at everything once."""
+
+    async def main() -> None:
+        parts: Any = store, Membership(), here, None, lambda: "run"
+        ownership = Ownership(*parts)
+        loop = asyncio.create_task(ownership.run())
+        while not store.parts or not ownership_rests(ownership):
+            await asyncio.sleep(0)
+        store.read.clear()
+        store.parts = 0
+        try:
+            async with asyncio.timeout(10):
+                await ask(ownership)
+        finally:
+            loop.cancel()
+
+    asyncio.run(main())
+
+
+def ownership_rests(ownership: Ownership) -> bool:
+    """Whether nothing is asked of it."""
+    return not ownership._came.is_set()
+
+
+def test_of_a_subscription_that_changed_its_lane_alone_is_looked_at() -> None:
+    store, here = Store(t=1000), Here(("t", "gone"), ("t", "c5"))
+
+    async def ask(ownership: Ownership) -> None:
+        here.held = Here(("t", "gone"), ("t", "left")).held
+        ownership.changed("t", "gone")
+        ownership.changed("t", "c7")
+        await ownership.settled(["t"])
+
+    look(store, here, ask)
+    assert sorted(store.read) == ["c7", "gone"]
+    assert (store.parts, list(here.find("t"))) == (0, ["left"])
+
+
+def test_a_topic_is_looked_at_part_by_part_and_what_is_not_there_ends() -> None:
+    store, here = Store(t=10, u=2), Here()
+
+    async def ask(ownership: Ownership) -> None:
+        here.held = Here(("t", "gone"), ("u", "stays")).held
+        ownership.changed("t")
+        ownership.changed("t", "c1")
+        await ownership.settled(["t"])
+
+    look(store, here, ask)
+    assert sorted(store.read) == sorted(store.lanes["t"])
+    assert (store.parts, here.find("t"), list(here.find("u"))) == (4, {}, ["stays"])
+
+
+def test_every_topic_is_looked_at_also_one_of_which_the_store_has_nothing() -> None:
+    store, here = Store(t=4), Here()
+
+    async def ask(ownership: Ownership) -> None:
+        here.held = Here(("t", "gone"), ("u", "gone")).held
+        await ownership.settled(None)
+
+    look(store, here, ask)
+    assert here.find("t") == here.find("u") == {}
