@@ -75,6 +75,7 @@ from gearhorn.store.pool import Pool
 from gearhorn.store.refusals import code_of
 from gearhorn.store.url import parse_url
 from gearhorn.store.wire import Command, Wire
+from gearhorn.timing import now_s
 
 __all__ = ["READ_TIMEOUT_S", "SCHEMA", "SCRIPTS", "WRITE_TIMEOUT_S", "Command", "Connection"]
 
@@ -86,6 +87,7 @@ MEMBERS = 2  # of them that only the lease and what is about members may use
 APART = 3  # appends, lanes and events have one each
 LEAST_CONNECTIONS = MEMBERS + APART + 3
 ASKED_AGAIN = 3  # times that a batch goes on after somebody flushed the scripts
+COMPLAIN_S = 30.0  # between two log lines that the server is no primary
 
 log = structlog.get_logger(__name__)
 
@@ -143,6 +145,7 @@ class Connection:
             raise StartError(f"--redis: {error}") from None
         self._shared = Pool(self.open, most - MEMBERS - APART)
         self._reserved = Pool(self.open, MEMBERS)
+        self._complained_s = float("-inf")
         self._apart: weakref.WeakSet[Wire] = weakref.WeakSet()
 
     async def open(self) -> Wire:
@@ -222,9 +225,16 @@ class Connection:
         """Look for the primary anew if a reply says that this server is none."""
         for reply in replies:
             if isinstance(reply, StoreReadOnly):
-                log.warning("store is no primary; connecting anew", error=str(reply))
+                self._complain(str(reply))
                 self.reset()
                 break
+
+    def _complain(self, text: str) -> None:
+        """Say that the primary is looked for, at most so often."""
+        at_s = now_s()
+        if at_s - self._complained_s > COMPLAIN_S:
+            self._complained_s = at_s
+            log.warning("store is no primary; connecting anew", error=text)
 
     async def read(
         self,

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -24,11 +25,17 @@ TOPIC = "t"
 
 
 class Proxy:
-    """Carries connections to a server, and can hold back what the server says."""
+    """Carries connections to a server, and can hold back what the server says.
 
-    def __init__(self, address: str) -> None:
-        host, _, port = address.rpartition(":")
-        self._target = host, int(port)
+    ``forgets_s``: a connection that is idle for longer carries nothing any more, and nobody is
+    told: so do middleboxes.
+    """
+
+    def __init__(self, address: str, forgets_s: float = float("inf")) -> None:
+        self.move(address)
+        self.forgotten = 0  # connections
+        self._forgets_s = forgets_s
+        self._spoken_s: dict[frozenset[socket.socket], float] = {}
         self._open = threading.Event()
         self._open.set()
         self._word = b""
@@ -37,6 +44,11 @@ class Proxy:
         self._sockets: list[socket.socket] = [self._listener]
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def move(self, address: str) -> None:
+        """Carry connections that come from now on to another server."""
+        host, _, port = address.rpartition(":")
+        self._target = host, int(port)
 
     def hold(self, word: bytes = b"") -> None:
         """Let nothing through that the server says from now on; with a word, no answer that has
@@ -65,15 +77,27 @@ class Proxy:
                 threading.Thread(target=self._carry, args=(near, far), daemon=True).start()
                 threading.Thread(target=self._bring, args=(far, near), daemon=True).start()
 
+    def _is_known(self, near: socket.socket, far: socket.socket) -> bool:
+        flow, at_s = frozenset((near, far)), time.monotonic()
+        if at_s - self._spoken_s.get(flow, at_s) > self._forgets_s:
+            self.forgotten += self._spoken_s[flow] > 0
+            self._spoken_s[flow] = float("-inf")
+        else:
+            self._spoken_s[flow] = at_s
+        return self._spoken_s[flow] > 0
+
     def _carry(self, near: socket.socket, far: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := near.recv(1 << 16):
-                far.sendall(data)
+                if self._is_known(near, far):
+                    far.sendall(data)
             far.shutdown(socket.SHUT_RDWR)
 
     def _bring(self, far: socket.socket, near: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := far.recv(1 << 16):
+                if not self._is_known(near, far):
+                    continue
                 if not self._open.is_set() and self._word in data:
                     self.said += data
                     self._open.wait()
