@@ -14,7 +14,11 @@ from gearhorn.broker.entries import Entries
 from gearhorn.store.log import Entry
 from gearhorn.store.rounds import Wanted
 
-READS = 32  # parts of logs read in one round
+READS = 32  # parts of logs read in one round at most; fewer while they turn out to be large
+FIRST_READS = 4
+ROUND_BYTES = (
+    8 * 1024 * 1024
+)  # of payloads: a round that brings more halves what the next one reads
 READ_ENTRIES = 64  # in one part at least; where lanes have room for more,
 MOST_ENTRIES = 2000  # in one part at most, and
 ROUND_ENTRIES = 4000  # in all parts of a round: ten milliseconds of the loop
@@ -56,6 +60,7 @@ class Feed:
     def __init__(self) -> None:
         self._entries = Entries()
         self._tails: dict[str, _Tail] = {}
+        self._reads = FIRST_READS
 
     def follow(self, topic: str) -> None:
         """Deliver from a log; where it ends is not known."""
@@ -108,7 +113,7 @@ class Feed:
             for first in sorted(firsts):
                 if first < end:
                     continue  # another lane's part brings it
-                if len(reads) == READS or left <= 0:
+                if len(reads) >= self._reads or left <= 0:
                     break
                 most = min(max(READ_ENTRIES, firsts[first]), MOST_ENTRIES)
                 left -= most
@@ -121,6 +126,10 @@ class Feed:
     def take_in(self, plan: Plan, replies: Sequence[tuple[list[Entry], bool]]) -> Found:
         """Keep what was read, and note where logs end."""
         found = Found([], set(), [])
+        size = sum(entry.length for entries, _ in replies for entry in entries)
+        self._reads = (
+            max(self._reads // 2, 1) if size > ROUND_BYTES else min(2 * self._reads, READS)
+        )
         for wanted, (entries, is_end) in zip(plan.reads, replies, strict=True):
             tail = self._tails.get(wanted.topic)
             asked, heard = plan.tails.get(wanted.topic, (None, 0))

@@ -233,6 +233,7 @@ class Rounds:
             lane.is_written(position, ahead)
             if is_release and lane.apply(LaneEvent.IDLE):
                 self._end(lane)
+                self._lost(lane.topic)  # word of it may have come before this answer
         for delivery in taken.parked:
             pair = delivery.lane.topic, delivery.lane.client_id
             if pair not in reply.refused:
