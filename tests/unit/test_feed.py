@@ -5,8 +5,10 @@ from __future__ import annotations
 from support.windows import entries, entry
 
 from gearhorn.broker.feed import (
+    FIRST_READS,
     MOST_ENTRIES,
     READ_ENTRIES,
+    ROUND_BYTES,
     ROUND_ENTRIES,
     RUN_BYTES,
     RUN_ENTRIES,
@@ -22,7 +24,23 @@ def test_a_lane_with_room_for_a_million_has_a_few_thousand_read() -> None:
     reads = feed.plan({"t": dict.fromkeys(range(1, 10**6, 10000), 1000000)}).reads
     assert sum(wanted.most for wanted in reads) <= ROUND_ENTRIES + MOST_ENTRIES
     reads = feed.plan({f"t{number}": {1: 1} for number in range(100)}).reads
-    assert [wanted.most for wanted in reads] == [READ_ENTRIES] * 32
+    assert [wanted.most for wanted in reads] == [READ_ENTRIES] * FIRST_READS
+
+
+def test_fewer_parts_are_read_while_they_turn_out_to_be_large() -> None:
+    feed = Feed()
+    topics = [f"t{number}" for number in range(100)]
+    for topic in topics:
+        feed.follow(topic)
+
+    def reads(payload: bytes) -> int:
+        plan = feed.plan({topic: {1: 1} for topic in topics})
+        feed.take_in(plan, [([entry(1, payload=payload)], True) for _ in plan.reads])
+        return len(plan.reads)
+
+    large = b"x" * (ROUND_BYTES // 2)
+    assert [reads(b"small") for _ in range(5)] == [4, 8, 16, 32, 32]
+    assert [reads(large) for _ in range(6)] == [32, 16, 8, 4, 2, 4]
 
 
 def test_a_lane_takes_a_few_thousand_at_once() -> None:
