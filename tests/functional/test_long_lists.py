@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
+import redis
 from support.bulk import Pipeline, fanout_body
 from support.cluster import Cluster, Receiver, Worker, eventually
 from support.lists import Meanwhile, fill, waiting
@@ -19,6 +20,7 @@ from support.servers import Gearmand, Redis
 from support.turns import InProcess, Turns
 from support.wire import Wire
 
+from gearhorn.broker.packed import LONG
 from gearhorn.config import Config, parse_server
 
 MakeCluster = Callable[..., Cluster]
@@ -102,22 +104,26 @@ def test_copies_of_a_long_list_are_made_and_spread_while_the_loop_turns(
         assert min(counts) > COUNT // 3
 
 
-def test_copies_of_one_queue_keep_their_order_however_long_the_list(
+def test_copies_of_one_queue_keep_their_order_while_the_list_becomes_short(
     make_cluster: MakeCluster,
 ) -> None:
     cluster = make_cluster(job_servers=2)
-    clients = fill(cluster.store.url, "long", 10_500)
+    clients = fill(cluster.store.url, "long", LONG + 1)
     pipeline = Pipeline(cluster.address)
-    for number in range(3):
-        pipeline.submit("fanout", fanout_body("long", f"{number}"))
-    pipeline.submit("unsubscribe_fanout", b'{"topic":"long","client_id":"c0000003"}')
-    for number in range(3, 6):  # one is not for all
+    for number in range(6):
         exclude = clients[5:9000] if number == 4 else []
         pipeline.submit("fanout", fanout_body("long", f"{number}", exclude=exclude))
+    for client in clients[3:5]:
+        request = json.dumps({"topic": "long", "client_id": client})
+        pipeline.submit("unsubscribe_fanout", request.encode())
+    with redis.Redis.from_url(cluster.store.url) as store:
+        eventually(lambda: store.zcard("{gearhorn}:clients:long") == LONG - 1)
+    for number in range(6, 9):
+        pipeline.submit("fanout", fanout_body("long", f"{number}"))
     answers = pipeline.finish(120)
     pipeline.close()
     assert all(kind == "complete" for kind, _ in answers), answers
-    everything = [b"%d" % number for number in range(6)]
+    everything = [b"%d" % number for number in range(9)]
     for client in (clients[0], clients[5], clients[8999], clients[-1]):
         excluded = client in clients[5:9000]
         wanted = everything[:4] + everything[5:] if excluded else everything
