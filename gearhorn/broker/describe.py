@@ -1,9 +1,17 @@
 """Describing: what this member knows of the members, and what the store holds, page by page.
 
-Law: runs on the event loop. Nothing here scans all topics; a page reads the topics that are on it.
+Theory of operation. A page costs what is on it, and nothing scans all topics. One page of more than
+``SMALL`` subscriptions is made at a time, and few smaller ones, so that any number of requests
+leaves the store's connections and the memory to those who subscribe and publish. The longest reply
+is 16 MiB: the page ends earlier where names are long, and its cursor leads on.
+
+Rules: runs on the event loop, which has its turn after every ``STEP`` subscriptions.
 """
 
 from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
 
 from gearhorn.broker.backlog import Backlog
 from gearhorn.broker.durable import Durable
@@ -25,10 +33,16 @@ from gearhorn.messages.durable import (
     DEFAULT_MAX_MESSAGES,
     DescribedDurable,
     DescribedLog,
+    Trouble,
 )
 from gearhorn.names import check_name, queue_of
+from gearhorn.store.lanes import Held
 from gearhorn.store.listing import Listing, Stored
 from gearhorn.tasks import Tasks
+
+SMALL = 100  # subscriptions of a page that needs not wait for large ones
+SMALL_PAGES = 4  # that are made at a time
+STEP = 500  # subscriptions
 
 
 class Descriptions:
@@ -48,13 +62,17 @@ class Descriptions:
         self._backlog = backlog
         self._max_backlog = max_backlog
         self._tasks = Tasks()
+        self._small = asyncio.Semaphore(SMALL_PAGES)
+        self._large = asyncio.Semaphore()
 
     def handle(self, job: Job) -> None:
         """Take one job."""
         self._tasks.spawn(answer(job, self._reply), "description")
 
     async def _reply(self, job: Job) -> bytes:
-        return encode(await self._describe(decode_describe(job.arguments)))
+        request = decode_describe(job.arguments)
+        async with self._small if request.limit <= SMALL else self._large:
+            return encode(await self._describe(request))
 
     async def _describe(self, request: Describe) -> Described:
         topic = request.topic if isinstance(request.topic, str) else None
@@ -66,26 +84,41 @@ class Descriptions:
             after = (after_topic, after_client)
         pages, more = await self._listing.page(topic, after, request.limit)
         names = [name for name, _ in pages] or ([] if topic is None else [topic])
-        logs = await self._durable.log.describe(names) if names else []
-        described = {name: _log(fields) for name, fields in zip(names, logs, strict=True) if fields}
+        described = await self._logs(names)
         if topic is not None and not pages and after is None and not described:
             raise Unknown(f"topic {topic} has no subscription")
-        waiting, at = await self._backlog.recent() if pages else ({}, None)
-        lanes = await self._lanes(pages, described)
-        topics = {
-            name: DescribedTopic(
-                {
-                    one.client_id: self._subscription(
-                        name, one, waiting, at, lanes.get((name, one.client_id))
-                    )
-                    for one in page
-                },
-                described.get(name),
-            )
-            for name, page in pages or [(name, []) for name in described]
-        }
+        topics = await self._topics(pages or [(name, []) for name in described], described)
         cursor = f"{pages[-1][0]} {pages[-1][1][-1].client_id}" if more else None
         return Described(self._talk.known(), topics, cursor)
+
+    async def _logs(self, names: Sequence[str]) -> dict[str, DescribedLog]:
+        """Return the logs of those topics that have one."""
+        found: dict[str, DescribedLog] = {}
+        for at in range(0, len(names), STEP):
+            some = names[at : at + STEP]
+            logs = await self._durable.log.describe(some)
+            found |= {name: _log(one) for name, one in zip(some, logs, strict=True) if one}
+        return found
+
+    async def _topics(
+        self, pages: list[tuple[str, list[Stored]]], logs: dict[str, DescribedLog]
+    ) -> dict[str, DescribedTopic]:
+        """Describe what is on a page."""
+        waiting, at = await self._backlog.recent() if pages else ({}, None)
+        lanes = await self._lanes(pages, logs)
+        topics: dict[str, DescribedTopic] = {}
+        done = 0
+        for topic, page in pages:
+            subscriptions = {}
+            for one in page:
+                lane = lanes.get((topic, one.client_id))
+                described = self._subscription(topic, one, waiting, at, lane)
+                subscriptions[one.client_id] = described
+                done += 1
+                if not done % STEP:
+                    await asyncio.sleep(0)
+            topics[topic] = DescribedTopic(subscriptions, logs.get(topic))
+        return topics
 
     async def _lanes(
         self, pages: list[tuple[str, list[Stored]]], logs: dict[str, DescribedLog]
@@ -97,8 +130,13 @@ class Descriptions:
             durable = [one for one in page if one.options.durable]
             if not durable or topic not in logs:
                 continue
-            positions = await store.positions(topic)
-            counts = await store.counts([(topic, one.client_id) for one in durable])
+            clients = [one.client_id for one in durable]
+            positions: dict[str, Held] = {}
+            counts: list[tuple[int, dict[int, Trouble]]] = []
+            for start in range(0, len(clients), STEP):
+                some = clients[start : start + STEP]
+                positions |= await store.records(topic, some)
+                counts += await store.counts([(topic, client_id) for client_id in some])
             for one, (parked, troubles) in zip(durable, counts, strict=True):
                 held, options = positions.get(one.client_id), one.options.durable
                 if held is None or options is None:

@@ -214,6 +214,17 @@ class Lanes(ParkedMessages):
         commands = Commands(self._connection, member, work)
         return commands.reply(await self._line.ask(commands.commands, READ_TIMEOUT_S))
 
+    async def records(self, topic: str, clients: Sequence[str]) -> dict[str, Held]:
+        """Return how far those of a topic's subscriptions are that are durable."""
+        [found] = await self._connection.pipeline(
+            [("HMGET", self._connection.key("lanes", topic), *clients)]
+        )
+        return {
+            client: held_of(record)
+            for client, record in zip(clients, found, strict=True)
+            if record is not None
+        }
+
     async def positions(self, topic: str) -> dict[str, Held]:
         """Return how far each durable subscription of a topic is."""
         [found] = await self._connection.pipeline(
