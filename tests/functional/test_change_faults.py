@@ -309,3 +309,24 @@ def test_nothing_of_former_selves_is_left_after_outages_and_clean_stops(
     for worker in cluster.workers:
         assert worker.stop() == 0
     assert members_own(cluster.address) == {}
+
+
+# Subscriptions that end by themselves
+
+
+def test_many_subscriptions_whose_time_is_over_end_together(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster()
+    cluster.subscribe("t", "stays")
+    crowd = Pipeline(cluster.address, window=500)
+    for number in range(1500):
+        request = {"topic": "t", "client_id": f"c{number}", "ttl": 1 if number else 10_000}
+        crowd.submit("subscribe_fanout", json.dumps(request).encode())
+    assert {kind for kind, _ in crowd.finish()} == {"complete"}
+    crowd.close()
+    cluster.subscribe("t", "c0", ttl=1)
+    cluster.subscribe("t", "c0", ttl=None)
+    with redis.Redis.from_url(cluster.store.url, decode_responses=True) as store:
+        # a renewal of a lease of 10 s hands out 100: it would take 50 s
+        eventually(lambda: store.zcard("{gearhorn}:clients:t") == 2, 20)
+        assert store.zcard("{gearhorn}:expiries") == 0
+    assert cluster.publish("t", "x").data == b"2"

@@ -343,3 +343,42 @@ def test_while_no_job_server_is_up_the_lease_decides_and_nobody_counts_as_silent
         assert bench.asked == ["peer"]
 
     run(test, patience_s=0)
+
+
+# Peers that have gone
+
+
+def test_a_question_to_a_peer_that_has_gone_is_given_up_and_its_queue_is_emptied() -> None:
+    async def test(bench: Bench) -> None:
+        bench.known.members("peer", "other")
+        told = bench.tell(("a", 1), peers=["peer", "other"])
+        await turn()
+        bench.answer(1, "other")
+        await turn()
+        bench.known.members("other")
+        assert bench.buried == ["peer"], "it may have been asked after it was buried"
+        bench.known.over[0].set_result(None)
+        await told
+        bench.known.members("other", "another")
+        assert bench.buried == ["peer"]
+        again = bench.tell(("a", 2), peers=["other", "another"])
+        await turn()
+        assert bench.asked == ["peer", "other", "other", "another"]
+        bench.answer(2, "other", 2)
+        bench.answer(3, "another", 2)
+        await again
+
+    run(test, patience_s=0.0)
+
+
+def test_telling_returns_the_peers_that_have_not_answered() -> None:
+    async def test(bench: Bench) -> None:
+        bench.known.members("peer", "other")
+        told = bench.tell(("a", 1), peers=["peer", "other"])
+        await turn()
+        bench.answer(1, "other")
+        await turn()
+        bench.known.over[0].set_result(None)
+        assert [late.id for late in await told] == ["peer"]
+
+    run(test, patience_s=0.0)
