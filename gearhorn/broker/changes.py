@@ -6,8 +6,8 @@ round's telling. A change whose queue is being drained is held off until that is
 
 The store remembers what became of a request under its id. So a round whose reply is lost is
 applied again, and nothing is written twice. If that does not succeed within ``WRITE_S`` its callers
-are told ``unavailable:``, and every other change is refused at once until the store has said which
-of the round it wrote; what it did not write by then it never will. What it did write is told to the
+are told ``unavailable:``, and nothing else is written until the store has said which of the round
+it wrote; what it did not write by then it never will. What it did write is told to the
 peers and drained like any other change, so that no mark stays behind.
 """
 
@@ -87,9 +87,7 @@ class Changes:
         )
         self._waiting: list[Request] = []
         self._came = asyncio.Event()
-        # A round of which it is not known what was written, and what callers are told meanwhile.
-        self._doubtful: Sequence[Request] = ()
-        self._away: RequestError | None = None
+        self._doubtful: Sequence[Request] = ()  # a round of which it is not known what was written
         self._tasks = Tasks()
 
     def subscribe(self, job: Job) -> None:
@@ -129,9 +127,6 @@ class Changes:
             self._take(Request(job, change))
 
     def _take(self, request: Request) -> None:
-        if self._away is not None:
-            request.fail(self._away)
-            return
         self._waiting.append(request)
         self._came.set()
 
@@ -177,13 +172,19 @@ class Changes:
                 await asyncio.sleep(AGAIN_S)
 
     def _abandon(self, batch: Sequence[Request], error: RequestError) -> None:
-        """Refuse a round, those too that came while the store was being asked and those that come
-        until it has said what became of the round. Lists stay: nothing was promised."""
+        """Refuse a round, and have the store asked what became of it. Lists stay: nothing was
+        promised."""
+        log.warning("changes refused", count=len(batch), error=str(error))
+        self._doubtful = batch
+        for request in batch:
+            request.fail(error)
+        self._refuse_waiting(error)
+
+    def _refuse_waiting(self, error: RequestError) -> None:
+        """Refuse those that came while the store was being asked: they would wait as long again."""
         waiting, self._waiting = self._waiting, []
         self._came.clear()
-        log.warning("changes refused", count=len(batch) + len(waiting), error=str(error))
-        self._doubtful, self._away = batch, error
-        for request in [*batch, *waiting]:
+        for request in waiting:
             request.fail(error)
 
     async def _resolve(self) -> None:
@@ -197,7 +198,7 @@ class Changes:
             for request, outcome in zip(self._doubtful, outcomes, strict=True)
             if outcome is not None
         ]
-        self._doubtful, self._away = (), None
+        self._doubtful = ()
         if written:
             log.info("changes that were refused had been written", count=len(written))
             await self._membership.refresh()
@@ -206,7 +207,8 @@ class Changes:
             self._tasks.spawn(self._finish(requests, applied, peers, now_s()), "changes")
 
     async def _withdraw(self, changes: Sequence[Change]) -> list[Applied | None]:
-        """Return what became of changes, as soon as the store can say."""
+        """Return what became of changes, as soon as the store can say. What comes meanwhile waits
+        for one try, and is refused with it."""
         backoff = Backoff(0.05, 0.5)
         while True:
             try:
@@ -214,7 +216,8 @@ class Changes:
             except StoreRefused as error:  # somebody else has written its keys
                 log.warning("changes cannot be withdrawn", error=str(error))
                 return [None] * len(changes)
-            except StoreError:
+            except StoreError as error:
+                self._refuse_waiting(Unavailable(f"the store: {error}"))
                 await asyncio.sleep(backoff.next_s())
 
     async def _finish(

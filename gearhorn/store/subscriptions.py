@@ -33,6 +33,7 @@ from gearhorn.store.members import Member, members_of
 
 FIRST = 100  # client_ids of a list that are read together with those of other topics
 PAGE = 2_000  # of a longer list, at a time: 1 to 2 ms of the store's time, and of the reader's
+WITHDRAW_S = 1.0  # other changes wait meanwhile, and are answered within 2 s
 COUNTED_S = 86_400  # the number of a process's last drops is kept so long
 
 
@@ -114,7 +115,7 @@ class Subscriptions:
         keys = [self._connection.key(name) for name in ("answers", "answered")]
         ids = [change.request for change in changes]
         command = self._connection.script("withdraw", keys, clock_ms, *ids)
-        [replies] = await self._connection.pipeline([command])
+        [replies] = await self._connection.pipeline([command], WITHDRAW_S)
         return [
             _applied(change, reply) if reply else None
             for change, reply in zip(changes, replies, strict=True)
