@@ -59,7 +59,7 @@ class Background(Copying):
         part = Part(self, Block(direct.place, None, (), b""), False)
         self.parts.append(part)  # should its server go, what it accepted is sent again
         self.taken(direct, None)
-        self.refuse(direct.refused or ())
+        self.refuse([index for index, _ in direct.refused or ()])
         self.maybe_reply()
 
     def lost(self, submission: Submission) -> None:

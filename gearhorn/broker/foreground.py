@@ -14,20 +14,32 @@ caller that has its reply.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from gearhorn.broker.copies import Subscribers
 from gearhorn.broker.outbox import Copying, Outbox, Part
 from gearhorn.broker.places import REASONS_BYTES, RESULTS_BYTES, Place, Share
 from gearhorn.broker.requests import attempt
+from gearhorn.broker.tally import (
+    DELIVERED,
+    DROPPED,
+    FAILED,
+    HELD,
+    PENDING,
+    Named,
+    Tally,
+    exhaust,
+)
 from gearhorn.gearman.client import Submission
 from gearhorn.gearman.results import DISCARDED, Result
 from gearhorn.gearman.worker import Job
-from gearhorn.messages import Fanout, Logged, copies_needed, encode_failures, encode_receipt
+from gearhorn.messages import Fanout, Logged, copies_needed
 
 STATUS_INTERVAL_S = 0.05  # between two WORK_STATUS of one fan-out
-_QUEUE_FULL = "queue full"
+_ENDED = bytes((DROPPED, FAILED))  # states that a failure names
+_LATE = bytes((*_ENDED, PENDING, HELD))  # those at the timeout
+_ALL = bytes((*_LATE, DELIVERED))
 
 
 class Foreground(Copying):
@@ -38,9 +50,8 @@ class Foreground(Copying):
     """
 
     __slots__ = (
-        "_acknowledged", "_again", "_awaited", "_chosen", "_delivered", "_failed", "_left",
-        "_needed", "_omitted", "_parked", "_place", "_results", "_status_at", "_status_timer",
-        "_timer", "over", "reasons", "replied", "results",
+        "_again", "_awaited", "_discarded", "_is_naming", "_left", "_lost", "_needed", "_place",
+        "_status_at", "_status_timer", "_tally", "_timer", "over", "reasons", "replied", "results",
     )  # fmt: skip
     foreground = True
 
@@ -64,20 +75,17 @@ class Foreground(Copying):
         self._place = place
         self.results = Share(place, RESULTS_BYTES) if message.receipt else None
         self.reasons = Share(place, REASONS_BYTES)
-        self._chosen: Sequence[int] = range(total) if chosen is None else chosen
+        self._tally = Tally(subscribers, chosen)
         self._needed = copies_needed(message.quorum, total + len(receivers))
         self._left = total + len(receivers)  # that have not finished
         self._awaited = set(receivers)  # durable ones among them
-        self._acknowledged: list[str] = []
-        self._parked: dict[str, str] = {}
-        self._delivered: list[int] = []
-        self._failed: dict[int, str] = {}
-        self._results: dict[str, bytes] = {}
-        self._omitted: list[str] = []
+        self._lost = 0  # copies that were accepted by servers that went away
+        self._discarded = 0  # copies that were accepted, and dropped for younger ones
         self._again: list[int] = []  # copies whose server went down, to be sent together
         self._status_at = 0.0
         self._status_timer: asyncio.TimerHandle | None = None
         self.replied = False
+        self._is_naming = False  # the reply is being made
         self.over = False  # timed out: nothing is sent or waited for any more
         self._timer = loop.call_later(message.timeout_s, attempt, job, self._time_out)
         if logged is not None and receivers:
@@ -91,10 +99,8 @@ class Foreground(Copying):
             return
         self._awaited.remove(client_id)
         self._left -= 1
-        if error:
-            self._parked[client_id] = f"parked: {error}"
-        else:
-            self._acknowledged.append(client_id)
+        if not self.replied:
+            self._tally.acknowledge(client_id, error)
         self._progress()
 
     def missing(self) -> Sequence[str]:
@@ -126,9 +132,7 @@ class Foreground(Copying):
 
     def _count_refused(self, part: Part) -> int:
         """Count the copies of a part that its server refused; return how many they are."""
-        if not part.refused and not self.is_watched:
-            return 0
-        return self.drop(part)
+        return self.drop(part) if part.refused or self.is_watched else 0
 
     def _went(self, lost: int = 0) -> None:
         """Something is no longer on its way; of that, so many copies are dropped for good."""
@@ -139,8 +143,12 @@ class Foreground(Copying):
         else:
             self._maybe_reply()
 
+    def hold(self, index: int) -> None:
+        super().hold(index)
+        self._tally.hold(index)
+
     def lose(self, index: int) -> None:
-        super().lose(index)
+        self._tally.drop(index)
         self.outbox.drops.dropped(self.subscribers, index)
         self._left -= 1
 
@@ -152,6 +160,7 @@ class Foreground(Copying):
         if self.over:
             self.open -= 1
         else:
+            self._tally.send(index)
             super().send_held(index)
 
     def drop_held(self, index: int) -> None:
@@ -179,14 +188,24 @@ class Foreground(Copying):
             self._lost_accepted(index)
             return
         self._left -= 1
-        if result.ok:
-            self._delivered.append(index)
-            self._keep(index, result)
+        if self.replied:
+            if self.results is not None and result.data:
+                self.results.give(len(result.data))
+        elif result.ok:
+            self._deliver(index, result)
         elif result.text == DISCARDED:  # by a member that made room, which has counted it
-            self.dropped.append(index)
+            self._discarded += 1
+            self._tally.drop(index)
         else:
-            self._failed[index] = result.text.decode(errors="replace") or "failed"
+            self._tally.fail(index, result.text.decode(errors="replace"))
         self._progress()
+
+    def _deliver(self, index: int, result: Result) -> None:
+        self._tally.deliver(index)
+        if result.oversized:
+            self._tally.omit(index)
+        elif self.message.receipt:
+            self._tally.keep(index, result.data)
 
     def _lost_accepted(self, index: int) -> None:
         """The server that had accepted a copy is gone: send the copy once more, unless the caller
@@ -195,6 +214,7 @@ class Foreground(Copying):
             self._left -= 1
             self._progress()
             return
+        self._lost += 1
         if not self._again:
             self.open += 1
             asyncio.get_running_loop().call_soon(attempt, self.job, self._send_again)
@@ -205,16 +225,6 @@ class Foreground(Copying):
         self.open -= 1
         self.send(indexes)
         self._went()
-
-    def _keep(self, index: int, result: Result) -> None:
-        """Keep what a receiver returned for the receipt, as far as there was room for it."""
-        if self.replied:
-            if self.results is not None and result.data:
-                self.results.give(len(result.data))
-        elif result.oversized:
-            self._omitted.append(self.subscribers.client_id(index))
-        elif self.message.receipt:
-            self._results[self.subscribers.client_id(index)] = result.data
 
     def _progress(self) -> None:
         """A receiver finished: reply if that decides it, else tell how far the fan-out is."""
@@ -232,16 +242,12 @@ class Foreground(Copying):
             if self.message.quorum is None:
                 decided = not self._left
             else:
-                delivered = self._succeeded
+                delivered = self._tally.succeeded
                 decided = delivered >= self._needed or delivered + self._left < self._needed
             if decided:
                 self._reply()
         if self.replied and not self._left:
             self._close()
-
-    @property
-    def _succeeded(self) -> int:
-        return len(self._delivered) + len(self._acknowledged)
 
     @property
     def _done(self) -> tuple[int, int]:
@@ -259,26 +265,7 @@ class Foreground(Copying):
         """Withdraw what nobody has taken, then reply: who hears of the timeout can rely on it."""
         self.over = True
         self.outbox.unstrand(self)
-        withdrawals = [task for part in self.parts if (task := self._withdraw(part)) is not None]
-        if withdrawals:
-            self.outbox.when_done(withdrawals, partial(attempt, self.job, self._end))
-        else:
-            self._end()
-
-    def _end(self) -> None:
-        if not self.replied:
-            self._drop_refused()
-            self._reply()
-        self._close()
-
-    def _drop_refused(self) -> None:
-        """Count the refused copies of parts that are not answered whole, and those that room is
-        made for still; at the timeout."""
-        done = self._accepted().union(self.dropped)
-        for part in self.parts:
-            for at, _ in part.refused or ():
-                if part.index(at) not in done:
-                    self.lose(part.index(at))
+        self.outbox.withdraw(self.job, list(self.parts), self._withdraw, self._end)
 
     def _withdraw(self, part: Part) -> asyncio.Task[None] | None:
         client = self.outbox.cluster.clients[part.place]
@@ -286,7 +273,19 @@ class Foreground(Copying):
             return None
         return self.outbox.maybe_withdraw(part, client.forget(part))
 
+    def _end(self) -> None:
+        if not self.replied:
+            for part in self.parts:  # of those that are not answered whole nobody was told
+                for index in part.take_refused():
+                    self.lose(index)
+            for index in self._tally.held():
+                self.lose(index)
+            self._reply()
+        self._close()
+
     def _close(self) -> None:
+        if self._is_naming:
+            return  # until it is replied
         self._timer.cancel()
         if self._status_timer is not None:
             self._status_timer.cancel()
@@ -297,70 +296,57 @@ class Foreground(Copying):
         self._place.leave()
 
     def _reply(self) -> None:
+        """Say what became of the copies. What comes later changes nothing of it."""
         self.replied = True
         self.job.status(*self._done)
-        if self.message.receipt:
-            self.job.complete(self._receipt())
-        elif self._is_success():
-            self.job.complete(b"%d" % self._succeeded)
-        else:
-            self.job.fail(encode_failures(self._reasons()))
-        self._results.clear()
         self.message = self.message.without_payload()
-        self._place.answer()
+        if self.message.receipt:
+            copies = self._count_accepted() + len(self.receivers)
+            make = partial(
+                self._tally.receipt,
+                copies=copies,
+                awaited=sorted(self._awaited),
+                logged=self.logged,
+            )
+            self._name(_ALL, lambda named: self.job.complete(make(named)))
+        elif self._is_success():
+            self._name(b"", lambda _: self.job.complete(b"%d" % self._tally.succeeded))
+        else:
+            # a late durable receiver is no failure where all are waited for
+            is_late = self.over and self.message.quorum is not None
+            awaited = sorted(self._awaited) if is_late else ()
+            late = f"no answer in {self.message.timeout_s:g} s"
+            make_failures = partial(self._tally.failures, late=late, awaited=awaited)
+            states = _LATE if self.over else _ENDED
+            self._name(states, lambda named: self.job.fail(make_failures(named)))
+
+    def _name(self, states: bytes, answer: Callable[[Named], None]) -> None:
+        """Answer once the copies in these states are named: at once unless the list is long."""
+        steps = self._tally.steps(states)
+
+        def end(named: Named) -> None:
+            answer(named)
+            self._is_naming = False
+            self._place.answer()
+            if self.over or not self._left:
+                self._close()
+
+        self._is_naming = True
+        if states and self.subscribers.is_long:
+            self.outbox.name(self.job, steps, end)
+        else:
+            end(exhaust(steps))
 
     def _is_success(self) -> bool:
         needed = self._needed
         if self.message.quorum is None:  # a late durable receiver gets the message all the same
             needed -= len(self._awaited)
-        return (
-            self._succeeded >= needed and self._count_accepted() + len(self.dropped) == self.total
-        )
+        tally = self._tally
+        return tally.succeeded >= needed and self._count_accepted() + tally.dropped == self.total
 
     def _count_accepted(self) -> int:
-        """Return how many copies a job server has accepted and not dropped."""
+        """Return how many copies a job server has accepted, and neither lost nor dropped."""
         if not self.over:
-            return self.total - len(self.dropped)
-        return len(self._accepted().difference(self.dropped))
-
-    def _accepted(self) -> set[int]:
-        """Return which copies a job server has accepted; the one that has them must be up still,
-        or their receivers have finished."""
-        accepted = {*self._delivered, *self._failed}
-        for part in self.parts:
-            if part.is_held:
-                handles = enumerate(part.handles or ())
-                accepted.update(part.index(at) for at, handle in handles if handle)
-        return accepted
-
-    def _reasons(self) -> list[tuple[str, str]]:
-        """Return who did not finish, and why."""
-        late = f"no answer in {self.message.timeout_s:g} s"
-        reasons = [
-            *((index, _QUEUE_FULL) for index in self.dropped),
-            *self._failed.items(),
-            *(((index, late) for index in self._pending()) if self.over else ()),
-        ]
-        named = [(self.subscribers.client_id(i), text) for i, text in reasons]
-        named += self._parked.items()
-        if self.over and self.message.quorum is not None:
-            named += [(client_id, late) for client_id in sorted(self._awaited)]
-        return named
-
-    def _pending(self) -> list[int]:
-        done = {*self._delivered, *self._failed, *self.dropped}
-        return [index for index in self._chosen if index not in done]
-
-    def _receipt(self) -> bytes:
-        client_id = self.subscribers.client_id
-        failed = {client_id(index): words for index, words in self._failed.items()}
-        return encode_receipt(
-            self._count_accepted() + len(self.receivers),
-            delivered=[*self.clients(self._delivered), *self._acknowledged],
-            failed=failed | self._parked,
-            pending=[*self.clients(self._pending()), *sorted(self._awaited)],
-            dropped=self.clients(self.dropped),
-            results=self._results,
-            omitted=self._omitted,
-            logged=self.logged,
-        )
+            return self.total - self._tally.dropped
+        accepted = sum(part.answered - len(part.refused or ()) for part in self.parts)
+        return accepted - self._lost - self._discarded

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 
 import structlog
@@ -20,9 +20,11 @@ from gearhorn.broker.backlog import Backlog
 from gearhorn.broker.copies import Block, Subscribers, unique_id
 from gearhorn.broker.drops import Drops
 from gearhorn.broker.overflow import Overflow
+from gearhorn.broker.packed import Packed
 from gearhorn.broker.places import Places
 from gearhorn.broker.portions import Portions
-from gearhorn.broker.requests import attempt
+from gearhorn.broker.requests import answering, attempt
+from gearhorn.broker.tally import Named
 from gearhorn.broker.waiting import Waiting
 from gearhorn.errors import InternalError
 from gearhorn.gearman.client import Submission
@@ -32,6 +34,7 @@ from gearhorn.gearman.worker import Job
 from gearhorn.messages import Fanout, Logged
 from gearhorn.tasks import Tasks
 
+STEPS = 8  # slices of a list that are named in one turn of the loop: 4 ms
 WITHDRAW_S = 1.0  # how long a reply waits for a job server to withdraw copies
 
 log = structlog.get_logger(__name__)
@@ -108,14 +111,45 @@ class Outbox:
         self._generation += 1
         return self._tasks.spawn(self._cancel(part, handles), "withdraw")
 
-    def when_done(self, tasks: list[asyncio.Task[None]], call: Callable[[], None]) -> None:
-        """Call ``call`` once the withdrawals have ended, or have had ``WITHDRAW_S``."""
+    def withdraw(
+        self,
+        job: Job,
+        parts: Sequence[Part],
+        begin: Callable[[Part], asyncio.Task[None] | None],
+        then: Callable[[], None],
+    ) -> None:
+        """Begin to withdraw every part, one in each turn of the loop; call ``then`` once all that
+        has ended, or has had ``WITHDRAW_S``."""
 
-        async def wait() -> None:
-            await asyncio.wait(tasks, timeout=WITHDRAW_S)
-            call()
+        async def work() -> None:
+            with answering(job):
+                tasks = []
+                for part in parts:
+                    if (task := begin(part)) is not None:
+                        tasks.append(task)
+                    await asyncio.sleep(0)
+                if tasks:
+                    await asyncio.wait(tasks, timeout=WITHDRAW_S)
+                then()
 
-        self._tasks.spawn(wait(), "withdrawals")
+        self._tasks.spawn(work(), "withdrawals")
+
+    def name(
+        self, job: Job, steps: Generator[None, None, Named], then: Callable[[Named], None]
+    ) -> None:
+        """Call ``then`` with what ``steps`` returns, and let the loop turn between them."""
+
+        async def work() -> None:
+            with answering(job):
+                try:
+                    while True:
+                        for _ in range(STEPS):
+                            next(steps)
+                        await asyncio.sleep(0)
+                except StopIteration as end:
+                    then(end.value)
+
+        self._tasks.spawn(work(), "reply")
 
     async def _cancel(self, part: Part, handles: list[bytes]) -> None:
         try:
@@ -129,15 +163,23 @@ class Outbox:
 class Part(Submission):
     """The copies of one fan-out that went to one server."""
 
-    __slots__ = ("connection", "indexes", "place")
+    __slots__ = ("_is_counted", "connection", "indexes", "place")
 
     def __init__(self, copying: Copying, block: Block, foreground: bool) -> None:
         super().__init__(
             copying, block.heads, block.tail, foreground, copying.results, copying.reasons
         )
         self.place = block.place
+        self._is_counted = False
         self.indexes = block.indexes
         self.connection = copying.outbox.cluster.clients[block.place].connection
+
+    def take_refused(self) -> list[int]:
+        """Return the copies that the server refused, as indexes into the list; once."""
+        if self._is_counted:
+            return []
+        self._is_counted = True
+        return [self.index(at) for at, _ in self.refused or ()]
 
     def index(self, at: int) -> int:
         """Return which queue of the list copy ``at`` is for."""
@@ -259,15 +301,15 @@ class Copying:
     def drop(self, part: Part) -> int:
         """Take note of the copies of a part that the server refused; return how many are lost."""
         self.taken(part, part.indexes)
-        return self.refuse([(part.index(at), code) for at, code in part.refused or ()])
+        return self.refuse(part.take_refused())
 
-    def refuse(self, refused: Sequence[tuple[int, bytes]]) -> int:
+    def refuse(self, refused: Sequence[int]) -> int:
         """Take note of copies that a server refused, given by their place in the list; return how
         many are lost. The others wait for room."""
         lost = 0
-        for index, _ in refused:
+        for index in refused:
             if self.outbox.overflow.is_for(self.subscribers, index):
-                self.open += 1
+                self.hold(index)
                 self.outbox.overflow.refused(self, index)
             else:
                 self.lose(index)
@@ -286,6 +328,10 @@ class Copying:
             refused = {sent[at] for at, _ in part.refused or ()}
             self.outbox.overflow.accepted(self.subscribers, sent[: part.answered], refused)
 
+    def hold(self, index: int) -> None:
+        """A copy waits for room, until ``send_held`` or ``drop_held``."""
+        self.open += 1
+
     def lose(self, index: int) -> None:
         """Take note that a copy is dropped."""
         self.dropped.append(index)
@@ -296,6 +342,9 @@ class Copying:
 
     def clients(self, indexes: Sequence[int]) -> list[str]:
         """Return the client_ids of queues."""
+        queues = self.subscribers.queues
+        if isinstance(queues, Packed):  # which is read in order
+            return [name.decode() for name in queues.clients(sorted(indexes))]
         return [self.subscribers.client_id(index) for index in indexes]
 
     def broke(self, submission: Submission) -> None:

@@ -81,10 +81,12 @@ def encode_receipt(
     results: Mapping[str, bytes] = MappingProxyType({}),
     omitted: Sequence[str] = (),
     logged: Logged | None = None,
+    unlisted: Mapping[str, int] = MappingProxyType({}),
 ) -> bytes:
     """Return a receipt: what became of a message, copy by copy (docs/protocol.rst, "Receipt").
 
-    ``results`` are what receivers returned, ``omitted`` those whose results were not kept.
+    ``results`` are what receivers returned, ``omitted`` those whose results were not kept, and
+    ``unlisted`` how many others there are by key.
     """
     texts: list[tuple[str, str]] = []
     coded: list[tuple[str, str]] = []
@@ -102,6 +104,9 @@ def encode_receipt(
     texts_json, texts_out = sheet.add("", texts, dict, is_counted=False)
     missing = [*omitted, *(name for name, _ in (*coded_out, *texts_out))]
     omitted_json, _ = sheet.add("results_omitted", missing, list)
+    for key, count in unlisted.items():
+        if count:
+            sheet.unlisted[key] = sheet.unlisted.get(key, 0) + count
     return encode(
         _Receipt(
             copies,
@@ -119,12 +124,12 @@ def encode_receipt(
     )
 
 
-def encode_failures(pairs: Sequence[tuple[str, str]]) -> bytes:
-    """Return why a fan-out failed: pairs of client_id and reason. Where not all have room, the
-    last pair has no client_id and says how many more there are."""
+def encode_failures(pairs: Sequence[tuple[str, str]], others: int = 0) -> bytes:
+    """Return why a fan-out failed: pairs of client_id and reason. Where not all have room, or there
+    are ``others``, the last pair has no client_id and says how many more there are."""
     sheet = _Sheet(REPLY_BYTES - _OTHER_BYTES)
-    text, others = sheet.add("", pairs, list)
+    text, left = sheet.add("", pairs, list)
+    others += len(left)
     if not others:
         return bytes(text)
-    listed = pairs[: len(pairs) - len(others)]
-    return encode([*listed, ("", f"and {len(others)} more")])
+    return encode([*pairs[: len(pairs) - len(left)], ("", f"and {others} more")])

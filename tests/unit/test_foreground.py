@@ -236,8 +236,8 @@ def test_results_share_8_mib_from_their_first_byte_on() -> None:
         server.complete(one)
         server.complete(three, b"nor for the end of it")
         told = receipt(job)
-        assert told["delivered"] == ["d", "a", "c"]
-        assert told["results"] == {"d": "for this there is", "a": "r" * (RESULTS_BYTES // 2)}
+        assert told["delivered"] == ["a", "c", "d"]
+        assert told["results"] == {"a": "r" * (RESULTS_BYTES // 2), "d": "for this there is"}
         assert told["results_omitted"] == ["c"]
         assert bench.places.held == 0
 

@@ -1,0 +1,209 @@
+"""Tallies: what became of each copy of a foreground fan-out, and the reply that says so.
+
+Theory of operation. A fan-out may have a million copies, so each is one byte here, by its index in
+the list, and only what a receiver said is kept besides. The reply names the copies in the order of
+the list, which is how a long list can be read: ``steps`` goes through it a slice at a time, and
+whoever runs it lets the loop turn in between. Names stop being gathered when they fill a reply;
+the others are counted.
+
+Rules: pure. A copy is in one state at a time. Nothing changes any more once a reply is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+
+from gearhorn.broker.copies import Subscribers
+from gearhorn.broker.packed import Packed
+from gearhorn.messages import Logged, encode_failures, encode_receipt
+from gearhorn.messages.receipts import REPLY_BYTES
+
+STATES = 6
+PENDING, HELD, DELIVERED, FAILED, DROPPED, EXCLUDED = range(STATES)
+SLICE = 2048  # queues that are named in one step
+_QUEUE_FULL = "queue full"
+
+
+class Tally:
+    """What became of the copies, and of durable receivers; ``chosen`` are the indexes that there
+    are copies for (None: all)."""
+
+    def __init__(self, subscribers: Subscribers, chosen: Sequence[int] | None) -> None:
+        count = len(subscribers.queues)
+        self._subscribers = subscribers
+        if chosen is None:
+            self._states = bytearray(count)
+        else:
+            self._states = bytearray([EXCLUDED]) * count
+            for index in chosen:
+                self._states[index] = PENDING
+        self._counts = [0] * STATES
+        self._reasons: dict[int, str] = {}
+        self._results: dict[int, bytes] = {}
+        self._omitted: list[int] = []
+        self._acknowledged: list[str] = []
+        self._parked: dict[str, str] = {}
+
+    @property
+    def succeeded(self) -> int:
+        """How many receivers have succeeded."""
+        return self._counts[DELIVERED] + len(self._acknowledged)
+
+    @property
+    def dropped(self) -> int:
+        """How many copies are dropped."""
+        return self._counts[DROPPED]
+
+    def _move(self, index: int, state: int) -> None:
+        self._counts[self._states[index]] -= 1
+        self._counts[state] += 1
+        self._states[index] = state
+
+    def deliver(self, index: int) -> None:
+        """A receiver has completed its copy."""
+        self._move(index, DELIVERED)
+
+    def keep(self, index: int, data: bytes) -> None:
+        """It returned this."""
+        self._results[index] = data
+
+    def omit(self, index: int) -> None:
+        """What it returned is not kept."""
+        self._omitted.append(index)
+
+    def fail(self, index: int, reason: str) -> None:
+        """A receiver has failed; ``reason`` may be empty."""
+        self._move(index, FAILED)
+        if reason:
+            self._reasons[index] = reason
+
+    def drop(self, index: int) -> None:
+        """There was no room for a copy."""
+        self._move(index, DROPPED)
+
+    def hold(self, index: int) -> None:
+        """A copy waits for room."""
+        self._move(index, HELD)
+
+    def send(self, index: int) -> None:
+        """There is room for it."""
+        self._move(index, PENDING)
+
+    def held(self) -> Iterator[int]:
+        """Yield the copies that wait for room."""
+        index = self._states.find(HELD)
+        while index >= 0:
+            yield index
+            index = self._states.find(HELD, index + 1)
+
+    def acknowledge(self, client_id: str, error: str) -> None:
+        """A durable receiver has done with the message; ``error`` is why it was parked."""
+        if error:
+            self._parked[client_id] = f"parked: {error}"
+        else:
+            self._acknowledged.append(client_id)
+
+    def steps(self, states: bytes) -> Generator[None, None, Named]:
+        """Name the copies in these states, a slice of the list with each step."""
+        named = Named()
+        told = self._reasons.keys() | self._results.keys() | set(self._omitted)
+        for at, found, names in self._slices(states):
+            if not named.add(states, found, names):
+                yield
+                continue
+            for index in told.intersection(range(at, at + len(names))) if told else ():
+                name = names[index - at]
+                if index in self._reasons:
+                    named.failed[name] = self._reasons[index]
+                elif index in self._results:
+                    named.results[name] = self._results[index]
+                else:
+                    named.omitted.append(name)
+            yield
+        return named
+
+    def _slices(self, wanted: bytes) -> Iterator[tuple[int, bytes, list[str]]]:
+        """Yield the index of a slice's first queue, the states of its copies, and the client_ids;
+        slices without any copy in the wanted states are left out."""
+        queues, start = self._subscribers.queues, len(self._subscribers.topic.encode()) + 1
+        for at in range(0, len(queues), SLICE):
+            states = bytes(self._states[at : at + SLICE])
+            if not any(state in states for state in wanted):
+                continue
+            if isinstance(queues, Packed):
+                names = [name.decode() for name in queues.clients(range(at, at + len(states)))]
+            else:
+                names = [queue[start:].decode() for queue in queues[at : at + SLICE]]
+            yield at, states, names
+
+    def receipt(
+        self, named: Named, copies: int, awaited: Sequence[str], logged: Logged | None
+    ) -> bytes:
+        """Return the receipt; ``copies`` are accepted, and durable receivers ``awaited``."""
+        names, missing = named.names, named.missing
+        return encode_receipt(
+            copies,
+            delivered=[*names[DELIVERED], *self._acknowledged],
+            failed=named.reasons() | self._parked,
+            pending=[*names[PENDING], *names[HELD], *awaited],
+            dropped=names[DROPPED],
+            results=named.results,
+            omitted=named.omitted,
+            logged=logged,
+            unlisted={
+                "delivered": missing[DELIVERED],
+                "failed": missing[FAILED],
+                "pending": missing[PENDING] + missing[HELD],
+                "dropped": missing[DROPPED],
+            },
+        )
+
+    def failures(self, named: Named, late: str, awaited: Sequence[str]) -> bytes:
+        """Return why the fan-out failed. ``late`` is said of copies that have not finished, as far
+        as they are named, and of the durable receivers ``awaited``."""
+        pairs = [(name, _QUEUE_FULL) for name in named.names[DROPPED]]
+        pairs += named.reasons().items()
+        pairs += ((name, late) for name in (*named.names[PENDING], *named.names[HELD]))
+        pairs += self._parked.items()
+        pairs += ((name, late) for name in awaited)
+        return encode_failures(pairs, sum(named.missing))
+
+
+class Named:
+    """Client_ids by the state of their copies, as many as a reply has room for."""
+
+    def __init__(self) -> None:
+        self.names: list[list[str]] = [[] for _ in range(STATES)]
+        self.missing = [0] * STATES  # that had no room
+        self.failed: dict[str, str] = {}
+        self.results: dict[str, bytes] = {}
+        self.omitted: list[str] = []
+        self._room = REPLY_BYTES
+
+    def add(self, wanted: bytes, states: bytes, names: list[str]) -> bool:
+        """Add the names of one slice; return whether there was room for them."""
+        self._room -= sum(map(len, names))
+        for state in wanted:
+            count = states.count(state)
+            if self._room < 0:
+                self.missing[state] += count
+            elif count == len(names):
+                self.names[state] += names
+            elif count:
+                pairs = zip(states, names, strict=True)
+                self.names[state] += [name for found, name in pairs if found == state]
+        return self._room >= 0
+
+    def reasons(self) -> dict[str, str]:
+        """Return why the copies failed that did."""
+        return dict.fromkeys(self.names[FAILED], "failed") | self.failed
+
+
+def exhaust(steps: Generator[None, None, Named]) -> Named:
+    """Take all steps at once."""
+    try:
+        while True:
+            next(steps)
+    except StopIteration as end:
+        named: Named = end.value
+        return named
