@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 from support.cluster import Cluster
 from support.servers import EmbeddedGearman, Gearmand, Redis, Valkey
+from support.standstill import Standstill
 
 # Machines are shared: how long an example takes says nothing about the code.
 settings.register_profile("gearhorn", deadline=None)
@@ -18,6 +19,21 @@ settings.load_profile("gearhorn")
 _numbers = itertools.count(1)
 PAIRS = [(Gearmand, Redis), (EmbeddedGearman, Valkey)]
 PAIR_NAMES = ["gearmand-redis", "standalone"]
+
+
+# A worker's loop may stand so long in a test that does not say how long it may.
+MAY_STAND_S = 0.25
+
+
+@pytest.fixture(autouse=True)
+def _standstills(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test in which a worker's loop stood still for too long."""
+    Standstill.begin()
+    yield
+    mark = request.node.get_closest_marker("may_stand")
+    allowed_s = MAY_STAND_S if mark is None else mark.args[0]
+    longest_s = Standstill.longest_of_all_s()
+    assert longest_s <= allowed_s, f"a worker's loop stood still for {longest_s:.3f} s"
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from support.servers import EmbeddedGearman, Gearmand, Redis, Valkey
+from support.standstill import Standstill
 from support.wire import Assigned, Outcome, Wire
 
 READY_S = 20.0
@@ -33,13 +34,16 @@ def eventually(check: Callable[[], Any], timeout: float = 10.0, what: str = "") 
 
 
 class Worker:
-    """A gearhorn-worker process."""
+    """A gearhorn-worker process, whose loop is watched."""
+
+    program: Sequence[str] = ("-m", "gearhorn.cli.worker")
 
     def __init__(self, servers: Sequence[str], redis: str, *options: str) -> None:
-        self.command = [sys.executable, "-m", "gearhorn.cli.worker", *servers]
-        self.command += ["--redis", redis, *options]
         self._directory = tempfile.TemporaryDirectory(prefix="gearhorn-worker-")
         self._log = Path(self._directory.name) / "log"
+        self.standstill = Standstill(Path(self._directory.name) / "standstill")
+        self.command = [sys.executable, *self.standstill.watched, *self.program]
+        self.command += [*servers, "--redis", redis, *options]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("GEARHORN_")}
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(self.command, stderr=log, stdout=log, env=environment)

@@ -5,13 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 
 import pytest
@@ -109,12 +105,9 @@ class Breaker(Worker):
     """A worker without one of the rules, or with all of them."""
 
     def __init__(self, rule: str | None, servers: list[str], redis: str, *options: str) -> None:
-        script = [without.__file__, rule] if rule else ["-m", "gearhorn.cli.worker"]
-        self.command = [sys.executable, *script, *servers, "--redis", redis, *options]
-        self._directory = tempfile.TemporaryDirectory(prefix="gearhorn-worker-")
-        self._log = Path(self._directory.name) / "log"
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(self.command, stderr=log, stdout=log)
+        if rule:
+            self.program = without.__file__, rule
+        super().__init__(servers, redis, *options)
 
 
 class Trial:
