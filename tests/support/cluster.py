@@ -45,8 +45,11 @@ class Worker:
         self.command = [sys.executable, *self.standstill.watched, *self.program]
         self.command += [*servers, "--redis", redis, *options]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("GEARHORN_")}
+        self.process = self._start(environment)
+
+    def _start(self, environment: dict[str, str]) -> subprocess.Popen[bytes]:
         with self._log.open("wb") as log:
-            self.process = subprocess.Popen(self.command, stderr=log, stdout=log, env=environment)
+            return subprocess.Popen(self.command, stderr=log, stdout=log, env=environment)
 
     def log(self) -> str:
         """What the worker has written."""
