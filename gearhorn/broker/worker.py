@@ -64,7 +64,7 @@ COPIES_IN_HAND = 4 * WINDOW_COPIES  # one window on its way, three at hand
 CHANGES_IN_HAND = 1024
 READS_IN_HAND = 64  # each up to 8 MiB; those that wait for a message are not counted
 REQUEST_BYTES = 256 * 1024  # of a subscribe or unsubscribe: two names and a few options
-_POLL_S = 0.02  # while stopping
+_POLL_S = 0.02  # while starting and stopping
 
 log = structlog.get_logger(__name__)
 
@@ -250,6 +250,8 @@ class Broker:
             worker.start()
         for worker in self._fanout_workers:
             worker.start()  # 4. work comes last
+        while not any(worker.is_up for worker in self._fanout_workers):
+            await asyncio.sleep(_POLL_S)
         self._tasks.keep("store policy", partial(watch_policy, self._store))
         self._tasks.keep("serving", self._serving.run)
         log.info("ready", member=self._membership.id)

@@ -135,6 +135,7 @@ class Client(Link):
         self._written: deque[Submission] = deque()  # written, at least in part; unanswered
         self._done: deque[Submission] = deque()  # answered, and not told yet
         self.accepted = 0  # copies since the beginning
+        self._answers = 0  # to copies and looks, refusals among them, since the beginning
         self._out_copies = 0
         self._out_bytes = 0
         self._settling = False
@@ -216,6 +217,9 @@ class Client(Link):
         """Wait no more for the receiver of one foreground copy."""
         assert submission.handles is not None
         self._waiting.pop(submission.handles[index], None)
+
+    def debt(self) -> tuple[int, int]:
+        return self._answers, self._out_copies + len(self._looks)
 
     def went_up(self, connection: Connection) -> None:
         connection.write(packets.pack(packets.OPTION_REQ, b"exceptions"))
@@ -365,6 +369,7 @@ class Client(Link):
         if len(fields) < 3 or not self._looks:
             raise ProtocolError("STATUS_RES that answers nothing")
         told = self._looks.popleft()
+        self._answers += 1
         try:
             told(fields[1] == b"1", fields[2] == b"1")
         except Exception as error:
@@ -426,6 +431,7 @@ class Client(Link):
     def _answered(self, submission: Submission, count: int) -> None:
         """Count answers to the first submission that is not answered whole."""
         submission.answered += count
+        self._answers += count
         self._out_copies -= count
         self._out_bytes -= count * submission.unit
         if submission.answered == len(submission.heads):

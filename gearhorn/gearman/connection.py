@@ -1,32 +1,40 @@
-"""A link: one connection to one job server, kept up for ever.
+"""A link: one connection to one job server, made again whenever it is lost.
 
-Law: everything runs on the event loop; nothing blocks. A link is *up* once the server answered
-an ECHO on the new connection, and down as soon as the connection ends or an ECHO stays
-unanswered for ``ECHO_TIMEOUT_S`` (PROTOCOL §8: a frozen gearmand still accepts connections).
-What is written in one turn of the loop leaves in one send for each connection, before the turn is
-over: gear's own write-write-read pattern does 23 jobs/s (FACTS A1).
+Rules: everything runs on the event loop; nothing blocks. A link is *up* once the server answered
+an ECHO on the new connection, and down as soon as the connection ends or its pulse stops (see
+``pulse``; "Several job servers" in docs/protocol.rst). Whatever a server does costs its own links
+and a line of the log. What is written in one turn of the loop leaves in one send for each
+connection, before the turn is over: write, write, read does 23 jobs/s, because of delayed
+acknowledgements.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 from weakref import WeakKeyDictionary
 
 import structlog
 
 from gearhorn.errors import ProtocolError
-from gearhorn.gearman import packets
+from gearhorn.gearman import packets, sockets
 from gearhorn.gearman.packets import Packet, Splitter
-from gearhorn.tasks import Tasks
+from gearhorn.gearman.pulse import TIMEOUT_S, Pulse, Signs
+from gearhorn.gearman.sockets import CONNECT_TIMEOUT_S, connect
+
+__all__ = ["CONNECT_TIMEOUT_S", "Connection", "Link", "Server", "open_streams"]
+from gearhorn.tasks import Tasks, on_crash
 from gearhorn.timing import Backoff
 
-CONNECT_TIMEOUT_S = 5.0
-ECHO_TIMEOUT_S = 5.0  # PROTOCOL §8
-ECHO_INTERVAL_S = 2.0
+LOOK_S = 0.5  # between two looks at the pulse of a connection
 STEADY_S = 1.0  # a connection that ends sooner counts as one more failed try
-_UNANSWERED = f"no answer to ECHO in {ECHO_TIMEOUT_S:g} s"
+_UNANSWERED = f"no answer to ECHO in {TIMEOUT_S:g} s"
+# the process, or the machine, has no more of what a socket needs
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 log = structlog.get_logger(__name__)
 
@@ -49,14 +57,7 @@ async def open_streams(
 
     Raises ``OSError`` (``TimeoutError`` included).
     """
-    async with asyncio.timeout(CONNECT_TIMEOUT_S):
-        return await asyncio.open_connection(
-            server.host,
-            server.port,
-            ssl=tls,
-            server_hostname=server.host if tls else None,
-            limit=limit,
-        )
+    return await sockets.open_streams(server.host, server.port, tls, limit)
 
 
 async def can_connect(server: Server, tls: ssl.SSLContext | None) -> bool:
@@ -114,7 +115,12 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
         self._turn = _Turn.of(self._loop)
-        self.heard_at = self._loop.time()
+        self._heard = 0  # bytes
+        self._written = 0
+        self.is_asked = False  # for an ECHO that is not answered
+        self.echoes = 0  # answered
+        self.first_echo: asyncio.Future[None] = self._loop.create_future()
+        self.is_reported = False  # the log says why it ended
         self.given_back = False  # closed on purpose: its jobs are for others
         self.closed: asyncio.Future[str] = self._loop.create_future()
 
@@ -123,21 +129,26 @@ class Connection(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self.heard_at = self._loop.time()
+        self._heard += len(data)
         self._turn.begin()
         try:
             self._link.received(self, self._splitter.feed(data))
         except ProtocolError as error:
+            self._report(
+                log.warning, "job server breaks the protocol; reconnecting", error=str(error)
+            )
             self.abort(str(error))
         except Exception as error:  # the next connection begins anew; asyncio would only close it
-            log.critical(
-                "what a job server said was not handled",
-                server=str(self._link.server),
-                exc_info=error,
-            )
+            self._report(log.critical, "what a job server said was not handled", exc_info=error)
             self.abort("a fault in gearhorn")
         finally:
             self._turn.end()
+
+    def _report(self, say: Callable[..., object], event: str, **more: object) -> None:
+        """Say why the connection ends, if it has not ended: nothing else is said of it then."""
+        if self.is_open:
+            self.is_reported = True
+            say(event, server=str(self._link.server), **more)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.abort(str(exc) if exc else "closed by the server")
@@ -159,6 +170,29 @@ class Connection(asyncio.Protocol):
         self._has_large = True
         self.write(data)
 
+    def ask_echo(self) -> None:
+        """Ask the server for a sign of life."""
+        self.is_asked = True
+        self.write(packets.pack(packets.ECHO_REQ, b"gearhorn"))
+
+    def take_echo(self, batch: list[Packet]) -> None:
+        """Take the answer to the ECHO out of a batch, if it is there."""
+        for packet in batch:
+            if packet[0] == packets.ECHO_RES:
+                self.is_asked = False
+                self.echoes += 1
+                if not self.first_echo.done():
+                    self.first_echo.set_result(None)
+                batch.remove(packet)
+                return
+
+    def signs(self, answers: int, owed: int) -> Signs:
+        """Return what is seen of the connection now."""
+        left = self._written
+        if self._transport is not None:
+            left -= sockets.unacknowledged(self._transport)
+        return Signs(self._heard, left, answers, owed)
+
     def wake(self) -> None:
         """Have the link asked, before this turn's output leaves, what else it would write."""
         if not self._awake:
@@ -170,6 +204,7 @@ class Connection(asyncio.Protocol):
         if self._awake and not self.closed.done():
             self._link.fill(self)
             if self._out and self._transport is not None:
+                self._written += sum(map(len, self._out))
                 if self._has_large:
                     for data in self._out:  # a view: what the kernel does not take is copied once
                         self._transport.write(memoryview(data))
@@ -213,7 +248,6 @@ class Link:
         self._tls = tls
         self._client_id = client_id
         self._limit = limit
-        self._echoed: asyncio.Future[None] | None = None
         self._tasks = Tasks()
 
     @property
@@ -246,64 +280,78 @@ class Link:
 
     def received(self, connection: Connection, batch: list[Packet]) -> None:
         """Take a batch of packets from ``connection``."""
-        if self._echoed is not None:
-            for packet in batch:
-                if packet[0] == packets.ECHO_RES:
-                    if not self._echoed.done():
-                        self._echoed.set_result(None)
-                    batch.remove(packet)
-                    break
+        if connection.is_asked:
+            connection.take_echo(batch)
         if batch and connection is self.connection:
             self.handle(connection, batch)
 
+    def debt(self) -> tuple[int, int]:
+        """Return how many requests were answered on this connection, and how many are not."""
+        return 0, 0
+
     async def _keep_up(self) -> None:
+        """Connect, and connect again whenever the connection is lost, without end."""
         backoff = Backoff()
-        said = False
+        loop = asyncio.get_running_loop()
+        while True:
+            connection = await self._connect_at_last(backoff)
+            up_at = loop.time()
+            reason = await self._session(connection)
+            if loop.time() - up_at > STEADY_S:
+                backoff.reset()
+            if not connection.is_reported:
+                self._say("connection lost; reconnecting", reason=reason)
+            await asyncio.sleep(backoff.next_s())
+
+    def _say(self, event: str, **words: str) -> None:
         say = log.warning if self.is_spokesman else log.debug
+        say(event, server=str(self.server), **words)
+
+    async def _connect_at_last(self, backoff: Backoff) -> Connection:
+        """Try until the server answers, and say the first time why it does not."""
+        said = ""
         while True:
             try:
                 connection = await self._connect()
-            except (OSError, TimeoutError) as error:
-                delay_s = backoff.next_s()
-                if not said:
-                    said = True
-                    say(
-                        "job server is not there; trying again for ever",
-                        server=str(self.server),
-                        error=str(error) or type(error).__name__,
-                    )
-                await asyncio.sleep(delay_s)
+            except OSError as error:
+                words = str(error) or type(error).__name__
+                kind = "this process" if error.errno in _EXHAUSTED else "the server"
+                if kind != said:
+                    said = kind
+                    self._explain(kind, words)
+                await asyncio.sleep(backoff.next_s())
                 continue
-            up_at = asyncio.get_running_loop().time()
             if self.is_spokesman:
                 log.info("connected", server=str(self.server))
-            said = False
-            self.connection = connection
-            self.went_up(connection)
-            try:
-                reason = await self._watch(connection)
-            finally:
-                self.connection = None
-                self.went_down(connection)
-            if asyncio.get_running_loop().time() - up_at > STEADY_S:
-                backoff.reset()
-            say("connection lost; reconnecting", server=str(self.server), reason=reason)
-            await asyncio.sleep(backoff.next_s())
+            return connection
+
+    def _explain(self, kind: str, words: str) -> None:
+        if kind == "this process":  # no other link says this one's part
+            log.error("no connection can be opened", server=str(self.server), error=words)
+        else:
+            self._say("job server is not there; trying again for ever", error=words)
+
+    async def _session(self, connection: Connection) -> str:
+        """Use a connection until it ends; return why it did."""
+        self.connection = connection
+        try:
+            with on_crash(partial(connection.abort, "a fault in gearhorn")):
+                self.went_up(connection)
+                return await self._watch(connection)
+        finally:
+            self.connection = None
+            self.went_down(connection)
 
     async def _connect(self) -> Connection:
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            _, connection = await loop.create_connection(
-                lambda: Connection(self, self._limit),
-                self.server.host,
-                self.server.port,
-                ssl=self._tls,
-                server_hostname=self.server.host if self._tls else None,
-            )
+        connection = Connection(self, self._limit)
         answered = False
         try:
+            await connect(lambda: connection, self.server.host, self.server.port, self._tls)
             connection.write(packets.pack(packets.SET_CLIENT_ID, self._client_id))
-            answered = await self._echo(connection)
+            connection.ask_echo()
+            either: list[asyncio.Future[Any]] = [connection.first_echo, connection.closed]
+            await asyncio.wait(either, timeout=TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+            answered = connection.first_echo.done()
         finally:
             if not answered:
                 connection.abort(_UNANSWERED)
@@ -314,24 +362,18 @@ class Link:
     async def _watch(self, connection: Connection) -> str:
         """Return why the connection ended."""
         loop = asyncio.get_running_loop()
+        pulse = Pulse(loop.time())
+        echoes = connection.echoes
         while True:
-            done, _ = await asyncio.wait([connection.closed], timeout=ECHO_INTERVAL_S)
+            done, _ = await asyncio.wait([connection.closed], timeout=LOOK_S)
             if done:
                 return connection.closed.result()
-            asked_at = loop.time()
-            if asked_at - connection.heard_at < ECHO_INTERVAL_S:
-                continue
-            # an answer of any kind proves the server alive: the echo waits behind large ones
-            if not await self._echo(connection) and connection.heard_at < asked_at:
-                connection.abort(_UNANSWERED)
-
-    async def _echo(self, connection: Connection) -> bool:
-        """Ask the server for a sign of life; return whether it came in time."""
-        self._echoed = asyncio.get_running_loop().create_future()
-        connection.write(packets.pack(packets.ECHO_REQ, b"gearhorn"))
-        try:
-            either: list[asyncio.Future[Any]] = [self._echoed, connection.closed]
-            await asyncio.wait(either, timeout=ECHO_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
-            return self._echoed.done() or connection.closed.done()
-        finally:
-            self._echoed = None
+            at_s, signs = loop.time(), connection.signs(*self.debt())
+            if connection.echoes != echoes:
+                echoes = connection.echoes
+                pulse.answered(at_s, signs)
+            if reason := pulse.why_dead(at_s, signs):
+                connection.abort(reason)
+            elif pulse.is_due(at_s, signs.heard):
+                connection.ask_echo()
+                pulse.asked(at_s, signs)

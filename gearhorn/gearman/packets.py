@@ -53,6 +53,7 @@ SUBMIT: Final[dict[tuple[bool, str], int]] = {
 Packet = tuple[int, bytes]
 
 MAX_UNIQUE_BYTES = 63  # a 64-byte unique id corrupts the payload (FACTS B6)
+MOST_BYTES = 1 << 30  # a packet that claims more is a lie, and would hide what is behind it
 KEPT_BYTES = 64 * 1024  # of a packet over the limit: handle, function and unique id and more
 
 _HEADER = struct.Struct(">4sII")
@@ -150,6 +151,8 @@ class Splitter:
                 raise ProtocolError(f"expected a Gearman response, got {data[at : at + 12]!r}")
             stop = at + 12 + size
             if size > self._limit:
+                if size > MOST_BYTES:
+                    raise ProtocolError(f"a packet of {size} bytes was announced")
                 need = 12 + KEPT_BYTES
                 if end - at < need:
                     break

@@ -123,6 +123,7 @@ class Worker(Link):
         self._mean = 1.0  # weight of the last jobs
         self._mean_bytes = 1.0  # and how long they were
         self.taken = 0  # jobs since the beginning
+        self._answers = 0  # to grabs, since the beginning
         self.failed = 0  # of those, that were refused or failed
         self._reset()
 
@@ -153,6 +154,9 @@ class Worker(Link):
     def is_idle(self) -> bool:
         """Whether nothing is in hand and nothing more can arrive."""
         return self.connection is None or (self._stopping and not self._grabs and not self.held)
+
+    def debt(self) -> tuple[int, int]:
+        return self._answers, self._grabs
 
     def went_up(self, connection: Connection) -> None:
         self._reset()
@@ -186,6 +190,7 @@ class Worker(Link):
                 log.debug("job server reports an error", server=str(self.server), body=body)
         self._ramp, self._dry = ramp, dry
         self._grabs -= len(jobs) + nothing
+        self._answers += len(jobs) + nothing
         if self._grabs < 0:
             raise ProtocolError("more answers than jobs that were asked for")
         self.held += len(jobs)
