@@ -36,8 +36,4 @@ async def watch_policy(store: Connection, look_s: float = LOOK_S) -> None:
                 log.info("the store keeps its keys again")
         elif loop.time() - said_s > REPEAT_S:
             said_s = loop.time()
-            log.error(
-                "the store forgets keys when its memory is full, and subscriptions with them; "
-                "set maxmemory-policy noeviction",
-                policy=policy,
-            )
+            log.error("the store forgets keys when its memory is full", policy=policy)

@@ -306,7 +306,7 @@ class Connection:
 
     async def evicts(self) -> str | None:
         """Return the store's maxmemory-policy if keys of ours may fall to it; raises
-        ``StoreError``. The ``volatile`` ones take keys with an expiry, and ours have none."""
+        ``StoreError``. The ``volatile`` ones take keys with an expiry: ours only tell repeats."""
         [memory] = await self.pipeline([("INFO", "memory")])
         found = dict(line.split(":", 1) for line in memory.decode().split("\r\n") if ":" in line)
         policy = found.get("maxmemory_policy", "noeviction")

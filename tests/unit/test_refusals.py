@@ -3,6 +3,9 @@ tests/contract/test_store_refusals.py."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from gearhorn.errors import StoreError, StoreNoWrites, StoreReadOnly, StoreRefused
@@ -56,3 +59,18 @@ def test_every_row_is_met_by_a_text_and_no_row_hides_another() -> None:
 
 def refused(text: str) -> bool:
     return any(row.fits(code_of(text), text) for row in TABLE)
+
+
+def test_operators_are_told_of_every_row() -> None:
+    docs = Path(__file__).resolve().parents[2] / "docs" / "operations.rst"
+    table = docs.read_text().partition(":name: refusal-table")[2].partition("\n\nRefused")[0]
+    done = {
+        StoreError: "Fan-outs wait|The same",
+        StoreReadOnly: "looked up anew",
+        StoreNoWrites: "are refused. Other fan-outs go on",
+        StoreRefused: "this topic are refused",
+    }
+    for row in TABLE:
+        entry = next(e for e in table.split("* - ") if re.match(rf"(``\w+``, )*``{row.code}\b", e))
+        if row.code != "ERR":
+            assert re.search(done[row.error], " ".join(entry.split())), row
