@@ -136,8 +136,11 @@ class Matchmaker:
         """Expect no answer of a peer that has gone, and leave no question to it behind: it may have
         been asked after the member that removed it had emptied its queue."""
         for peer in self._silent.keys() - self._membership.peers.keys():
-            self._silent.pop(peer).give_up()
-            self._bury(peer)
+            self._forget(peer, self._silent[peer])
+
+    def _forget(self, peer: str, question: _Question) -> None:
+        question.give_up()
+        self._bury(peer)
 
     async def _wait(
         self, peer: Member, question: _Question | None, version: int, since_s: float
@@ -156,6 +159,8 @@ class Matchmaker:
         if not _is_told(question):
             await known
         known.cancel()
+        if not question.answered.done() and peer.id not in self._membership.peers:
+            self._forget(peer.id, question)  # it had gone before it was asked
 
     def _ask(self, peer: str, version: int, body: bytes) -> _Question:
         queue = queue_of(MATCHMAKING, peer)

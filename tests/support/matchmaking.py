@@ -32,7 +32,7 @@ class Known:
         self.asked: list[tuple[str, int, float]] = []
         self.over: list[asyncio.Future[None]] = []
         self.heard_: list[list[int]] = []
-        self.peers: dict[str, Member] = {}
+        self.peers: dict[str, Member] = {name: peer(name) for name in ("peer", "a", "b")}
         self._listeners: list[Callable[[], None]] = []
 
     def on_members(self, listener: Callable[[], None]) -> None:

@@ -382,3 +382,19 @@ def test_telling_returns_the_peers_that_have_not_answered() -> None:
         assert [late.id for late in await told] == ["peer"]
 
     run(test, patience_s=0.0)
+
+
+def test_a_peer_that_had_gone_before_it_was_asked_is_forgotten_too() -> None:
+    async def test(bench: Bench) -> None:
+        bench.known.members("other")
+        told = bench.tell(("a", 1))
+        await turn()
+        assert bench.buried == []
+        bench.known.over[0].set_result(None)
+        await told
+        assert bench.buried == ["peer"]
+        bench.fail(0)
+        bench.known.members("another")
+        assert bench.buried == ["peer"]
+
+    run(test, patience_s=0.0)
