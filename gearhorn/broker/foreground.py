@@ -14,7 +14,7 @@ caller that has its reply.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 
 from gearhorn.broker.copies import Subscribers
@@ -50,7 +50,7 @@ class Foreground(Copying):
     """
 
     __slots__ = (
-        "_again", "_awaited", "_discarded", "_is_naming", "_left", "_lost", "_needed", "_place",
+        "_again", "_awaited", "_discarded", "_is_composing", "_left", "_lost", "_needed", "_place",
         "_status_at", "_status_timer", "_tally", "_timer", "over", "reasons", "replied", "results",
     )  # fmt: skip
     foreground = True
@@ -85,7 +85,7 @@ class Foreground(Copying):
         self._status_at = 0.0
         self._status_timer: asyncio.TimerHandle | None = None
         self.replied = False
-        self._is_naming = False  # the reply is being made
+        self._is_composing = False  # the reply is being made
         self.over = False  # timed out: nothing is sent or waited for any more
         self._timer = loop.call_later(message.timeout_s, attempt, job, self._time_out)
         if logged is not None and receivers:
@@ -284,7 +284,7 @@ class Foreground(Copying):
         self._close()
 
     def _close(self) -> None:
-        if self._is_naming:
+        if self._is_composing:
             return  # until it is replied
         self._timer.cancel()
         if self._status_timer is not None:
@@ -300,42 +300,41 @@ class Foreground(Copying):
         self.replied = True
         self.job.status(*self._done)
         self.message = self.message.without_payload()
+        tally, awaited = self._tally, sorted(self._awaited)
         if self.message.receipt:
             copies = self._count_accepted() + len(self.receivers)
-            make = partial(
-                self._tally.receipt,
-                copies=copies,
-                awaited=sorted(self._awaited),
-                logged=self.logged,
-            )
-            self._name(_ALL, lambda named: self.job.complete(make(named)))
+            make = partial(tally.receipt, copies=copies, awaited=awaited, logged=self.logged)
+            self._compose(tally.steps(_ALL), make, self.job.complete)
         elif self._is_success():
-            self._name(b"", lambda _: self.job.complete(b"%d" % self._tally.succeeded))
+            self._replied(self.job.complete, b"%d" % tally.succeeded)
         else:
+            late = f"no answer in {self.message.timeout_s:g} s"
             # a late durable receiver is no failure where all are waited for
             is_late = self.over and self.message.quorum is not None
-            awaited = sorted(self._awaited) if is_late else ()
-            late = f"no answer in {self.message.timeout_s:g} s"
-            make_failures = partial(self._tally.failures, late=late, awaited=awaited)
-            states = _LATE if self.over else _ENDED
-            self._name(states, lambda named: self.job.fail(make_failures(named)))
+            make = partial(tally.failures, late=late, awaited=awaited if is_late else ())
+            steps = tally.steps(_LATE if self.over else _ENDED, f'[,"{late}"]')
+            self._compose(steps, make, self.job.fail)
 
-    def _name(self, states: bytes, answer: Callable[[Named], None]) -> None:
-        """Answer once the copies in these states are named: at once unless the list is long."""
-        steps = self._tally.steps(states)
+    def _compose(
+        self,
+        steps: Generator[None, None, Named],
+        make: Callable[[Named], bytes],
+        answer: Callable[[bytes], None],
+    ) -> None:
+        """Answer with what is made of the copies' names: at once unless the list is long."""
+        if self.subscribers.is_long:
+            self._is_composing = True
+            self.outbox.compose(self.job, steps, make, partial(self._replied, answer))
+        else:
+            self._replied(answer, make(exhaust(steps)))
 
-        def end(named: Named) -> None:
-            answer(named)
-            self._is_naming = False
-            self._place.answer()
+    def _replied(self, answer: Callable[[bytes], None], data: bytes) -> None:
+        answer(data)
+        self._place.answer()
+        if self._is_composing:
+            self._is_composing = False
             if self.over or not self._left:
                 self._close()
-
-        self._is_naming = True
-        if states and self.subscribers.is_long:
-            self.outbox.name(self.job, steps, end)
-        else:
-            end(exhaust(steps))
 
     def _is_success(self) -> bool:
         needed = self._needed

@@ -134,10 +134,15 @@ class Outbox:
 
         self._tasks.spawn(work(), "withdrawals")
 
-    def name(
-        self, job: Job, steps: Generator[None, None, Named], then: Callable[[Named], None]
+    def compose(
+        self,
+        job: Job,
+        steps: Generator[None, None, Named],
+        make: Callable[[Named], bytes],
+        then: Callable[[bytes], None],
     ) -> None:
-        """Call ``then`` with what ``steps`` returns, and let the loop turn between them."""
+        """Call ``then`` with what ``make`` makes of what ``steps`` returns. The loop turns between
+        the steps, and beside ``make``, which a thread of its own calls."""
 
         async def work() -> None:
             with answering(job):
@@ -147,7 +152,7 @@ class Outbox:
                             next(steps)
                         await asyncio.sleep(0)
                 except StopIteration as end:
-                    then(end.value)
+                    then(await asyncio.to_thread(make, end.value))
 
         self._tasks.spawn(work(), "reply")
 

@@ -22,6 +22,7 @@ STATES = 6
 PENDING, HELD, DELIVERED, FAILED, DROPPED, EXCLUDED = range(STATES)
 SLICE = 2048  # queues that are named in one step
 _QUEUE_FULL = "queue full"
+_FRAME_BYTES = 3  # of JSON around a name
 
 
 class Tally:
@@ -103,9 +104,10 @@ class Tally:
         else:
             self._acknowledged.append(client_id)
 
-    def steps(self, states: bytes) -> Generator[None, None, Named]:
-        """Name the copies in these states, a slice of the list with each step."""
-        named = Named()
+    def steps(self, states: bytes, reason: str = "") -> Generator[None, None, Named]:
+        """Name the copies in these states, a slice of the list with each step. Each takes the room
+        of its name and of ``reason``."""
+        named = Named(len(reason) + _FRAME_BYTES)
         told = self._reasons.keys() | self._results.keys() | set(self._omitted)
         for at, found, names in self._slices(states):
             if not named.add(states, found, names):
@@ -170,9 +172,11 @@ class Tally:
 
 
 class Named:
-    """Client_ids by the state of their copies, as many as a reply has room for."""
+    """Client_ids by the state of their copies, as many as a reply has room for; each takes
+    ``more`` bytes besides its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, more: int) -> None:
+        self._more = more
         self.names: list[list[str]] = [[] for _ in range(STATES)]
         self.missing = [0] * STATES  # that had no room
         self.failed: dict[str, str] = {}
@@ -182,7 +186,7 @@ class Named:
 
     def add(self, wanted: bytes, states: bytes, names: list[str]) -> bool:
         """Add the names of one slice; return whether there was room for them."""
-        self._room -= sum(map(len, names))
+        self._room -= sum(map(len, names)) + self._more * len(names)
         for state in wanted:
             count = states.count(state)
             if self._room < 0:

@@ -7,6 +7,7 @@ from typing import Any
 
 from gearhorn.broker.copies import Subscribers
 from gearhorn.broker.outbox import Outbox
+from gearhorn.broker.packed import Packed, Packer
 from gearhorn.broker.places import Places
 from gearhorn.gearman import packets
 from gearhorn.gearman.client import Client, Submission
@@ -214,6 +215,16 @@ class Bench:
         queues = [f"t_{name}".encode() for name in clients]
         overflow = dict.fromkeys(drop_old, "drop_old")
         self.subscribers = Subscribers("t", queues, len(queues), (), overflow)
+
+
+def long_list(topic: str, clients: Sequence[str]) -> Subscribers:
+    """A list as a topic with many subscriptions has it: packed."""
+    packer = Packer()
+    packer.add([client.encode() for client in clients])
+    packer.end()
+    pages = packer.pages
+    packed = Packed(f"{topic}_".encode(), pages, packer.counts, len(pages))
+    return Subscribers(topic, packed, len(clients), ())
 
 
 def message(payload: bytes = b"x", **options: Any) -> Fanout:

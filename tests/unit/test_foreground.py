@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from support.fanouts import Bench, Job, message
+from support.fanouts import Bench, Job, long_list, message
 
 from gearhorn.broker.foreground import Foreground
 from gearhorn.broker.places import COPY_BYTES, LINGERING, REASONS_BYTES, RESULTS_BYTES, Places
+from gearhorn.broker.tally import SLICE
 from gearhorn.errors import Busy
 from gearhorn.gearman.packets import WORK_DATA
 from gearhorn.gearman.results import DISCARDED, REASON_BYTES
@@ -30,8 +31,14 @@ def on_bench(test: Test, *clients: str, **options: Any) -> None:
 
 def start(bench: Bench, payload: bytes = b"x", **options: Any) -> tuple[Job, Foreground]:
     job = Job()
+    fanout = foreground(bench, job, payload, **options)
+    fanout.send(None)
+    return job, fanout
+
+
+def foreground(bench: Bench, job: Job, payload: bytes = b"x", **options: Any) -> Foreground:
     total = len(bench.subscribers.queues)
-    fanout = Foreground(
+    return Foreground(
         bench.outbox,
         job,  # type: ignore[arg-type]
         message(payload, **options),
@@ -40,8 +47,6 @@ def start(bench: Bench, payload: bytes = b"x", **options: Any) -> tuple[Job, For
         chosen=None,
         place=bench.places.enter(len(payload), total),
     )
-    fanout.send(None)
-    return job, fanout
 
 
 def receipt(job: Job) -> dict[str, Any]:
@@ -263,6 +268,34 @@ def test_reasons_are_cut_and_share_a_mebibyte() -> None:
         assert bench.places.held == 0
 
     on_bench(test, *(f"c{number}" for number in range(count)))
+
+
+@pytest.mark.parametrize("with_receipt", [True, False])
+def test_the_reply_of_a_long_list_is_made_while_the_loop_turns(with_receipt: bool) -> None:
+    async def test(bench: Bench) -> None:
+        count = 40 * SLICE
+        names = [f"c{number:07}" for number in range(count)]
+        bench.subscribers = long_list("t", names)
+        job = Job()
+        fanout = foreground(bench, job, receipt=with_receipt, timeout_s=0.02)
+        turns = 0
+        while not fanout.replied:
+            await asyncio.sleep(0)
+        fanout.done("nobody", "")  # what comes late changes nothing
+        while not job.answers:
+            turns += 1
+            assert not bench.outbox.is_idle
+            await asyncio.sleep(0)
+        assert turns > 4
+        if with_receipt:
+            assert receipt(job)["pending"] == names
+        else:
+            ((kind, data),) = job.answers
+            assert kind == "fail"
+            assert json.loads(data) == [[name, "no answer in 0.02 s"] for name in names]
+        assert (bench.places.waiting, bench.places.lingering, bench.places.held) == (0, 0, 0)
+
+    on_bench(test)
 
 
 def test_places_are_few_and_of_few_bytes() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.fanouts import long_list
 
 from gearhorn.broker.copies import Subscribers
-from gearhorn.broker.packed import Packed, Packer
 from gearhorn.broker.tally import DELIVERED, DROPPED, FAILED, HELD, PENDING, SLICE, Tally, exhaust
 from gearhorn.messages.receipts import REPLY_BYTES
 
@@ -22,11 +22,7 @@ def subscribers(names: Sequence[str], is_long: bool) -> Subscribers:
     if not is_long:
         queues = [f"t_{name}".encode() for name in names]
         return Subscribers("t", queues, len(queues), ())
-    packer = Packer()
-    packer.add([name.encode() for name in names])
-    packer.end()
-    packed = Packed(b"t_", packer.pages, packer.counts, len(packer.pages))
-    return Subscribers("t", packed, len(names), ())
+    return long_list("t", names)
 
 
 def receipt(tally: Tally, copies: int = 0) -> dict[str, Any]:
