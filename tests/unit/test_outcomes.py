@@ -1,0 +1,237 @@
+"""What becomes of the jobs that lanes have sent, and what waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Callable
+
+from support.delivering import Bed
+from support.proxy import on_loop
+from support.windows import entries
+
+from gearhorn.broker import shipping as shipping_module
+from gearhorn.broker.lanes import Delivery, Lane
+from gearhorn.broker.outcomes import PARKED_LATE
+from gearhorn.broker.states import Event, State
+from gearhorn.store.rounds import Note
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Let others go on until it holds."""
+    async with asyncio.timeout(10):
+        while not holds():
+            await asyncio.sleep(0)
+
+
+def kinds(bed: Bed, lane: Lane) -> list[str]:
+    """What a lane has to write, besides messages to set aside."""
+    return [one.kind for one in bed.notes.take([lane]).notes]
+
+
+# What is withdrawn
+
+
+@on_loop
+async def test_a_job_that_is_taken_while_it_is_withdrawn_may_be_acknowledged() -> None:
+    bed = Bed()
+    one = bed.lane()
+    [delivery] = bed.send(one)
+    job = delivery.job
+    bed.held.close(one)
+    assert not one.is_releasable
+    bed.outcomes.waiting(delivery)
+    await until(lambda: bool(bed.client.asked))
+    assert (bed.admin.cancelled, bed.client.late) == ([b"H:0"], [0])
+    assert not one.is_releasable, "a receiver may have taken it just before"
+    bed.client.asked.pop()(True, True)
+    assert delivery.state is State.TAKEN
+    assert not one.is_releasable
+    bed.complete(delivery, job)
+    assert (delivery.state, one.position, one.is_releasable) == (State.DONE, 1, True)
+
+
+@on_loop
+async def test_a_job_that_nobody_has_taken_is_withdrawn_and_taken_off_its_queue() -> None:
+    bed = Bed()
+    one = bed.lane(in_flight=2)
+    sent = bed.send(one, 2)
+    bed.admin.queued[one.queue] = 2
+    bed.held.close(one)
+    for delivery in sent:
+        bed.outcomes.waiting(delivery)
+    await until(lambda: len(bed.client.asked) == 2)
+    assert bed.cluster.reaped == [one.queue]
+    for told in bed.client.asked:
+        told(True, False)
+    assert {delivery.state for delivery in sent} == {State.READY}
+    assert one.is_releasable
+    assert sorted(bed.client.dropped) == [0, 1]
+
+
+@on_loop
+async def test_a_queue_with_other_jobs_is_left_alone() -> None:
+    bed = Bed()
+    one = bed.lane()
+    [delivery] = bed.send(one)
+    bed.admin.queued[one.queue] = 2
+    bed.held.close(one)
+    bed.outcomes.waiting(delivery)
+    await until(lambda: bool(bed.client.asked))
+    assert bed.cluster.reaped == []
+
+
+@on_loop
+async def test_a_lane_that_ends_has_its_jobs_taken_off() -> None:
+    bed = Bed()
+    one = bed.lane()
+    bed.send(one)
+    bed.admin.queued[one.queue] = 1
+    bed.outcomes.end(one)
+    await until(lambda: bool(bed.cluster.reaped))
+    assert (bed.admin.cancelled, list(one.window)) == ([b"H:0"], [])
+
+
+@on_loop
+async def test_whatever_ends_its_last_job_a_closing_lane_can_be_given_up() -> None:
+    for event in (Event.REFUSE, Event.LOSE, Event.FAIL):
+        bed = Bed()
+        one = bed.lane()
+        [delivery] = bed.send(one)
+        bed.held.close(one)
+        bed.held.put(bed.held.take())
+        assert not one.is_releasable
+        delivery.unship(event)
+        assert one.is_releasable
+        assert bed.held.take() == [one], "a round looks at it"
+
+
+@on_loop
+async def test_a_lost_job_is_waited_for_like_that_of_a_former_owner() -> None:
+    bed = Bed()
+    one = bed.lane()
+    [delivery] = bed.send(one)
+    assert one.is_settled
+    bed.outcomes.lost(delivery.job[0])
+    assert one.is_settled, "it was answered"
+    shipment, index = delivery.job
+    shipment.answered = 0
+    bed.outcomes.lost(shipment)
+    assert (one.is_settled, one.is_releasable, delivery.job) == (False, True, None)
+    del index
+
+
+# What is held in memory
+
+
+@on_loop
+async def test_a_delivery_that_was_sent_holds_no_payload() -> None:
+    bed = Bed()
+    one = bed.lane(in_flight=3)
+    sent = bed.send(one, 3)
+    assert all(delivery.is_bare for delivery in sent)
+    assert {entry.payload for delivery in sent for entry in delivery.entries} == {b""}
+    assert [entry.length for delivery in sent for entry in delivery.entries] == [1, 1, 1]
+    assert {len(delivery.job[0].heads) for delivery in sent} == {0}
+    assert bed.outcomes.shipping._unsent == 0
+    again = entries(1, 1)
+    sent[0].unship(Event.REFUSE)
+    sent[0].apply(Event.DUE)
+    assert sent[0].refill(again)
+    assert (sent[0].is_bare, sent[0].entries[0].payload) == (False, b"1")
+
+
+@on_loop
+async def test_nothing_holds_a_delivery_that_is_done() -> None:
+    bed = Bed()
+    one = bed.lane(timeout=1000)
+    [delivery] = bed.send(one)
+    bed.outcomes.taken(delivery)
+    bed.complete(delivery, delivery.job)
+    del delivery
+    bed.notes.take([one])
+    gc.collect()
+    left = [thing for thing in gc.get_objects() if isinstance(thing, Delivery)]
+    assert [delivery for delivery in left if delivery.lane is one] == []
+
+
+@on_loop
+async def test_a_batch_that_fails_rests_as_one_and_each_of_it_can_end_before() -> None:
+    bed = Bed()
+    one = bed.lane(batch=3, max_backoff=0.05)
+    [batch] = bed.send(one, 3)
+    bed.outcomes.retries.fail(batch, "no")
+    first, second, third = one.window
+    second.apply(Event.LATE)
+    bed.outcomes.finish(second)
+    await until(lambda: first.state is State.READY)
+    assert third.state is State.READY
+    assert kinds(bed, one) == ["fail", "clear"]
+    assert [(a, b) for a, b, _ in one.ahead] == [(2, 2)]
+
+
+@on_loop
+async def test_a_lane_that_has_to_wait_for_room_is_worked_off_when_there_is_some() -> None:
+    bed = Bed()
+    one, other = bed.lane(), bed.lane("u")
+    other.take(entries(1, 1), 0.0, 0)
+    [delivery] = other.sendable()
+    bed.outcomes.shipping.add(delivery)
+    bed.outcomes.shipping._unsent += shipping_module.UNSENT_BYTES
+    bed.outcomes.shipping.ship(0.0)
+    assert bed.outcomes.shipping.is_full
+    bed.outcomes.hold_up(one)
+    assert bed.held.take() == []
+    bed.outcomes.shipping._unsent -= shipping_module.UNSENT_BYTES
+    bed.cluster.accept()
+    assert bed.held.take() == [one]
+
+
+# Late acknowledgements of what was set aside
+
+
+@on_loop
+async def test_a_message_that_is_acknowledged_while_it_is_set_aside_is_taken_out_again() -> None:
+    bed = Bed()
+    one = bed.lane(max_attempts=1)
+    [delivery] = bed.send(one)
+    job = delivery.job
+    bed.outcomes.taken(delivery)
+    bed.outcomes.retries.fail(delivery, "late", is_late=True)
+    assert delivery.state is State.PARKING
+    bed.complete(delivery, job)
+    assert bed.notes.take([one]).parked == [delivery]
+    bed.outcomes.parked(delivery, is_gone=False)
+    taken = bed.notes.take([one])
+    assert [(note.kind, note.sequences) for note in taken.notes] == [("late", [1])]
+    assert one.position == 1
+
+
+@on_loop
+async def test_late_receivers_of_so_many_messages_are_waited_for() -> None:
+    bed = Bed()
+    one = bed.lane(max_attempts=1)
+    jobs = []
+    for _ in range(PARKED_LATE + 1):
+        [delivery] = bed.send(one)
+        jobs.append((delivery, delivery.job))
+        bed.outcomes.taken(delivery)
+        bed.outcomes.retries.fail(delivery, "late", is_late=True)
+        bed.notes.take([one])
+        bed.outcomes.parked(delivery, is_gone=False)
+    for delivery, job in (jobs[0], jobs[1], jobs[-1]):
+        bed.complete(delivery, job)
+    late = [note for note in bed.notes.take([one]).notes if isinstance(note, Note)]
+    assert [note.sequences for note in late] == [[2], [PARKED_LATE + 1]]
+
+
+@on_loop
+async def test_a_message_that_the_log_lost_before_it_was_set_aside_counts_as_dropped() -> None:
+    bed = Bed()
+    one = bed.lane(max_attempts=1)
+    [delivery] = bed.send(one)
+    bed.outcomes.retries.fail(delivery, "no")
+    bed.notes.take([one])
+    bed.outcomes.parked(delivery, is_gone=True)
+    assert (delivery.state, one.position, one.close_gap()) == (State.DONE, 1, 1)
+    assert one.close_gap() == 0
