@@ -82,9 +82,14 @@ class Attempts:
 
     def strip(self) -> None:
         """Let go of the payloads."""
-        if not self.is_bare:
-            self.is_bare = True
-            self.entries = tuple([entry.bare() for entry in self.entries])
+        if self.is_bare:
+            return
+        self.is_bare = True
+        entries = self.entries
+        if len(entries) == 1:  # as nearly always
+            self.entries = (entries[0].bare(),)
+        else:
+            self.entries = tuple([entry.bare() for entry in entries])
 
     def fails(self, words: str, at: float) -> None:
         """Count a failed attempt; ``at`` is Unix time."""

@@ -200,9 +200,10 @@ class Lane:
     def end_round(self) -> bool:
         """The lane was worked off; return whether something happened to it meanwhile. What it
         could not send it will read again."""
-        for delivery in self.laden:
-            delivery.strip()
-        self.laden.clear()
+        if self.laden:
+            for delivery in self.laden:
+                delivery.strip()
+            self.laden.clear()
         self.in_round = False
         return self.is_dirty
 
@@ -415,7 +416,7 @@ class Lane:
     def sendable(self) -> list[Delivery]:
         """Return what may be sent now: a delivery waits while as many before it as may be under
         way are not done."""
-        ready = self.ready
+        ready = self.counts[State.READY]
         if not ready or self.state is not LaneState.OPEN:
             return []
         found: list[Delivery] = []

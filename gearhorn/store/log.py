@@ -43,7 +43,7 @@ Item = tuple[str, bytes, bytes]
 class Entry:
     """One message of a log."""
 
-    __slots__ = ("epoch", "info", "length", "name", "payload", "sequence")
+    __slots__ = ("_bare", "epoch", "info", "length", "name", "payload", "sequence")
 
     def __init__(self, sequence: int, epoch: str, info: Info, payload: bytes) -> None:
         self.sequence = sequence
@@ -52,14 +52,18 @@ class Entry:
         self.info = info
         self.payload = payload
         self.length = len(payload)
+        self._bare: Entry | None = None
 
     def bare(self) -> Entry:
         """Return what is needed of a message that is under way: all but payload and exclusions."""
+        if self._bare is not None:
+            return self._bare  # made for another lane
         entry = Entry.__new__(Entry)
         entry.sequence, entry.name, entry.epoch = self.sequence, self.name, self.epoch
         info = self.info
         entry.info = Info(info.at, info.unique, (), info.waiter) if info.exclude else info
         entry.payload, entry.length = b"", self.length
+        entry._bare = self._bare = entry
         return entry
 
     @property
