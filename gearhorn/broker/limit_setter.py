@@ -42,6 +42,7 @@ class Setter:
         self._waiters: dict[str, asyncio.Future[None]] = {}  # until nothing of a topic is urgent
         self._flying: tuple[str, Limits] = "", {}  # what is being set
         self._overtaken = False  # some of that has changed meanwhile
+        self._unwanted = False  # nobody wants to know about it any more
         self._came = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.is_mute = False  # it does not answer, or refuses connections
@@ -58,18 +59,21 @@ class Setter:
 
     def is_set(self, topic: str, queue: bytes, limit: int) -> bool:
         """Whether a limit is known to be in force."""
-        return self.known(topic).get(queue) == limit and queue not in self._pending(topic)
+        is_known = self.known(topic).get(queue) == limit
+        return is_known and not any(queue in limits for limits in self._pending(topic))
 
     def is_due(self, topic: str, queue: bytes, limit: int) -> bool:
         """Whether a limit is to be set, or is being set."""
-        return limit in (self._pending(topic).get(queue), self._later.get(topic, {}).get(queue))
+        for limits in (*self._pending(topic), self._later.get(topic, {})):
+            if queue in limits:
+                return limits[queue] == limit  # the newest
+        return False
 
-    def _pending(self, topic: str) -> Limits:
-        """Return what of a topic is urgent, or on its way."""
-        urgent, (flying_topic, flying) = self._urgent.get(topic), self._flying
-        if flying_topic != topic or not flying:
-            return urgent or {}
-        return flying | urgent if urgent else flying
+    def _pending(self, topic: str) -> list[Limits]:
+        """Return what of a topic is urgent, and what is on its way, where there is any."""
+        flying_topic, flying = self._flying
+        pending = self._urgent.get(topic), flying if flying_topic == topic else None
+        return [limits for limits in pending if limits]
 
     def want(self, topic: str, limits: Limits, *, is_urgent: bool = True) -> None:
         """Have limits set. They are not urgent at a server that does not answer."""
@@ -135,6 +139,13 @@ class Setter:
         if not self._pending(topic):
             self._told(topic)
 
+    def evict(self, topic: str) -> None:
+        """Remember nothing of a topic, to make room for others."""
+        self._unwanted |= self._flying[0] == topic
+        for table in (self._known, self._urgent, self._later, self._rechecks):
+            table.pop(topic, None)
+        self._told(topic)
+
     def forget(self) -> None:
         """The server came or went, or any subscription may have changed: nothing is known."""
         self._overtaken = True
@@ -188,7 +199,7 @@ class Setter:
 
     async def _set(self, topic: str, piece: Limits) -> bool:
         """Set a piece; return whether that succeeded."""
-        self._flying, self._overtaken = (topic, piece), False
+        self._flying, self._overtaken, self._unwanted = (topic, piece), False, False
         patience = self._loop.call_later(WAIT_S, self._mute)
         is_set, was_mute = False, self.is_mute
         try:
@@ -208,7 +219,9 @@ class Setter:
     def _landed(self, topic: str, piece: Limits, is_set: bool) -> None:
         if is_set:
             self.is_mute = False
-        if self._overtaken:
+        if self._unwanted:
+            pass
+        elif self._overtaken:
             self._again(topic)
         elif is_set:
             self._known.setdefault(topic, {}).update(piece)

@@ -166,7 +166,7 @@ class Limits:
             self._remember(subscribers.topic)
 
     async def _compare(self, subscribers: Subscribers, reading: Reading) -> list[Setter]:
-        """Find what is to be set of a list; return the servers that have something to set now."""
+        """Have set what is to be set of a list; return the servers to be waited for."""
         topic = subscribers.topic
         is_known = any(setter.known(topic) for setter in self._setters)
         if not self._cluster.is_up or not (is_known or self.is_eager(subscribers)):
@@ -174,12 +174,13 @@ class Limits:
         is_whole = is_known or self._default <= EAGER_LIMIT
         size = len(subscribers.queues if is_whole else subscribers.limits)
         sessions, cluster = self._cluster.sessions, self._cluster
-        missing: list[dict[bytes, int]] = [{} for _ in self._setters]
+        busy: set[Setter] = set()
         for start in range(0, size, CHUNK):
             if start:
                 await asyncio.sleep(0)
                 if sessions != cluster.sessions:
                     return []  # the list is read again
+            missing: dict[int, dict[bytes, int]] = {}
             changed = reading.changed(topic)
             known = [setter.known(topic) for setter in self._setters]
             for queue, limit in self._piece(subscribers, is_whole, start).items():
@@ -188,13 +189,13 @@ class Limits:
                 if before == limit or queue in changed or (before is None and limit > EAGER_LIMIT):
                     continue
                 if not self._setters[place].is_due(topic, queue, limit):
-                    missing[place][queue] = limit
+                    missing.setdefault(place, {})[queue] = limit
+            for place, limits in missing.items():
+                self._setters[place].want(topic, limits)
+                busy.add(self._setters[place])
         if None in reading.changed(topic):
             self._again(topic)
-        setters = [setter for setter, limits in zip(self._setters, missing, strict=True) if limits]
-        for setter, limits in zip(self._setters, missing, strict=True):
-            setter.want(topic, limits)
-        return [setter for setter in setters if not setter.is_mute]
+        return [setter for setter in busy if not setter.is_mute]
 
     def _piece(self, subscribers: Subscribers, is_whole: bool, start: int) -> dict[bytes, int]:
         """Return the limits of some queues of a list: of all, or of those with one of their own."""
@@ -217,7 +218,7 @@ class Limits:
             gone, weight = self._topics.popitem(last=False)
             self._weight -= weight
             for setter in self._setters:
-                setter.changed(gone, None)
+                setter.evict(gone)
 
     async def found(self, place: int, subscribers: Subscribers, waiting: dict[bytes, int]) -> None:
         """A look found so many copies ``waiting`` on queues of a list at a server: set the limits

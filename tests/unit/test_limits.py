@@ -313,6 +313,26 @@ def test_what_is_remembered_is_bounded() -> None:
     run(test)
 
 
+def test_what_makes_room_for_others_is_not_asked_for_again() -> None:
+    async def test() -> None:
+        bench = Bench(default=1_000, most=100)
+        bench.limits.start()
+        bench.admin.is_open.clear()
+        first = asyncio.create_task(bench.read(subscribers("a", *map(str, range(90)))))
+        await bench.quiet()  # some of it is being set
+        second = asyncio.create_task(bench.read(subscribers("b", *map(str, range(90)))))
+        await bench.quiet()
+        bench.admin.is_open.set()
+        await asyncio.gather(first, second)
+        await bench.quiet()
+        assert bench.again == []
+        assert bench.limits.remembered <= 100
+        held = sum(setter.size(topic) for setter in bench.limits._setters for topic in "ab")
+        assert held == bench.limits.remembered
+
+    run(test)
+
+
 def test_comparing_a_large_list_leaves_the_loop_its_turns() -> None:
     async def test() -> None:
         bench = Bench(default=1_000)
