@@ -11,7 +11,7 @@
 local MAX_AGE, MAX_MESSAGES, MAX_BYTES = 120, 1000000, 268435456
 local BLOCK_ENTRIES, BLOCK_BYTES = 64, 65536
 local PLAIN_INFO = 128 -- bytes of an entry's info that are not counted
-local FORGOTTEN = 100000 -- entries in one go: a few milliseconds
+local FORGOTTEN, FORGOTTEN_BYTES = 100000, 33554432 -- in one go: a few milliseconds
 
 local function clock_now(key, own)
     return math.max(tonumber(redis.call('GET', key) or 0), tonumber(own))
@@ -121,13 +121,18 @@ local function find(log, passes)
     return low
 end
 
--- Forget entries before this sequence, many of them at most; returns whether there are more.
+-- Forget entries before this sequence, as many as is done in a moment; returns whether there are more.
 local function forget(log, before)
     if before <= log.first then
         return false
     end
-    local is_more = before > log.first + FORGOTTEN
+    local bound = log.floor + FORGOTTEN_BYTES
+    local wanted = before
     before = math.min(before, log.first + FORGOTTEN)
+    if offset_of(log, before) > bound then
+        before = find(log, function(_, offset) return offset >= bound end)
+    end
+    local is_more = before < wanted
     log.first, log.floor = before, offset_of(log, before)
     redis.call('XTRIM', log.messages, 'MINID', before)
     if before > log.last then

@@ -25,7 +25,7 @@ local before = log.first
 local is_more = log.first <= log.last and cap(log)
 local keep = math.min(slowest(log, KEYS[4]) + 1, log.first + most, log.last)
 if keep > log.first then
-    forget(log, math.min(keep, first_since(log, now - 1000 * log.max_age)))
+    is_more = forget(log, math.min(keep, first_since(log, now - 1000 * log.max_age))) or is_more
 end
 local count = log.first - before
 if count >= most or is_more or #old == 1000 then

@@ -181,6 +181,28 @@ def test_what_is_over_a_cap_by_far_goes_piece_by_piece(server: Redis) -> None:
     run(server, test)
 
 
+def test_no_more_bytes_are_forgotten_at_once_than_a_moment_takes(server: Redis) -> None:
+    async def test(bench: LogBench) -> None:
+        await bench.one(retain("t", max_age=1))
+        for _ in range(9):
+            await bench.append("t", bytes(8 * MIB))
+        firsts = []
+        for _ in range(3):
+            await bench.log.prune(10**6)
+            firsts.append((await bench.state("t"))["first"])
+        assert firsts == [5, 9, 9]
+        for _ in range(9):
+            await bench.append("t", bytes(8 * MIB), clock_ms=10**6)
+        await bench.one(retain("t", max_bytes=1))
+        assert (await bench.state("t"))["first"] == 13, "the others go when the log is pruned"
+        assert await bench.log.prune(10**6)
+        assert await bench.log.prune(10**6)
+        state = await bench.state("t")
+        assert (state["first"], state["dropped"]) == (18, 9)
+
+    run(server, test)
+
+
 def test_the_newest_message_outlives_max_age(server: Redis) -> None:
     async def test(bench: LogBench) -> None:
         await bench.one(retain("t", max_age=1))
