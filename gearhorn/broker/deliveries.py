@@ -9,9 +9,17 @@ from __future__ import annotations
 from typing import Any
 
 from gearhorn.broker.states import State
+from gearhorn.messages.durable import DurableOptions
 from gearhorn.store.log import Entry
 
 JITTER = 0.1  # of the wait before an attempt, at most (PROTOCOL §6)
+LARGEST_BATCH = 1000  # messages in one delivery, whatever ``batch`` allows
+UNDER_WAY = 20_000  # messages in batches, whatever ``in_flight`` allows
+
+
+def batches(options: DurableOptions) -> int:
+    """Return how many batches may be under way at once."""
+    return min(options.in_flight, max(1, UNDER_WAY // min(options.batch, LARGEST_BATCH)))
 
 
 def rest_s(failures: int, most_s: float, jitter: float) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from gearhorn.broker.deliveries import LARGEST_BATCH
 from gearhorn.broker.entries import Entries
 from gearhorn.store.log import Entry
 from gearhorn.store.rounds import Wanted
@@ -20,10 +21,10 @@ ROUND_BYTES = (
     8 * 1024 * 1024
 )  # of payloads: a round that brings more halves what the next one reads
 READ_ENTRIES = 64  # in one part at least; where lanes have room for more,
-MOST_ENTRIES = 2000  # in one part at most, and
-ROUND_ENTRIES = 4000  # in all parts of a round: ten milliseconds of the loop
+MOST_ENTRIES = 1000  # in one part at most, and
+ROUND_ENTRIES = 2000  # in all parts of a round but the last: a few milliseconds of the loop
 READ_BYTES = 256 * 1024
-RUN_ENTRIES = 2000  # that a lane takes at once, or
+RUN_ENTRIES = LARGEST_BATCH  # that a lane takes at once, or
 RUN_BYTES = 1024 * 1024  # so many bytes, or one message
 
 

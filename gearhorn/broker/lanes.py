@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from gearhorn.broker.deliveries import JITTER, Attempts
+from gearhorn.broker.deliveries import JITTER, Attempts, batches
 from gearhorn.broker.states import (
     DELIVERIES,
     LANES,
@@ -287,7 +287,7 @@ class Lane:
         options = self.options
         if self.state is not LaneState.OPEN or self.redrives:
             return 0
-        free = options.in_flight - self.active
+        free = (options.in_flight if options.batch == 1 else batches(options)) - self.active
         if free <= 0 or self.active + self.beyond >= SPAN * options.in_flight:
             return 0
         return free * options.batch

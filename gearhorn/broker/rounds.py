@@ -37,7 +37,7 @@ from gearhorn.timing import Backoff, now_s
 
 ROUNDS = 2  # under way: one is worked on while the store works on the other
 AHEAD = 5000  # of what a lane has done beyond its position, written in one round
-TAKEN = 5000  # messages that lanes take from memory in one round: ten milliseconds of the loop
+TAKEN = 1500  # messages that lanes take from memory in one round: a few milliseconds of the loop
 REFUSED_MOST_S = 5.0  # between two tries of what the store refuses
 
 log = structlog.get_logger(__name__)

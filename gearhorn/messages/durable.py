@@ -96,7 +96,7 @@ def encode_start(given: GivenDurable) -> bytes:
     return encode("new" if start is UNSET else start)
 
 
-class Info(msgspec.Struct, frozen=True, omit_defaults=True):
+class Info(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What a log entry holds besides payload, sequence and epoch. ``at`` is Unix time, which
     informs and decides nothing; ``waiter`` is the worker process whose caller waits."""
 

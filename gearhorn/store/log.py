@@ -22,7 +22,7 @@ from gearhorn.store.connection import READ_TIMEOUT_S, WRITE_TIMEOUT_S, Command, 
 from gearhorn.store.line import Line
 
 FETCH_BYTES = 8 * 1024 * 1024  # in one reply
-READ_ENTRIES = 2000  # read in one go: a few milliseconds of the store's time and of the loop's
+READ_ENTRIES = 1000  # read in one go: a few milliseconds of the store's time and of the loop's
 PRUNED = 10_000  # entries in one go: 2 ms of the store's time
 DUE = 100  # logs that one member prunes at a time
 TROUBLED_MS = 60_000  # until a log that could not be pruned is tried again

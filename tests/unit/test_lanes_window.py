@@ -37,6 +37,17 @@ def test_an_open_lane_has_room_for_what_may_be_under_way(in_flight: int, batch: 
     assert lane(in_flight=in_flight, batch=batch).room == in_flight * batch
 
 
+@pytest.mark.parametrize(
+    ("in_flight", "batch", "room"),
+    [(10_000, 1, 10_000), (10_000, 2, 20_000), (100, 10_000, 200_000), (10_000, 1000, 20_000)],
+)
+def test_so_many_messages_are_under_way_in_batches_at_most(
+    in_flight: int, batch: int, room: int
+) -> None:
+    """A batch has 1,000 messages at most, whatever is allowed."""
+    assert lane(in_flight=in_flight, batch=batch).room == room
+
+
 def test_only_an_open_lane_has_room_and_sends() -> None:
     one = settling(in_flight=2)
     assert one.room == 0
