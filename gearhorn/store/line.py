@@ -26,6 +26,7 @@ class _Session:
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
         self.unanswered: deque[tuple[int, _Answer]] = deque()
+        self.ping: _Answer | None = None  # one of them at most is a sign of life
         self.came = asyncio.Event()
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -55,7 +56,7 @@ class _Session:
         while True:
             await asyncio.sleep(KEEP_S)
             if not self.unanswered:
-                answer: _Answer = asyncio.get_running_loop().create_future()
+                answer = self.ping = asyncio.get_running_loop().create_future()
                 self.put([("PING",)], answer)
                 try:
                     async with asyncio.timeout(PING_S):
@@ -155,11 +156,13 @@ class Line:
             self._end(session, StoreUnanswered(words))
 
     def _end(self, session: _Session, failure: StoreError) -> None:
-        """A session is over: fail what is unanswered. With nothing unanswered nothing is broken."""
+        """A session is over: fail what is unanswered. Where that is a sign of life at most, nothing
+        is lost and nothing broken."""
         if session is not self._session:
             return
         self._session = None
-        self._is_broken = self._is_strict and bool(session.unanswered)
+        is_lost = any(answer is not session.ping for _, answer in session.unanswered)
+        self._is_broken = self._is_strict and is_lost
         for _, answer in session.unanswered:
             if not answer.done():
                 answer.set_exception(failure)

@@ -1,0 +1,132 @@
+"""Connections to the store that go silent without a word, on both kinds of store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from support.proxy import Proxy, on_loop
+from support.servers import Redis
+
+from gearhorn.errors import StoreError, StoreUnanswered
+from gearhorn.store import events, line, pool
+from gearhorn.store.connection import Connection
+from gearhorn.store.events import Events
+from gearhorn.store.line import Line
+
+pytest_plugins = ["support.store"]
+PATIENCE_S = 20.0
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signs of life in times for which a test can wait."""
+    for module, name, time_s in (
+        *((line, "KEEP_S", 0.1), (line, "PING_S", 0.5)),
+        *((pool, "KEEP_S", 0.1), (pool, "PING_S", 0.5)),
+        *((events, "SILENT_S", 0.1), (events, "LOST_S", 0.5)),
+    ):
+        monkeypatch.setattr(module, name, time_s)
+
+
+def connect(proxy: Proxy) -> Connection:
+    return Connection(f"redis://127.0.0.1:{proxy.port}/0", "test")
+
+
+async def until(check: Callable[[], bool]) -> None:
+    """Wait until it is so."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not check():
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("is_strict", [False, True])
+@on_loop
+async def test_a_line_that_fell_silent_while_idle_is_made_anew_before_it_is_needed(
+    server: Redis, is_strict: bool
+) -> None:
+    async with Proxy(server.address) as proxy:
+        connection = connect(proxy)
+        one = Line(connection, is_strict)
+        assert await one.ask([("PING",)], 5) == [b"PONG"]
+        sent = len(proxy.sent)
+        await until(lambda: len(proxy.sent) > sent)  # a sign of life is asked for
+        proxy.is_silent = True
+        await asyncio.sleep(1.0)
+        proxy.is_silent = False
+        before = proxy.connections
+        replies = await one.ask([("PING",), ("ECHO", "x")], PATIENCE_S)
+        assert replies == [b"PONG", b"x"], "nothing was lost, so a strict line goes on as well"
+        assert proxy.connections == before + 1
+        await one.close()
+        await connection.close()
+
+
+@on_loop
+async def test_what_is_unanswered_on_a_line_that_breaks_has_an_unknown_fate(
+    server: Redis,
+) -> None:
+    async with Proxy(server.address) as proxy:
+        connection = connect(proxy)
+        strict = Line(connection, is_strict=True)
+        await strict.ask([("PING",)], 5)
+        proxy.is_silent = True
+        asking = [asyncio.create_task(strict.ask([("ECHO", n)], PATIENCE_S)) for n in range(3)]
+        await asyncio.sleep(0.05)
+        proxy.cut()
+        found = await asyncio.gather(*asking, return_exceptions=True)
+        assert [type(one) for one in found] == [StoreUnanswered] * 3
+        proxy.is_silent = False
+        with pytest.raises(StoreError) as caught:
+            await strict.ask([("PING",)], PATIENCE_S)
+        assert type(caught.value) is StoreError, "it was not even sent"
+        strict.mend()
+        assert await strict.ask([("PING",)], PATIENCE_S) == [b"PONG"]
+        await strict.close()
+        await connection.close()
+
+
+@on_loop
+async def test_who_listens_on_a_connection_that_fell_silent_notices_and_listens_anew(
+    server: Redis,
+) -> None:
+    async with Proxy(server.address) as proxy:
+        connection = connect(proxy)
+        heard: list[bytes] = []
+        missed: list[int] = []
+        channel = connection.channel("news")
+        listening = asyncio.create_task(
+            Events(connection, {channel: heard.append}, lambda: missed.append(1)).run()
+        )
+        await until(lambda: len(missed) == 1)
+        proxy.is_silent = True
+        await asyncio.sleep(1.0)
+        proxy.is_silent = False
+        await until(lambda: len(missed) >= 2)
+        await connection.pipeline([("PUBLISH", channel, "hello")], PATIENCE_S)
+        await until(lambda: heard == [b"hello"])
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+        await connection.close()
+
+
+@on_loop
+async def test_a_reply_that_is_lost_in_the_pool_is_an_unknown_fate_and_nothing_is_sent_again(
+    server: Redis,
+) -> None:
+    async with Proxy(server.address) as proxy:
+        connection = connect(proxy)
+        key = connection.key("count")
+        assert await connection.pipeline([("INCR", key)]) == [1]
+        proxy.is_silent = True
+        asking = asyncio.create_task(connection.pipeline([("INCR", key)], PATIENCE_S))
+        await asyncio.sleep(0.05)
+        proxy.cut()
+        assert isinstance(
+            (await asyncio.gather(asking, return_exceptions=True))[0], StoreUnanswered
+        )
+        proxy.is_silent = False
+        assert await connection.pipeline([("GET", key)], PATIENCE_S) == [b"1"]
+        assert proxy.sent.count(b"INCR") == 2, "as often as it was asked"
+        await connection.close()
