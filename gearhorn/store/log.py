@@ -63,7 +63,7 @@ class Entry:
         info = self.info
         entry.info = Info(info.at, info.unique, (), info.waiter) if info.exclude else info
         entry.payload, entry.length = b"", self.length
-        entry._bare = self._bare = entry
+        entry._bare, self._bare = None, entry
         return entry
 
     @property
