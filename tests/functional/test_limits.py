@@ -89,7 +89,8 @@ def test_a_frozen_job_server_holds_fanouts_up_once_and_not_for_each_limit(
     count = 5_000
     cluster = make_cluster(job_servers=2, options=("--max-backlog", "1000"))
     with redis.Redis.from_url(cluster.store.url) as store:
-        store.sadd(f"{{gearhorn}}:clients:{topic}", *(f"c{at}" for at in range(count)))
+        clients = {f"c{at}": 0 for at in range(count)}
+        store.zadd(f"{{gearhorn}}:clients:{topic}", clients)
         store.zadd("{gearhorn}:topics", {topic: 0})
     cluster.job_servers[1].freeze()
     began = time.monotonic()
