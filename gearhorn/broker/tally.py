@@ -143,6 +143,12 @@ class Tally:
     ) -> bytes:
         """Return the receipt; ``copies`` are accepted, and durable receivers ``awaited``."""
         names, missing = named.names, named.missing
+        unlisted = {
+            "delivered": missing[DELIVERED],
+            "failed": missing[FAILED],
+            "pending": missing[PENDING] + missing[HELD],
+            "dropped": missing[DROPPED],
+        }
         return encode_receipt(
             copies,
             delivered=[*names[DELIVERED], *self._acknowledged],
@@ -152,12 +158,7 @@ class Tally:
             results=named.results,
             omitted=named.omitted,
             logged=logged,
-            unlisted={
-                "delivered": missing[DELIVERED],
-                "failed": missing[FAILED],
-                "pending": missing[PENDING] + missing[HELD],
-                "dropped": missing[DROPPED],
-            },
+            unlisted={key: count for key, count in unlisted.items() if count},
         )
 
     def failures(self, named: Named, late: str, awaited: Sequence[str]) -> bytes:

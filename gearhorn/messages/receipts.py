@@ -7,6 +7,7 @@ they said. What does not fit is left out and counted, results first.
 from __future__ import annotations
 
 import base64
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
@@ -17,6 +18,7 @@ from msgspec import UNSET, UnsetType
 from gearhorn.messages.codec import encode
 
 REPLY_BYTES = 16 * 1024 * 1024
+_WIDEST = 6  # bytes of JSON for a character, at most
 _OTHER_BYTES = 4096  # of a reply: its keys and numbers
 _Item = TypeVar("_Item")
 
@@ -31,13 +33,13 @@ class Logged(NamedTuple):
 
 class _Receipt(msgspec.Struct, frozen=True):
     copies: int
-    delivered: msgspec.Raw
-    failed: msgspec.Raw
-    pending: msgspec.Raw
-    dropped: msgspec.Raw
-    results: msgspec.Raw
-    results_base64: msgspec.Raw | UnsetType = UNSET
-    results_omitted: msgspec.Raw | UnsetType = UNSET
+    delivered: Any
+    failed: Any
+    pending: Any
+    dropped: Any
+    results: Any
+    results_base64: Any = UNSET
+    results_omitted: Any = UNSET
     unlisted: dict[str, int] | UnsetType = UNSET
     sequence: int | UnsetType = UNSET
     epoch: str | UnsetType = UNSET
@@ -88,13 +90,14 @@ def encode_receipt(
     ``results`` are what receivers returned, ``omitted`` those whose results were not kept, and
     ``unlisted`` how many others there are by key.
     """
-    texts: list[tuple[str, str]] = []
-    coded: list[tuple[str, str]] = []
-    for client_id, data in results.items():
-        try:
-            texts.append((client_id, data.decode()))
-        except UnicodeDecodeError:
-            coded.append((client_id, base64.b64encode(data).decode()))
+    texts, coded = _split(results) if results else ([], [])
+    place = (logged.sequence, logged.epoch) if logged else (UNSET, UNSET)
+    lists = (delivered, failed, pending, dropped, omitted)
+    lengths = sum(map(len, itertools.chain(*lists, failed.values(), *texts, *coded)))
+    if not unlisted and _WIDEST * (lengths + sum(map(len, lists))) < REPLY_BYTES - _OTHER_BYTES:
+        base64s = dict(coded) if coded else UNSET
+        plain = (delivered, dict(failed), pending, dropped, dict(texts), base64s, omitted or UNSET)
+        return encode(_Receipt(copies, *plain, UNSET, *place))
     sheet = _Sheet(REPLY_BYTES - _OTHER_BYTES)
     failed_json, _ = sheet.add("failed", list(failed.items()), dict)
     dropped_json, _ = sheet.add("dropped", dropped, list)
@@ -104,24 +107,24 @@ def encode_receipt(
     texts_json, texts_out = sheet.add("", texts, dict, is_counted=False)
     missing = [*omitted, *(name for name, _ in (*coded_out, *texts_out))]
     omitted_json, _ = sheet.add("results_omitted", missing, list)
-    for key, count in unlisted.items():
-        if count:
-            sheet.unlisted[key] = sheet.unlisted.get(key, 0) + count
-    return encode(
-        _Receipt(
-            copies,
-            delivered_json,
-            failed_json,
-            pending_json,
-            dropped_json,
-            texts_json,
-            coded_json if len(coded) > len(coded_out) else UNSET,
-            omitted_json if missing else UNSET,
-            sheet.unlisted or UNSET,
-            logged.sequence if logged else UNSET,
-            logged.epoch if logged else UNSET,
-        )
-    )
+    for key, others in unlisted.items():
+        sheet.unlisted[key] = sheet.unlisted.get(key, 0) + others
+    fitted = (delivered_json, failed_json, pending_json, dropped_json, texts_json)
+    others_json = coded_json if len(coded) > len(coded_out) else UNSET
+    left_out = omitted_json if missing else UNSET
+    return encode(_Receipt(copies, *fitted, others_json, left_out, sheet.unlisted or UNSET, *place))
+
+
+def _split(results: Mapping[str, bytes]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Return the results that are text, and the others in base64."""
+    texts: list[tuple[str, str]] = []
+    coded: list[tuple[str, str]] = []
+    for client_id, data in results.items():
+        try:
+            texts.append((client_id, data.decode()))
+        except UnicodeDecodeError:
+            coded.append((client_id, base64.b64encode(data).decode()))
+    return texts, coded
 
 
 def encode_failures(pairs: Sequence[tuple[str, str]], others: int = 0) -> bytes:
