@@ -54,6 +54,7 @@ class HeldOff(Generic[_Request]):
         self._again = again
         self._most_s = most_s
         self._waiting: dict[bytes, list[_Waiting[_Request]]] = {}
+        self._came = asyncio.Event()
         self._polling: asyncio.Task[None] | None = None
         self._tasks = Tasks()
 
@@ -72,8 +73,9 @@ class HeldOff(Generic[_Request]):
             request.fail(Unavailable(f"queue {queue.decode()} is being drained, and many wait"))
         else:
             self._waiting.setdefault(queue, []).append(_Waiting(request, until_s))
-            if self._polling is None or self._polling.done():
-                self._polling = self._tasks.spawn(self._poll(), "held off")
+            self._came.set()
+            if self._polling is None:
+                self._polling = self._tasks.keep("held off", self._poll)
 
     def release(self, queue: bytes) -> None:
         """The drain of a queue is over."""
@@ -82,12 +84,16 @@ class HeldOff(Generic[_Request]):
             self._again([entry.request for entry in waiting])
 
     async def _poll(self) -> None:
-        while self._waiting:
+        """Look at the drains that somebody waits for, without end."""
+        while True:
+            if not self._waiting:
+                self._came.clear()
+                await self._came.wait()
             await asyncio.sleep(POLL_S)
             self._refuse_late()
             queues = list(self._waiting)
             if not queues:
-                return
+                continue
             try:
                 still = await self._draining(queues)
             except StoreError:

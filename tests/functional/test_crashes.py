@@ -26,8 +26,9 @@ OF_ONE_CONNECTION = ("store line", "store line ping")
 class SabotagedWorker(Worker):
     """A worker whose parts can be made to crash."""
 
+    program = (saboteur.__file__,)
+
     def _start(self, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-        self.command[1:3] = [saboteur.__file__]
         with self._log.open("wb") as log:
             return subprocess.Popen(
                 self.command,
