@@ -14,6 +14,7 @@ from benchmarks import (
     durables,
     fanouts,
     foregrounds,
+    large,
     members,
     memory,
     others,
@@ -36,6 +37,7 @@ GROUPS = {
     "payload": payloads.measure,
     "memory": memory.measure,
     "durable": durables.measure,
+    "large": large.measure,
 }
 ROUNDS, QUICK_ROUNDS = 5, 2
 QUICK_AMOUNT = 0.25
