@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -279,6 +280,8 @@ def run() -> None:
 
 
 def _run(config: Config) -> int:
+    gc.collect()
+    gc.freeze()  # what is there for good need not be looked at whenever garbage is collected
     loop = asyncio.new_event_loop()
     try:
         return loop.run_until_complete(_serve(config))

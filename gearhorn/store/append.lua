@@ -78,7 +78,7 @@ end
 
 local reply = {log.epoch}
 local before = log.last
-local place = string.format('%.0f ', now)
+local place = string.format('%s %.0f ', log.epoch, now)
 local mark = mark_at(log, -1)
 for at = 7, #ARGV, 3 do
     local unique, info, payload = ARGV[at], ARGV[at + 1], ARGV[at + 2]
@@ -93,15 +93,18 @@ for at = 7, #ARGV, 3 do
         reply[#reply + 1] = former
     else
         log.last = log.last + 1
-        local head = place .. string.format('%.0f', log.bytes)
-        local size = size_of(info, payload)
+        local header = place .. string.format('%.0f', log.bytes)
+        local size = #payload
+        if #info > PLAIN_INFO then
+            size = size_of(info, payload)
+        end
         if not mark or log.last - mark.sequence >= BLOCK_ENTRIES
             or log.bytes + size - mark.offset > BLOCK_BYTES then
             mark = {sequence = log.last, offset = log.bytes}
-            redis.call('ZADD', KEYS[3], log.last, string.format('%.0f ', log.last) .. head)
+            redis.call('ZADD', KEYS[3], log.last,
+                string.format('%.0f %.0f %.0f', log.last, now, log.bytes))
         end
-        redis.call('XADD', KEYS[2], log.last .. '-0', 'h', log.epoch .. ' ' .. head, 'i', info,
-            'p', payload)
+        redis.call('XADD', KEYS[2], log.last .. '-0', 'h', header, 'i', info, 'p', payload)
         log.bytes = log.bytes + size
         if unique ~= '' then
             redis.call('ZADD', KEYS[4], now, unique)

@@ -129,11 +129,13 @@ local function forget(log, before)
     local bound = log.floor + FORGOTTEN_BYTES
     local wanted = before
     before = math.min(before, log.first + FORGOTTEN)
-    if offset_of(log, before) > bound then
+    local floor = offset_of(log, before)
+    if floor > bound then
         before = find(log, function(_, offset) return offset >= bound end)
+        floor = offset_of(log, before)
     end
     local is_more = before < wanted
-    log.first, log.floor = before, offset_of(log, before)
+    log.first, log.floor = before, floor
     redis.call('XTRIM', log.messages, 'MINID', before)
     if before > log.last then
         redis.call('DEL', log.marks)
