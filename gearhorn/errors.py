@@ -86,8 +86,8 @@ class StoreUnanswered(StoreError):
 
 
 class StoreReadOnly(StoreError):
-    """The server is no primary any more. Every connection to the store is closed already, and the
-    next ones look for the primary anew: wait, and ask again."""
+    """The server is no primary any more, or has not the namespace's slot. Every connection to the
+    store is closed already, and the next ones look for the primary anew: wait, and ask again."""
 
 
 class StoreNoWrites(StoreError):

@@ -24,7 +24,14 @@ import click
 import gearhorn
 from gearhorn.broker.worker import Broker
 from gearhorn.cli.logs import LEVELS, set_up_logs
-from gearhorn.config import DEFAULT_REDIS, Config, parse_seconds, parse_server, parse_size
+from gearhorn.config import (
+    DEFAULT_REDIS,
+    LEAST_STORE_CONNECTIONS,
+    Config,
+    parse_seconds,
+    parse_server,
+    parse_size,
+)
 from gearhorn.errors import BadName, StartError
 from gearhorn.gearman.connection import Server
 from gearhorn.names import check_name
@@ -72,7 +79,7 @@ _LEASE = _Parsed("seconds", partial(parse_seconds, least=0.5, most=3600))
 _STALE = _Parsed("seconds", partial(parse_seconds, least=0, most=86400 * 365))
 _INTERVAL = _Parsed("seconds", partial(parse_seconds, least=0.1, most=3600))
 _COUNT = click.IntRange(min=1)
-_CONNECTIONS = click.IntRange(min=8, max=10_000)
+_CONNECTIONS = click.IntRange(min=LEAST_STORE_CONNECTIONS, max=10_000)
 _SECRET = {"redis"}  # whose value no text shows
 _NOT_IN_FILE = {"config", "help", "version"}
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)

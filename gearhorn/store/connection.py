@@ -85,7 +85,6 @@ SCHEMA = b"4"
 CONNECTIONS = 16  # to the store, in all
 MEMBERS = 2  # of them that only the lease and what is about members may use
 APART = 3  # appends, lanes and events have one each
-LEAST_CONNECTIONS = MEMBERS + APART + 3
 ASKED_AGAIN = 3  # times that a batch goes on after somebody flushed the scripts
 COMPLAIN_S = 30.0  # between two log lines that the server is no primary
 
