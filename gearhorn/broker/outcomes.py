@@ -48,7 +48,7 @@ class Outcomes:
         self.shipping = Shipping(cluster, self, self.withdrawals)
         self.retries = Retries(self.shipping, notes, held, clock_ms)
         self._parked: dict[Delivery, None] = {}  # with receivers that may still acknowledge
-        self._held_up: list[Lane] = []  # wait until job servers have taken what they were sent
+        self._held_up: dict[Lane, None] = {}  # wait for job servers to take more
 
     # From the job servers
 
@@ -101,13 +101,13 @@ class Outcomes:
         """Its bytes are gone: lanes that waited for room may send."""
         self.shipping.arrived(shipment)
         if self._held_up and not self.shipping.is_full:
-            lanes, self._held_up = self._held_up, []
+            lanes, self._held_up = self._held_up, {}
             for lane in lanes:
                 self._held.touch(lane)
 
     def hold_up(self, lane: Lane) -> None:
         """Work a lane off again when job servers have taken what they were sent."""
-        self._held_up.append(lane)
+        self._held_up[lane] = None
 
     def _lose(self, shipment: Shipment, index: int) -> None:
         """The connection ended with a job, and a receiver may still have it: what comes next needs
