@@ -1,8 +1,8 @@
 """Gossip: every member tells every other, now and then, how it is.
 
-Law: runs on the event loop. It is for seeing; who lives is decided by leases. What a server has not
-answered is not followed by more, and nobody is waited for. The member's id is the unique id, so at
-most one message of each member waits for a listener (PROTOCOL §7; after Oban's gossip plugin).
+Rules: runs on the event loop. It is for seeing; who lives is decided by leases. What a server has
+not answered is not followed by more, and nothing waits for an answer. The member's id is the unique
+id, so at most one message of each member waits for a listener (after Oban's gossip plugin).
 """
 
 from __future__ import annotations

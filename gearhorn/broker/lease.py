@@ -1,8 +1,8 @@
 """The lease: until when this member may use what it has cached.
 
-Law: pure. The invariant of gearhorn: a member that renewed its lease after a change knows the
-change; one that did not has stopped using its cache at most one lease after it (PROTOCOL §7; Gray
-and Cheriton, *Leases*, SOSP 1989).
+Rules: pure. The invariant of gearhorn: a member that renewed its lease after a change knows the
+change; one that did not has stopped using its cache at most one lease after it ("Between workers"
+in docs/protocol.rst; Gray and Cheriton, *Leases*, SOSP 1989).
 """
 
 from __future__ import annotations

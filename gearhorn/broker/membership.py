@@ -41,7 +41,7 @@ log = structlog.get_logger(__name__)
 
 
 def new_id() -> str:
-    """Return ``HOST-PID-RANDOM``, never used before (PROTOCOL §7)."""
+    """Return ``HOST-PID-RANDOM``, never used before."""
     host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname()) or "host"
     return f"{host[:150]}-{os.getpid()}-{secrets.token_hex(4)}"
 

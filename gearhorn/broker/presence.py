@@ -1,8 +1,8 @@
 """Presence: the connections on which a member serves the queues that bear its id.
 
-Law: runs on the event loop. Each queue has a connection of its own at every job server, that no
+Rules: runs on the event loop. Each queue has a connection of its own at every job server, that no
 bound stops: what comes there is answered at once, or members that wait for each other would wait
-for ever (PROTOCOL §7).
+without end.
 """
 
 from __future__ import annotations
