@@ -98,7 +98,8 @@ class Membership:
         self._asked = False  # to join: from then on the store may know this member
         self._known = -1  # every list that changed up to this version is dropped
         self._heard: set[int] = set()  # versions above it that are dropped too
-        self._behind: Renewal | None = None  # what changed with it is not known to be sent
+        # What changed with a renewal is not known to be sent; and whose renewal, under which run.
+        self._behind: tuple[Renewal, tuple[str, str | None]] | None = None
         self._acknowledging: asyncio.Task[None] | None = None
         self._formers: set[str] = set()  # own ids of before, that are being taken away
         self._kick = asyncio.Event()  # renew now
@@ -385,7 +386,7 @@ class Membership:
             self._take(renewal, asked_s)
             went_well()
             if renewal.topics is None or renewal.topics:
-                self._behind = renewal
+                self._behind = renewal, (self.id, self._past.run_id)
                 if self._acknowledging is None or self._acknowledging.done():
                     work = self._acknowledge(duties)
                     self._acknowledging = self._tasks.spawn(work, "acknowledgement")
@@ -393,9 +394,8 @@ class Membership:
     async def _acknowledge(self, duties: Duties) -> None:
         """Say at once that this member knows what changed: somebody may wait for that. One at a
         time: a later renewal tells of what an earlier one told of too, until that is known."""
-        while (renewal := self._behind) is not None:
-            self._behind = None
-            past = self.id, self._past.run_id
+        while self._behind is not None:
+            (renewal, past), self._behind = self._behind, None
             await duties.settle(renewal.topics)
             if past == (self.id, self._past.run_id) and renewal.version > self._known:
                 self._known = renewal.version

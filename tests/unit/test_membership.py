@@ -196,6 +196,23 @@ def test_while_one_renewal_is_settled_later_ones_wait_together() -> None:
     run(test)
 
 
+def test_what_waited_to_be_settled_for_a_former_self_does_not_count_for_the_next_one() -> None:
+    async def test(bench: Bench) -> None:
+        await bench.join(renewal(version=5))
+        first = bench.duties.settling = bench.loop.create_future()
+        await bench.renewed(renewal(version=6, topics=["a"]))
+        await bench.renewed(renewal(version=20, topics=["a", "b"]))
+        (await bench.store.next("renew")).answer.set_result(None)
+        (await bench.store.next("join")).answer.set_result(renewal(version=8, data="another"))
+        await bench.member.joined.wait()
+        first.set_result(None)
+        await turn()
+        assert (await bench.renewed(renewal(version=8))).arguments[1] == 8
+        assert bench.member.known == 8
+
+    run(test)
+
+
 def test_pairs_whose_time_is_over_are_handed_on() -> None:
     async def test(bench: Bench) -> None:
         await bench.join()
