@@ -25,7 +25,7 @@ SUBSCRIPTIONS = 1_000_000
 SENT_TO = 200_000
 TURN_S = 0.05
 WAIT_S = 600.0
-TOO_MUCH = "x" * 1001  # for each, so that a list is read and nothing is sent
+TOO_MUCH = "x" * 2000  # for each, so that a list is read and nothing is sent
 Step = Callable[[Cluster, list[str]], bytes]
 
 

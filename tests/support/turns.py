@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from types import TracebackType
@@ -26,6 +27,8 @@ class Turns:
         self.longest, self.what = 0.0, ""
 
     def __enter__(self) -> Self:
+        gc.collect()
+        gc.freeze()  # what the test itself holds is not the worker's to walk through
         self._run = original = asyncio.events.Handle._run
 
         def run(handle: asyncio.Handle) -> None:
@@ -45,6 +48,7 @@ class Turns:
         trace: TracebackType | None,
     ) -> None:
         asyncio.events.Handle._run = self._run  # type: ignore[method-assign]
+        gc.unfreeze()
 
 
 class InProcess:
