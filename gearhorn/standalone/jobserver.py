@@ -22,23 +22,13 @@ import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from importlib.metadata import version
 from typing import cast
 
 import gear
 from gear import constants
 
-from gearhorn.standalone.queues import (
-    HIGH,
-    LOW,
-    NORMAL,
-    Function,
-    FunctionBusy,
-    Job,
-    Peer,
-    QueueFull,
-    Queues,
-)
+from gearhorn.standalone.commands import MAX_WORDS, Commands
+from gearhorn.standalone.queues import HIGH, LOW, NORMAL, Function, Job, Peer, QueueFull, Queues
 
 # Connections that may wait to be accepted: as many as a burst of reconnecting clients makes.
 BACKLOG = 512
@@ -50,11 +40,12 @@ MAX_LINE = 8192
 MAX_UNIQUE = 63
 # How long the process may outlive its parent.
 PARENT_CHECK_S = 1.0
-# A packet type that gear does not know.
+# Packet types that gear does not know.
 GRAB_JOB_ALL = 39
+GET_STATUS_UNIQUE = 41
+STATUS_RES_UNIQUE = 42
 
 _HEADER = struct.Struct(">4sII")
-_UNKNOWN = b"ERR UNKNOWN_COMMAND Unknown+server+command%s\r\n"
 _SUBMITS = {
     constants.SUBMIT_JOB_HIGH: (HIGH, False),
     constants.SUBMIT_JOB: (NORMAL, False),
@@ -132,6 +123,7 @@ class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
         self._unsent: set[Link] = set()
         self._scratch = memoryview(bytearray(READ_SIZE))
         self._handlers = self._table()
+        self._commands = Commands(self._queues, self._workers, self._fail)
         try:
             super().__init__(port=port, host=host)
         except Exception as error:  # gear raises nothing more precise, and only when it cannot bind
@@ -156,6 +148,7 @@ class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
             constants.WORK_FAIL: partial(self._finish, constants.WORK_FAIL),
             constants.WORK_EXCEPTION: partial(self._finish, constants.WORK_EXCEPTION),
             constants.GET_STATUS: self._get_status,
+            GET_STATUS_UNIQUE: self._get_status_unique,
             constants.ECHO_REQ: self._echo,
             constants.OPTION_REQ: self._option,
             constants.SET_CLIENT_ID: self._set_client_id,
@@ -272,18 +265,19 @@ class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
         self._wake(job.function)
 
     def _get_status(self, link: Link, handle: bytes) -> None:
-        job = self._queues.jobs.get(handle)
-        if job is None:
-            state = (b"0", b"0", b"0", b"0")
-        else:
-            state = (b"1", b"1" if job.worker else b"0", *job.progress)
+        state = _state(self._queues.jobs.get(handle))
         self._send(link, constants.STATUS_RES, b"\0".join((handle, *state)))
+
+    def _get_status_unique(self, link: Link, unique: bytes) -> None:
+        job = self._queues.find(unique)
+        clients = b"%d" % (len(job.clients) if job is not None else 0)
+        self._send(link, STATUS_RES_UNIQUE, b"\0".join((unique, *_state(job), clients)))
 
     def _echo(self, link: Link, body: bytes) -> None:
         self._send(link, constants.ECHO_RES, body)
 
     def _option(self, link: Link, option: bytes) -> None:
-        if option == b"exceptions":
+        if option.lower() == b"exceptions":
             link.wants_exceptions = True
             self._send(link, constants.OPTION_RES, option)
         else:
@@ -359,64 +353,19 @@ class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
                 else:
                     self._send(client, kind, body)
 
-    # Text commands
-
     def _text(self, link: Link, line: bytes) -> None:
-        """Answer one line of the text protocol."""
-        queues = self._queues
-        match line.split():
-            case [b"status"]:
-                self._write(link, (*map(_status_line, queues.functions.values()), b".\n"))
-            case [b"prioritystatus"]:
-                self._write(link, (*map(_priority_line, queues.functions.values()), b".\n"))
-            case [b"workers"]:
-                self._write(link, (*map(_worker_line, list(self.active_connections)), b".\n"))
-            case [b"show", b"jobs"]:
-                self._write(link, (*map(_job_line, queues.jobs.values()), b".\n"))
-            case [b"show", b"unique", b"jobs"]:
-                self._write(link, (*(job.unique + b"\n" for job in queues.jobs.values()), b".\n"))
-            case [b"version"]:
-                self._write(link, (b"OK gear-%s\n" % version("gear").encode(),))
-            case [b"getpid"]:
-                self._write(link, (b"OK %d\n" % os.getpid(),))
-            case [b"maxqueue", name, *limits]:
-                self._limit(name, limits)
-                self._write(link, (b"OK\r\n",))
-            case [b"create", b"function", name]:
-                queues.create(name)
-                self._write(link, (b"OK\r\n",))
-            case [b"drop", b"function", name]:
-                self._write(link, (self._drop(name),))
-            case [b"cancel", b"job", handle]:
-                self._write(link, (self._cancel(handle),))
-            case words:
-                self._write(link, (_UNKNOWN % b"".join(words[:1]),))
+        """Answer one line of the text protocol; gearmand closes on one of too many words."""
+        words = line.split()
+        if len(words) > MAX_WORDS:
+            raise gear.InvalidDataError("too many words")
+        self._write(link, self._commands.answer(words))
 
-    def _limit(self, name: bytes, words: list[bytes]) -> None:
-        """Set the limits of a function that exists: one number, or those of high, normal, low."""
-        numbers = [int(word) if word.isdigit() else 0 for word in words] or [0]
-        if function := self._queues.functions.get(name):
-            high, normal, low = numbers if len(numbers) == 3 else numbers[:1] * 3
-            function.limits = high, normal, low
-
-    def _drop(self, name: bytes) -> bytes:
-        try:
-            jobs = self._queues.drop(name)
-        except KeyError:
-            return b"ERR function not found\r\n"
-        except FunctionBusy:
-            return b"ERR there are still connected workers or executing clients\r\n"
-        for job in jobs:
-            self._fail(job)
-        return b"OK\r\n"
-
-    def _cancel(self, handle: bytes) -> bytes:
-        clients = self._queues.cancel(handle)
-        if clients is None:
-            return b"ERR UNKNOWN_JOB\r\n"
-        for client in clients:
-            self._send(client, constants.WORK_FAIL, handle)
-        return b"OK\r\n"
+    def _workers(self) -> Iterator[bytes]:
+        """The lines that tell of each connection: its functions as a worker."""
+        for link in list(self.active_connections):
+            functions = b"".join(b" " + name for name in link.serves)
+            host, client_id = link.host.encode(), link.client_id or b"-"
+            yield b"%d %s %s :%s\n" % (link.conn.fileno(), host, client_id, functions)
 
 
 def _split(body: bytes, count: int) -> list[bytes]:
@@ -425,24 +374,11 @@ def _split(body: bytes, count: int) -> list[bytes]:
     return parts + [b""] * (count - len(parts))
 
 
-def _status_line(function: Function) -> bytes:
-    total, running, workers = function.total, function.running, len(function.workers)
-    return b"%s\t%d\t%d\t%d\n" % (function.name, total, running, workers)
-
-
-def _priority_line(function: Function) -> bytes:
-    waiting = b"\t".join(b"%d" % len(queue) for queue in function.waiting)
-    return b"%s\t%s\t%d\n" % (function.name, waiting, len(function.workers))
-
-
-def _worker_line(link: Link) -> bytes:
-    functions = b"".join(b" " + name for name in link.serves)
-    host, client_id = link.host.encode(), link.client_id or b"-"
-    return b"%d %s %s :%s\n" % (link.conn.fileno(), host, client_id, functions)
-
-
-def _job_line(job: Job) -> bytes:
-    return b"%s\t%d\t%d\t%d\n" % (job.handle, job.deaths, not job.wanted, job.background)
+def _state(job: Job | None) -> tuple[bytes, bytes, bytes, bytes]:
+    """Whether a job is known, whether it runs, and how far it is."""
+    if job is None:
+        return b"0", b"0", b"0", b"0"
+    return b"1", b"1" if job.worker else b"0", *job.progress
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -116,6 +116,10 @@ class Queues:
             client.awaits.add(job)
         return job
 
+    def find(self, unique: bytes) -> Job | None:
+        """The oldest job with this unique id that waits or runs, whatever its function."""
+        return next((job for job in self.jobs.values() if unique and job.unique == unique), None)
+
     def leave(self, client: Peer) -> None:
         """Forget a client: its waiting jobs go unless others want them; running ones stay."""
         for job in client.awaits:

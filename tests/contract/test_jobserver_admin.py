@@ -12,6 +12,8 @@ from support.wire import (
     JOB_CREATED,
     SET_CLIENT_ID,
     SUBMIT_JOB_BG,
+    SUBMIT_JOB_HIGH_BG,
+    SUBMIT_JOB_LOW_BG,
     WORK_FAIL,
     Outcome,
     Refused,
@@ -149,6 +151,67 @@ def test_names_need_not_be_text(job_server: JobServer, worker: Wire, client: Wir
 def test_text_commands_that_are_unknown_are_errors(job_server: JobServer) -> None:
     for command in ("bogus", "shutdown", ""):
         assert str(admin(job_server.address, command)).startswith("ERR UNKNOWN_COMMAND")
+
+
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        ("STATUS", []),
+        ("status surplus", []),
+        ("PrioritySTATUS x", []),
+        ("SHOW JOBS", []),
+        ("Show Unique Jobs", []),
+        ("MAXQUEUE nobody 2", "OK"),
+        ("show", "ERR UNKNOWN_COMMAND Unknown+server+commandshow"),
+        ("show foo", "ERR UNKNOWN_SHOW_ARGUMENTS"),
+        ("show jobs x", "ERR UNKNOWN_SHOW_ARGUMENTS"),
+        ("cancel", "ERR UNKNOWN_COMMAND Unknown+server+commandcancel"),
+        ("cancel foo x", "ERR UNKNOWN_ERROR"),
+        ("drop function nobody", "ERR function not found"),
+        *(
+            (
+                command,
+                "ERR INVALID_ARGUMENTS An+incomplete+set+of+arguments+was+sent+to+this+command+"
+                + command.split()[0],
+            )
+            for command in ("maxqueue", "create", "create foo x", "create function a b", "drop x y")
+        ),
+    ],
+)
+def test_text_commands_mind_no_case_and_tell_each_mistake(
+    connect: Connect, command: str, answer: str | list[str]
+) -> None:
+    client = connect()  # a server of its own would take longer: jobs of others may wait here
+    client.send_raw(command.encode() + b"\r\n")
+    lines = b""
+    while not lines.endswith((b".\n", b"\r\n")):
+        lines += client.socket.recv(4096)
+    if isinstance(answer, list):
+        assert lines.endswith(b".\n")
+    else:
+        assert lines.decode().rstrip() == answer
+
+
+def test_a_line_of_too_many_words_ends_the_connection(client: Wire) -> None:
+    client.send_raw(b"a b c d e f g h i\r\n")
+    assert client.socket.recv(4096) == b""
+
+
+@pytest.mark.parametrize(
+    ("limits", "taken"),
+    [("2", [2, 0, 0]), ("3 1", [3, 0, 4]), ("3 1 0", [3, 0, 4]), ("x 1", [4, 0, 4])],
+)
+def test_maxqueue_with_several_numbers_limits_each_priority(
+    job_server: JobServer, client: Wire, function: bytes, limits: str, taken: list[int]
+) -> None:
+    name = function.decode()
+    admin(job_server.address, f"create function {name}")
+    assert admin(job_server.address, f"maxqueue {name} {limits}") == "OK"
+    found = []
+    for kind in (SUBMIT_JOB_HIGH_BG, SUBMIT_JOB_BG, SUBMIT_JOB_LOW_BG):
+        client.send_raw(packet(kind, function, b"", b"") * 4)
+        found.append(sum(client.recv()[0] == JOB_CREATED for _ in range(4)))
+    assert found == taken
 
 
 def test_the_server_tells_its_version_and_process(job_server: JobServer) -> None:

@@ -7,6 +7,7 @@ from support.job_servers import SERVERS, Connect, JobServer, counts, leave, refu
 from support.wire import CANT_DO, RESET_ABILITIES, Outcome, Refused, Wire, admin
 
 pytest_plugins = ["support.job_servers"]
+GET_STATUS_UNIQUE, STATUS_RES_UNIQUE = 41, 42
 
 
 # Unique ids
@@ -32,6 +33,25 @@ def test_a_unique_joins_the_job_that_has_it(
     expected = Outcome("complete", b"result", [b"careful"], [])
     assert client.outcome(handle) == expected
     assert other.outcome(handle) == expected
+
+
+def test_a_job_is_found_by_its_unique(client: Wire, worker: Wire, function: bytes) -> None:
+    def state() -> bytes:
+        client.send(GET_STATUS_UNIQUE, unique)
+        kind, body = client.recv()
+        assert kind == STATUS_RES_UNIQUE
+        return body
+
+    unique = function + b"-u"
+    assert state() == unique + b"\x000\x000\x000\x000\x000"
+    handle = client.submit(function, unique=unique)
+    assert state() == unique + b"\x001\x000\x000\x000\x001"
+    worker.can_do(function)
+    assert worker.grab_now()
+    assert state() == unique + b"\x001\x001\x000\x000\x001"
+    worker.complete(handle)
+    client.outcome(handle)
+    assert state() == unique + b"\x000\x000\x000\x000\x000"
 
 
 def test_a_unique_is_free_when_its_job_has_ended(
