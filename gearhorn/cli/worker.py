@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+import structlog
 
 import gearhorn
 from gearhorn.broker.worker import Broker
-from gearhorn.cli.logs import LEVELS, set_up_logs
+from gearhorn.cli.logs import LEVELS, open_standard_streams, set_up_logs
 from gearhorn.config import (
     DEFAULT_REDIS,
     LEAST_STORE_CONNECTIONS,
@@ -39,6 +40,9 @@ from gearhorn.standalone.servers import Standalone, StandaloneError
 from gearhorn.standalone.servers import start as start_standalone
 
 _DEFAULTS = Config()
+_ENDINGS = (signal.SIGTERM, signal.SIGINT)
+
+log = structlog.get_logger(__name__)
 
 
 class _Parsed(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.5 on
@@ -252,7 +256,8 @@ def main(
     Every option is also an environment variable (GEARHORN_MAX_PAYLOAD, GEARHORN_SERVERS ...) and
     a key of the file given with --config. Servers default to localhost:4730.
     """
-    set_up_logs(log_format, log_level)
+    writer = set_up_logs(log_format, log_level)
+    click.get_current_context().call_on_close(writer.flush)
     names = [value for key, value in options.items() if key.endswith("_function")]
     if len(set(names)) < len(names):
         raise click.UsageError(f"expected different function names, got {', '.join(names)}")
@@ -276,6 +281,8 @@ def main(
 def run() -> None:
     """The command as a process: like ``main``, but a name look-up that hangs in a thread of the
     standard library does not keep the process from ending."""
+    open_standard_streams()
+    _heed_signals()
     try:
         main()
     except SystemExit as end:
@@ -286,14 +293,56 @@ def run() -> None:
         os._exit(code)
 
 
+def _heed_signals() -> None:
+    """Until the worker serves, a signal ends the process as an exception does, so that what was
+    begun is taken away; SIGHUP, which a terminal sends that is closed, never does."""
+
+    def end(_number: int, _frame: object) -> None:
+        sys.exit(0)
+
+    for number in _ENDINGS:
+        signal.signal(number, end)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
 def _run(config: Config) -> int:
     gc.collect()
     gc.freeze()  # what is there for good need not be looked at whenever garbage is collected
     loop = asyncio.new_event_loop()
+    stopping = _Stopping(loop)
+    serving = loop.create_task(_serve(config, stopping.asked))
     try:
-        return loop.run_until_complete(_serve(config))
+        return loop.run_until_complete(serving)
+    except RuntimeError:  # the loop was stopped before the worker had finished
+        if stopping.at_once is None:
+            raise
+        return 128 + stopping.at_once
     finally:
         loop.close()
+
+
+class _Stopping:
+    """What signals do to a worker that serves: the first one asks it to stop, a second one stops
+    it at once. SIGHUP has nothing to reload and does no harm."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.asked = asyncio.Event()
+        self.at_once: int | None = None  # the signal that did not wait
+        self._loop = loop
+        for number in _ENDINGS:
+            loop.add_signal_handler(number, self._end, number)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+
+    def _end(self, number: int) -> None:
+        if not self.asked.is_set():
+            self.asked.set()
+            return
+        log.warning("stopping at once; other members will be given what is in hand")
+        self.at_once = number
+        self._loop.stop()
+
+    def _hang_up(self) -> None:
+        log.info("SIGHUP: there is nothing to reload")
 
 
 @contextlib.contextmanager
@@ -323,12 +372,8 @@ Try, in other terminals (the gearman command is in Debian's gearman-tools):
     )
 
 
-async def _serve(config: Config) -> int:
-    """Run the worker until a signal; return the exit code."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+async def _serve(config: Config, stop: asyncio.Event) -> int:
+    """Run the worker until ``stop`` is set; return the exit code."""
     try:
         broker = Broker(config)
     except StartError as error:

@@ -20,8 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -47,6 +47,11 @@ START_TIMEOUT_S = 60.0  # Valkey reads its whole log before it answers: 10 GB or
 STOP_TIMEOUT_S = 10.0  # both end in milliseconds; what does not is stuck
 POLL_S = 0.02  # between two questions whether a server is up, which takes some 50 ms
 ASK_TIMEOUT_S = 1.0  # for one answer over loopback
+
+DIRECTORY_PREFIX = "gearhorn-standalone-"
+LOCK = "in-use"
+# The process id, and the version: gearmand 2.0.0 answers with OK and nothing behind it.
+JOB_SERVER_ANSWER = rb"OK (?P<pid>\d+)\r?\nOK ?(?P<version>\S*)\r?\n"
 
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -113,7 +118,7 @@ def start(
     as the main thread: Linux counts the end of that thread as the parent's.
     """
     with ExitStack() as running:
-        logs = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="gearhorn-")))
+        logs = running.enter_context(_own_directory())
         redis, store = _start_store(running, logs, data)
         gearman, job_server = _start_job_server(running, logs, gearman_port, gearmand, embedded)
         return Standalone(gearman, redis, job_server, store, running.pop_all())
@@ -131,16 +136,33 @@ def _start_job_server(
         [*command, f"--job-retries={JOB_RETRIES}"],
         logs / "job-server.log",
         b"getpid\r\nversion\r\n",
-        rb"OK (?P<pid>\d+)\r?\nOK (?P<version>\S+)\r?\n",
+        JOB_SERVER_ANSWER,
     )
     child = _start_on_a_port(server, [port] if port else [GEARMAN_PORT, *_some_ports()])
     running.callback(child.stop)
     if program:
-        name = f"gearmand {child.version}"
+        name = f"gearmand {child.version or '(it does not tell its version)'}"
     else:
         reason = "as asked" if embedded else "gearmand is not on the PATH"
         name = f"gear's embedded job server ({reason})"
     return f"{HOST}:{child.port}", name
+
+
+@contextmanager
+def _own_directory() -> Iterator[Path]:
+    """Make a directory for logs and data without a name, ours for as long as we hold its lock; and
+    take away those whose owners were killed."""
+    for former in Path(tempfile.gettempdir()).glob(DIRECTORY_PREFIX + "*"):
+        with suppress(OSError), (former / LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(former, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=DIRECTORY_PREFIX, ignore_cleanup_errors=True) as name:
+        # It becomes visible once it is locked, or a starter beside this one would take it away.
+        unlocked = Path(name) / f"{LOCK}-new"
+        with unlocked.open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            unlocked.rename(Path(name) / LOCK)
+            yield Path(name)
 
 
 def _find_gearmand(wanted: str | None) -> str | None:

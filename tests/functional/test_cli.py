@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
+import select
+import signal
 import socket
 import subprocess
 import sys
@@ -554,3 +557,68 @@ def test_a_reader_of_the_log_that_goes_away_stops_nothing(launch: Launch, cluste
     )
     works_end_to_end(cluster)
     assert worker.stop() == 0
+
+
+def test_a_reader_of_the_log_that_stalls_stops_nothing(launch: Launch, cluster: Cluster) -> None:
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    options = "--log-level", "debug"
+    worker = launch(cluster.address, "--redis", cluster.store.url, *options, stderr=writing)
+    os.close(writing)
+    eventually(lambda: "fanout" in workers_of(cluster.address))
+    for number in range(200):  # a line for each, which nobody reads
+        cluster.subscribe("stalled", f"client-{number}")
+    assert len(select.select([reading], [], [], 0)[0]) == 1
+    works_end_to_end(cluster)
+    assert worker.stop() == 0
+    os.close(reading)
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&- <&-"])
+def test_without_standard_streams_it_serves(cluster: Cluster, closed: str) -> None:
+    command = [sys.executable, "-m", "gearhorn.cli.worker", cluster.address]
+    command += ["--redis", cluster.store.url]
+    with subprocess.Popen(["sh", "-c", f'exec "$@" {closed}', "sh", *command]) as process:
+        try:
+            eventually(
+                lambda: "fanout" in workers_of(cluster.address) or process.poll() is not None
+            )
+            assert process.poll() is None
+            works_end_to_end(cluster)
+            for number in range(3):
+                assert not os.readlink(f"/proc/{process.pid}/fd/{number}").startswith("socket")
+        finally:
+            process.terminate()
+        assert process.wait(20) == 0
+
+
+def test_a_second_signal_stops_it_at_once(launch: Launch, cluster: Cluster) -> None:
+    worker = launch(cluster.address, "--redis", cluster.store.url).ready()
+    cluster.subscribe("second-signal", "absent")
+    wire = cluster.wire()  # its caller waits for a receiver that is not there
+    wire.submit(b"fanout", b'{"topic": "second-signal", "payload": 1, "timeout": 60}')
+    eventually(lambda: waiting_of(cluster.address, "second-signal_absent"))
+    worker.process.send_signal(signal.SIGTERM)
+    eventually(lambda: worker.says("stopping"))
+    with pytest.raises(subprocess.TimeoutExpired):
+        worker.process.wait(1)
+    worker.process.send_signal(signal.SIGINT)
+    assert worker.code(5) == 128 + signal.SIGINT
+    assert worker.says("stopping at once")
+
+
+def test_a_terminal_that_is_closed_does_not_end_it(launch: Launch, cluster: Cluster) -> None:
+    worker = launch(cluster.address, "--redis", cluster.store.url).ready()
+    worker.process.send_signal(signal.SIGHUP)
+    eventually(lambda: worker.says("SIGHUP"))
+    works_end_to_end(cluster)
+    assert worker.stop() == 0
+
+
+def waiting_of(address: str, queue: str) -> int:
+    """Jobs that wait or run on a queue."""
+    for line in admin(address, "status"):
+        name, total, _, _ = line.rsplit("\t", 3)
+        if name == queue:
+            return int(total)
+    return 0

@@ -325,3 +325,57 @@ def test_the_demo_fails_with_a_line_when_it_cannot_start(tmp_path: Path) -> None
     assert demo.returncode == 1
     assert "no queue today" in demo.stderr
     assert "Traceback" not in demo.stderr
+
+
+def left_behind(one: Standalone) -> list[str]:
+    """What lies in its directory for temporary files."""
+    return [path.name for path in Path(one._directory.name).glob("gearhorn-standalone-*")]
+
+
+def test_a_signal_as_it_starts_leaves_nothing_behind() -> None:
+    for number in range(10):
+        one = Standalone("gearmand")
+        try:
+            time.sleep(0.1 + number * 0.05)
+            one.children = children_of(one.process.pid)
+            assert one.stop() in (0, -signal.SIGTERM)  # before Python runs any of ours
+            assert left_behind(one) == []
+            eventually(lambda: not any(map(is_alive, one.children)))  # noqa: B023
+        finally:
+            one.__exit__()
+
+
+def test_what_a_killed_one_left_is_taken_away_by_the_next(begin: Begin) -> None:
+    killed = begin("gearmand")
+    assert len(left_behind(killed)) == 1
+    killed.stop(signal.SIGKILL)
+    assert len(left_behind(killed)) == 1
+    environment = ENVIRONMENT | {"TMPDIR": killed._directory.name}
+    command = [*COMMANDS["gearmand"]]
+    log = Path(killed._directory.name) / "next"
+    with log.open("wb") as output:
+        other = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+    try:
+        eventually(lambda: b"event=ready" in log.read_bytes(), INSTALL_S)
+        assert len(left_behind(killed)) == 1, "its own"
+    finally:
+        other.terminate()
+    assert other.wait(20) == 0
+    assert left_behind(killed) == []
+
+
+def test_two_beside_each_other_leave_each_other_alone(begin: Begin) -> None:
+    one = begin("gearmand")
+    environment = ENVIRONMENT | {"TMPDIR": one._directory.name}
+    log = Path(one._directory.name) / "other"
+    with log.open("wb") as output:
+        other = subprocess.Popen(
+            COMMANDS["gearmand"], stdout=output, stderr=output, env=environment
+        )
+    try:
+        eventually(lambda: b"event=ready" in log.read_bytes(), INSTALL_S)
+        assert len(left_behind(one)) == 2
+    finally:
+        other.terminate()
+        other.wait(20)
+    assert len(left_behind(one)) == 1

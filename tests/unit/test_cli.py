@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 
 import gearhorn
 from gearhorn.cli import worker
+from gearhorn.cli.logs import Writer
 from gearhorn.config import Config
 
 MIB = 1024 * 1024
@@ -38,7 +40,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     for name in [one for one in os.environ if one.startswith("GEARHORN_")]:
         monkeypatch.delenv(name)
 
-    async def serve(config: Config) -> int:
+    async def serve(config: Config, stop: asyncio.Event) -> int:
         seen["config"] = config
         return 0
 
@@ -46,7 +48,12 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
         raise AssertionError("servers were started")
 
     monkeypatch.setattr(worker, "_serve", serve)
-    monkeypatch.setattr(worker, "set_up_logs", lambda *how: seen.update(logs=how))
+
+    def set_up_logs(*how: str) -> Writer:
+        seen.update(logs=how)
+        return Writer(len, str)
+
+    monkeypatch.setattr(worker, "set_up_logs", set_up_logs)
     monkeypatch.setattr(worker, "start_standalone", start)
 
     def run(*arguments: str, file: str | bytes | None = None, **env: str) -> Ran:
@@ -398,7 +405,7 @@ MALFORMED = [  # with HUNTER where the password is, or what is left of it
 def test_no_part_of_a_password_in_a_malformed_url_is_shown(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str, url: str
 ) -> None:
-    monkeypatch.setattr(worker, "set_up_logs", lambda *how: None)
+    monkeypatch.setattr(worker, "set_up_logs", lambda *how: Writer(len, str))
     arguments, variables = [], {}
     if how == "option":
         arguments = ["--redis", url]
