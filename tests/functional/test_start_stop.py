@@ -266,7 +266,9 @@ def test_a_stopping_worker_answers_what_is_in_hand_and_leaves_nothing(
     assert not lines(worker, "level=warning")
 
 
-def test_a_second_signal_hurries_nothing(make_cluster: MakeCluster) -> None:
+def test_what_a_second_signal_leaves_in_hand_is_finished_by_another_worker(
+    make_cluster: MakeCluster,
+) -> None:
     cluster = make_cluster()
     [worker] = cluster.workers
     cluster.subscribe("news", "alice")
@@ -275,12 +277,13 @@ def test_a_second_signal_hurries_nothing(make_cluster: MakeCluster) -> None:
     wire = cluster.wire()
     handle = wire.submit(b"fanout", fanout_body("news", "x", background=False))
     assert gate.taken.wait(10)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
-        worker.process.send_signal(number)
-        eventually(lambda: lines(worker, "event=stopping"))
+    cluster.add_worker().ready()
+    worker.process.send_signal(signal.SIGTERM)
+    eventually(lambda: lines(worker, "event=stopping"))
+    worker.process.send_signal(signal.SIGINT)
+    assert worker.process.wait(5) == 128 + signal.SIGINT
     gate.opened.set()
-    assert wire.outcome(handle, 5).data == b"1"
-    assert worker.process.wait(5) == 0
+    assert wire.outcome(handle, 15).data == b"1"
 
 
 def test_after_the_signal_no_new_work_is_taken_and_another_worker_gets_it(
