@@ -57,7 +57,7 @@ def check_publish(topic: str) -> None:
     """Raise ``BadName`` or ``Reserved`` unless anybody may publish to ``topic``."""
     check_name("topic", topic)
     if topic.startswith(_RESERVED_PREFIX):
-        raise Reserved(f"topic {topic}: names that begin with __ are for members alone")
+        raise Reserved(f"topic {topic}: names that begin with __ are kept for gearhorn's workers")
 
 
 def check_subscription(topic: str, client_id: str, served: frozenset[bytes]) -> bytes:
@@ -70,9 +70,11 @@ def check_subscription(topic: str, client_id: str, served: frozenset[bytes]) -> 
     check_name("client_id", client_id)
     queue = queue_of(topic, client_id)
     if topic != GOSSIP and topic.startswith(_RESERVED_PREFIX):
-        raise Reserved(f"topic {topic}: names that begin with __ are for members alone")
+        raise Reserved(f"topic {topic}: names that begin with __ are kept for gearhorn's workers")
     if topic != GOSSIP and queue.startswith(b"__"):
-        raise Reserved(f"queue {queue.decode()}: names that begin with __ are for members alone")
+        raise Reserved(
+            f"queue {queue.decode()}: names that begin with __ are kept for gearhorn's workers"
+        )
     if queue in served:
         raise Reserved(f"queue {queue.decode()} is a function that gearhorn serves itself")
     return queue

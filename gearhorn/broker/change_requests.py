@@ -10,7 +10,8 @@ import secrets
 
 import structlog
 
-from gearhorn.errors import RequestError, Reserved, TooLarge
+from gearhorn.broker.requests import check_length
+from gearhorn.errors import RequestError, Reserved
 from gearhorn.gearman.drain import Drained
 from gearhorn.gearman.worker import Job
 from gearhorn.messages import (
@@ -92,8 +93,7 @@ def subscription(job: Job, served: frozenset[bytes]) -> Change:
 
     Raises ``RequestError``.
     """
-    if job.oversized:
-        raise TooLarge("the request is too long")
+    check_length(job)
     request = decode_subscribe(job.arguments)
     queue = check_subscription(request.topic, request.client_id, served)
     if request.is_durable and request.topic == GOSSIP:
@@ -115,8 +115,7 @@ def ending(job: Job, served: frozenset[bytes], member: str) -> Change:
 
     Raises ``RequestError``.
     """
-    if job.oversized:
-        raise TooLarge("the request is too long")
+    check_length(job)
     request = decode_unsubscribe(job.arguments)
     queue = check_subscription(request.topic, request.client_id, served)
     drainer = member if request.drain else ""
@@ -125,8 +124,7 @@ def ending(job: Job, served: frozenset[bytes], member: str) -> Change:
 
 def retention(job: Job) -> Change:
     """Return the change that a retain job asks for. Raises ``RequestError``."""
-    if job.oversized:
-        raise TooLarge("the request is too long")
+    check_length(job)
     request = decode_retain(job.arguments)
     check_publish(request.topic)
     return Change("retain", request.topic, "", b"", encode_given_retention(request))

@@ -261,9 +261,13 @@ class Changes:
         if outcome.owner is not None:
             topic, client_id = outcome.owner
             queue = change.queue.decode()
-            return QueueTaken(f"{queue} belongs to topic {topic}, client {client_id}")
+            return QueueTaken(
+                f"{queue} belongs to topic {topic}, client {client_id}, until that is unsubscribed"
+            )
         if outcome.last is not None:
-            return BadRequest(f"durable.start.sequence: the log's last is {outcome.last}")
+            return BadRequest(
+                f"durable.start.sequence: expected at most {outcome.last}, the log's last"
+            )
         return None
 
     async def _make_known(

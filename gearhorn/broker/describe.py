@@ -86,7 +86,7 @@ class Descriptions:
         names = [name for name, _ in pages] or ([] if topic is None else [topic])
         described = await self._logs(names)
         if topic is not None and not pages and after is None and not described:
-            raise Unknown(f"topic {topic} has no subscription")
+            raise Unknown(f"topic {topic} has neither subscriptions nor a log")
         topics = await self._topics(pages or [(name, []) for name in described], described)
         cursor = f"{pages[-1][0]} {pages[-1][1][-1].client_id}" if more else None
         return Described(self._talk.known(), topics, cursor)

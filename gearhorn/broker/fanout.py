@@ -42,7 +42,8 @@ class Fanouts:
         """Take one ``fanout`` job."""
         try:
             if job.oversized:
-                raise TooLarge("the request is longer than any that --max-payload allows")
+                most = self._config.max_payload
+                raise TooLarge(f"the request is longer than any that --max-payload {most} allows")
             message = decode_fanout(job.arguments, self._config.max_payload)
             job.arguments = b""  # as large as the payload, which is kept
             subscribers = self._directory.get(message.topic)

@@ -68,9 +68,17 @@ class HeldOff(Generic[_Request]):
         own = self._waiting.get(queue, ())
         until_s = request.hold(now_s() + self._most_s)
         if now_s() > until_s:
-            request.fail(Unavailable(f"queue {queue.decode()} is being drained for too long"))
+            request.fail(
+                Unavailable(
+                    f"queue {queue.decode()} is being drained for too long; try again later"
+                )
+            )
         elif len(own) >= MOST_EACH or self.count >= MOST:
-            request.fail(Unavailable(f"queue {queue.decode()} is being drained, and many wait"))
+            request.fail(
+                Unavailable(
+                    f"queue {queue.decode()} is being drained, and many wait; try again later"
+                )
+            )
         else:
             self._waiting.setdefault(queue, []).append(_Waiting(request, until_s))
             self._came.set()
@@ -111,4 +119,6 @@ class HeldOff(Generic[_Request]):
                 if not self._waiting[queue]:
                     del self._waiting[queue]
             for entry in late:
-                entry.request.fail(Unavailable(f"queue {queue.decode()} is still being drained"))
+                entry.request.fail(
+                    Unavailable(f"queue {queue.decode()} is still being drained; try again")
+                )

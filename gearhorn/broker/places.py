@@ -33,7 +33,11 @@ class Places:
         size = payload + copies * COPY_BYTES
         is_full = self.waiting >= self._count or self.lingering >= LINGERING * self._count
         if is_full or (self.held and not self.has_room(size)):
-            raise Busy(f"{self.waiting} foreground fan-outs wait for their receivers")
+            option = "--max-foreground" if is_full else "--max-fanout-bytes"
+            raise Busy(
+                f"{self.waiting} foreground fan-outs wait for their receivers, {self.lingering} "
+                f"are answered by a quorum, and {option} allows no more; try again later"
+            )
         self.waiting += 1
         self.held += size
         return Place(self, payload, size)

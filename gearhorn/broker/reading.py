@@ -145,16 +145,21 @@ class Reading:
 
     def _checked(self, request: Fetch, place: Place | None) -> Place:
         if place is None:
-            raise Unknown(f"topic {request.topic} has no log")
+            raise Unknown(
+                f"topic {request.topic} has no log; a durable subscription begins one, "
+                "or retain_fanout"
+            )
         if place.what == "client":
             raise Unknown(
                 f"client {request.client_id} has no durable subscription to topic {request.topic}"
             )
         if place.what == "pull":
-            raise BadRequest("ack: only a subscription with pull is acknowledged so")
+            raise BadRequest("ack: expected a subscription with pull; receivers acknowledge others")
         if place.what in ("ack", "purge"):
             value = request.ack if place.what == "ack" else request.purge
-            raise BadRequest(f"{place.what}: the log's last is {place.last}, got {value}")
+            raise BadRequest(
+                f"{place.what}: expected at most {place.last}, the log's last, got {value}"
+            )
         return place
 
     async def _parked(self, job: Job) -> bytes:

@@ -15,6 +15,8 @@ from gearhorn.errors import InternalError, RequestError, StoreError, TooLarge, U
 from gearhorn.gearman.worker import Job
 from gearhorn.tasks import on_crash
 
+REQUEST_BYTES = 256 * 1024  # of all requests but fanout: names and a few options
+
 log = structlog.get_logger(__name__)
 
 
@@ -32,6 +34,12 @@ def answering(job: Job) -> contextlib.AbstractContextManager[None]:
     return on_crash(partial(job.fail, str(InternalError())))
 
 
+def check_length(job: Job) -> None:
+    """Raise ``TooLarge`` for a request that was cut at ``REQUEST_BYTES``."""
+    if job.oversized:
+        raise TooLarge(f"the request is longer than {REQUEST_BYTES} bytes")
+
+
 async def answer(job: Job, reply: Callable[[Job], Awaitable[bytes]]) -> None:
     """Finish a job with what ``reply`` returns, or with why there is no reply.
 
@@ -40,8 +48,7 @@ async def answer(job: Job, reply: Callable[[Job], Awaitable[bytes]]) -> None:
     """
     with answering(job):
         try:
-            if job.oversized:
-                raise TooLarge("the request is too long")
+            check_length(job)
             job.complete(await reply(job))
         except StoreError as error:
             job.fail(str(Unavailable(f"the store: {error}")))

@@ -40,6 +40,7 @@ from gearhorn.broker.overflow import Overflow
 from gearhorn.broker.places import RESULTS_BYTES, Places
 from gearhorn.broker.policy import watch_policy
 from gearhorn.broker.presence import Presence
+from gearhorn.broker.requests import REQUEST_BYTES
 from gearhorn.broker.serving import Serving
 from gearhorn.config import Config
 from gearhorn.errors import StartError, StoreError
@@ -63,7 +64,6 @@ BURY_S = 3.0  # for this member's own queues, at the end
 COPIES_IN_HAND = 4 * WINDOW_COPIES  # one window on its way, three at hand
 CHANGES_IN_HAND = 1024
 READS_IN_HAND = 64  # each up to 8 MiB; those that wait for a message are not counted
-REQUEST_BYTES = 256 * 1024  # of a subscribe or unsubscribe: two names and a few options
 _POLL_S = 0.02  # while starting and stopping
 
 log = structlog.get_logger(__name__)

@@ -18,7 +18,10 @@ _FIELD = re.compile(r"Object missing required field `(.*)`\Z")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SURROGATES = "; strings are Unicode text, which has no surrogates but in pairs"
 _PIECE_BYTES = 64 * 1024
+_TYPE = re.compile(r"`([a-z]+(?: \| [a-z]+)*)`")
+_TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}  # JSON's words
 _MAX_WORDS = 500  # of a refusal, which may quote the request
+_SAFE_DEPTH = 500  # of the levels of arrays and objects
 _WORDS = {  # what msgspec does not say of a key that takes certain words only
     "priority": '"low", "normal" or "high"',
     "encoding": '"base64"',
@@ -33,6 +36,8 @@ encode: Final = msgspec.json.encode
 
 def decode_body(decoder: msgspec.json.Decoder[_Body], body: bytes) -> _Body:
     """Decode a request; raises ``BadRequest``."""
+    if not body:
+        raise BadRequest("the job has no arguments; expected a JSON object")
     try:
         if not body.isascii():  # msgspec does not look inside what it skips
             _check_utf8(body)
@@ -43,7 +48,7 @@ def decode_body(decoder: msgspec.json.Decoder[_Body], body: bytes) -> _Body:
         words = _SURROGATES if _SURROGATE.search(body) else ""
         raise BadRequest(f"not a JSON object in UTF-8: {error}{words}") from None
     except RecursionError:
-        raise BadRequest("nested too deeply") from None
+        raise BadRequest(f"nested too deeply; {_SAFE_DEPTH} levels are always taken") from None
 
 
 def _check_utf8(body: bytes) -> None:
@@ -67,8 +72,12 @@ def _explain(text: str) -> str:
         what, key = where[1][:1].lower() + where[1][1:], where[2]
         if what.startswith("invalid enum value") and key in _WORDS:
             what = f"expected {_WORDS[key]}, got {what[19:]}"
-        return f"{key}: {what}"
-    return text[:1].lower() + text[1:]
+        return f"{key}: {_TYPE.sub(_as_json_types, what)}"
+    return _TYPE.sub(_as_json_types, text[:1].lower() + text[1:])
+
+
+def _as_json_types(types: re.Match[str]) -> str:
+    return " or ".join(_TYPES.get(name, name) for name in types[1].split(" | "))
 
 
 def as_text(payload: bytes) -> dict[str, Any]:

@@ -301,7 +301,7 @@ def test_the_reply_of_a_long_list_is_made_while_the_loop_turns(with_receipt: boo
 def test_places_are_few_and_of_few_bytes() -> None:
     places = Places(2, 10_000)
     one, two = places.enter(4000, 1), places.enter(4000, 1)
-    with pytest.raises(Busy, match="2 foreground fan-outs"):
+    with pytest.raises(Busy, match=r"2 foreground fan-outs .* --max-foreground allows no more"):
         places.enter(0, 0)
     one.answer()
     assert (places.waiting, places.lingering) == (1, 1)

@@ -76,7 +76,7 @@ def test_a_refusal_fails_it(error: Exception, text: bytes) -> None:
 def test_a_request_that_was_cut_is_refused() -> None:
     written = Written()
     asyncio.run(answer(job(written, oversized=True), hello))
-    assert written.packets == failed(b"too_large: the request is too long")
+    assert written.packets == failed(b"too_large: the request is longer than 262144 bytes")
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), asyncio.CancelledError()])
