@@ -238,13 +238,3 @@ def test_the_table_of_options_is_what_the_command_has() -> None:
             real = parameter.to_info_dict()["default"]
             expected = "off" if parameter.is_flag else "" if real is None else str(real)
             assert default.strip("`") == expected
-
-
-def test_the_log_events_of_the_text_are_those_of_the_worker() -> None:
-    text = (ROOT / "docs" / "operations.rst").read_text()
-    table = text.partition("    * - ``event``\n")[2].partition("\n\n")[0]
-    cells = re.findall(r"^    \* - (.+(?:\n        .+)*)", table, re.M)
-    events = [" ".join(one.split()) for cell in cells for one in re.findall("``([^`]+)``", cell)]
-    source = "".join(path.read_text() for path in (ROOT / "gearhorn").rglob("*.py"))
-    assert events
-    assert [event for event in events if f'"{event}"' not in source] == []
