@@ -294,7 +294,8 @@ class Connection:
             _, schema = await self.pipeline(commands)
         if schema != SCHEMA:
             raise StartError(
-                f"the store holds layout {schema!r} and this release knows {SCHEMA!r} only; "
+                f"the store holds layout {schema.decode(errors='replace')}, and this release knows "
+                f"{SCHEMA.decode()} only; "
                 "use another --namespace, or the release that wrote it"
             )
         if policy := await self.evicts():
