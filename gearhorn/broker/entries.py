@@ -1,11 +1,12 @@
 """Entries: log messages in memory, once for all lanes that deliver them.
 
-Law: a bounded cache on the event loop; what is not there is read again.
+Rules: a bounded cache on the event loop; what is not there is read again. Forgetting a topic costs
+what is kept of it, however much is kept of others.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Sequence
 
 from gearhorn.store.log import Entry
@@ -14,44 +15,73 @@ KEPT_BYTES = 32 * 1024 * 1024
 ENTRY_BYTES = 600  # that an entry takes besides its payload
 
 
+class _Read:
+    """What was read of a topic in one go; ``size`` in bytes."""
+
+    __slots__ = ("entries", "size", "topic")
+
+    def __init__(self, topic: str, entries: list[Entry], size: int) -> None:
+        self.topic = topic
+        self.entries = entries
+        self.size = size
+
+
+class _Topic:
+    """What is kept of one topic: entries by sequence, and the reads that they are of."""
+
+    __slots__ = ("known", "reads")
+
+    def __init__(self) -> None:
+        self.known: dict[int, Entry] = {}
+        self.reads: dict[_Read, None] = {}
+
+
 class Entries:
     """The entries that were read last."""
 
     def __init__(self, most: int = KEPT_BYTES) -> None:
         self._most = most
         self._size = 0
-        self._topics: dict[str, dict[int, Entry]] = {}
-        self._reads: deque[tuple[str, list[Entry], int]] = deque()  # the oldest first
+        self._topics: dict[str, _Topic] = {}
+        self._reads: OrderedDict[_Read, None] = OrderedDict()  # the oldest first
 
     def add(self, topic: str, entries: Sequence[Entry]) -> None:
         """Keep entries, and forget those that were read longest ago."""
         if not entries:
             return
         size = sum(len(entry.payload) + ENTRY_BYTES for entry in entries)
-        known = self._topics.setdefault(topic, {})
+        kept = self._topics.get(topic)
+        if kept is None:
+            kept = self._topics[topic] = _Topic()
+        known = kept.known
         for entry in entries:
             known[entry.sequence] = entry
-        self._reads.append((topic, list(entries), size))
+        read = _Read(topic, list(entries), size)
+        self._reads[read] = kept.reads[read] = None
         self._size += size
         while self._size > self._most and len(self._reads) > 1:
             self._forget_oldest()
 
     def _forget_oldest(self) -> None:
-        topic, entries, size = self._reads.popleft()
-        self._size -= size
-        known = self._topics.get(topic, {})
-        for entry in entries:
+        read, _ = self._reads.popitem(last=False)
+        self._size -= read.size
+        kept = self._topics[read.topic]
+        del kept.reads[read]
+        if not kept.reads:
+            del self._topics[read.topic]
+            return
+        known = kept.known
+        for entry in read.entries:
             if known.get(entry.sequence) is entry:  # and not read again since
                 del known[entry.sequence]
-        if not known:
-            self._topics.pop(topic, None)
 
     def run(self, topic: str, first: int, count: int, size: int = KEPT_BYTES) -> list[Entry]:
         """Return up to ``count`` entries that follow each other from ``first`` on, of up to
         ``size`` bytes of payloads, but one at least."""
-        known = self._topics.get(topic)
-        if known is None:
+        kept = self._topics.get(topic)
+        if kept is None:
             return []
+        known = kept.known
         if count == 1:
             entry = known.get(first)
             return [] if entry is None else [entry]
@@ -68,10 +98,11 @@ class Entries:
 
     def forget(self, topic: str) -> None:
         """Forget a topic's entries: its log is another one."""
-        if self._topics.pop(topic, None) is not None:
-            gone = sum(size for name, _, size in self._reads if name == topic)
-            self._reads = deque(read for read in self._reads if read[0] != topic)
-            self._size -= gone
+        kept = self._topics.pop(topic, None)
+        if kept is not None:
+            for read in kept.reads:
+                del self._reads[read]
+                self._size -= read.size
 
     def clear(self) -> None:
         """Forget everything."""

@@ -408,7 +408,10 @@ class Lane:
         failed: what that left behind is of no use any more."""
         self.gap += first - self.next
         self.pass_over(first - 1)
-        dead = [n for n in self.troubles if n < first and n not in self.redrives]
+        dead = [n for n in self.troubles if n < first]
+        if dead:
+            put_back = set(self.redrives)
+            dead = [n for n in dead if n not in put_back]
         for sequence in dead:
             del self.troubles[sequence]
         return dead

@@ -7,7 +7,7 @@ and no more; lanes that get nothing of it ask again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from gearhorn.broker.feed import READ_ENTRIES, Feed, Plan
 from gearhorn.broker.lanes import Delivery, Lane
@@ -20,6 +20,7 @@ from gearhorn.store.log import Entry
 from gearhorn.timing import now_s
 
 BYTES = 8 * 1024 * 1024  # read again in one round, of the log and of what was put back each
+PUT_BACK = 1500  # messages that were put back, asked for in one round
 
 Replies = Sequence[tuple[list[Entry], bool]]
 
@@ -77,13 +78,15 @@ def _is_gone(delivery: Delivery, plan: Plan, replies: Replies) -> bool:
     return False
 
 
+def _redriven(lane: Lane) -> list[Delivery]:
+    """Return the deliveries of messages that were put back whose payloads are to be read again."""
+    sendable = lane.sendable() if lane.ready else ()
+    return [one for one in sendable if one.is_bare and one.is_redriven]
+
+
 def wants_redriven(lane: Lane) -> list[int]:
     """Return the messages that were put back and that a lane may send now."""
-    again = [
-        delivery.sequence
-        for delivery in (lane.sendable() if lane.ready else ())
-        if delivery.is_bare and delivery.is_redriven
-    ]
+    again = [delivery.sequence for delivery in _redriven(lane)]
     count = min(lane.redrive_room, READ_ENTRIES)
     return again + [lane.redrives[at] for at in range(count)]
 
@@ -100,36 +103,44 @@ class Redriven:
     ) -> tuple[list[Lane], list[tuple[Lane, StoreError]]]:
         """Make deliveries of what these lanes may send; return the lanes that have to ask again,
         and those that the store refuses. Raises ``StoreError``."""
-        asking = [(lane, some) for lane in lanes if (some := wants_redriven(lane))]
+        asking: list[tuple[Lane, list[int]]] = []
+        again: dict[Lane, None] = {}
+        left = PUT_BACK
+        for lane in lanes:
+            if some := wants_redriven(lane):
+                if len(some) > left:
+                    again[lane] = None
+                if left:
+                    asking.append((lane, some[:left]))
+                    left -= len(asking[-1][1])
         if not asking:
             return [], []
         wanted = [(lane.topic, lane.client_id, some) for lane, some in asking]
         replies = await self._store.put_back(wanted, BYTES)
-        again, refused = [], []
+        refused = []
         for (lane, some), found in zip(asking, replies, strict=True):
             if isinstance(found, StoreError):
                 refused.append((lane, found))
             elif lane.state is LaneState.OPEN:
-                for sequence, parked in zip(some, found, strict=False):
-                    self._take(lane, sequence, parked, clock_ms)
+                self._take(lane, zip(some, found, strict=False), clock_ms)
                 if len(found) < len(some) or not lane.redrives or lane.redrive_room:
-                    again.append(lane)
-        return again, refused
+                    again[lane] = None
+        return list(again), refused
 
-    def _take(self, lane: Lane, sequence: int, parked: Parked | None, clock_ms: int) -> None:
-        """A message was read; None: it is no more."""
-        entry = None
-        if parked is not None:
-            entry = Entry(sequence, parked.epoch, parked.info, parked.payload)
-        if lane.redrives and lane.redrives[0] == sequence:
-            lane.redrives.popleft()
-            if entry is not None and parked is not None:
-                resting = lane.take_redriven(entry, parked.trouble, now_s(), clock_ms)
-                if resting is not None:
-                    self._outcomes.retries.rest_until(resting)
-            return
-        for delivery in lane.sendable():
-            if delivery.is_bare and delivery.is_redriven and delivery.sequence == sequence:
+    def _take(self, lane: Lane, found: Iterable[tuple[int, Parked | None]], clock_ms: int) -> None:
+        """Messages of a lane were read; None: it is no more."""
+        waiting = {one.sequence: one for one in _redriven(lane)}
+        for sequence, parked in found:
+            entry = None
+            if parked is not None:
+                entry = Entry(sequence, parked.epoch, parked.info, parked.payload)
+            delivery = waiting.get(sequence)
+            if delivery is not None:
                 if entry is None or not delivery.refill([entry]):
                     self._outcomes.gone(delivery)
-                return
+            elif lane.redrives and lane.redrives[0] == sequence:
+                lane.redrives.popleft()
+                if entry is not None and parked is not None:
+                    resting = lane.take_redriven(entry, parked.trouble, now_s(), clock_ms)
+                    if resting is not None:
+                        self._outcomes.retries.rest_until(resting)

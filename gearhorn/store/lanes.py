@@ -264,7 +264,8 @@ def _acquired(lane: _Taken, parts: Sequence[Any], count: int) -> tuple[Acquired,
     troubles, order, redrives, beyond = parts
     put_back = [int(n) for n in redrives]
     failed = {int(n): decode_trouble(body) for n, body in troubles.items()}
-    over = [n for n in failed if n <= position and n not in put_back]
+    tried_again = set(put_back)
+    over = [n for n in failed if n <= position and n not in tried_again]
     for sequence in over:
         del failed[sequence]
     ranges = sorted((int(first), int(last)) for first, last in (one.split(b"-") for one in beyond))

@@ -164,3 +164,41 @@ def test_whatever_is_read_it_is_found_then_and_memory_is_bounded() -> None:
             assert kept_run == [one.sequence for one in some]
         kept = sum(bool(cache.run(name, n, 1)) for name in "tuv" for n in range(1, 61))
         assert kept <= 20
+
+
+class Named(str):
+    """A topic that counts how often a topic is compared with another."""
+
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        Named.compared += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+def test_forgetting_a_topic_costs_nothing_for_what_is_kept_of_others() -> None:
+    cache = Entries()
+    for number in range(2000):
+        cache.add(Named(number % 100), entries(number + 1, number + 1))
+    Named.compared = 0
+    for number in range(50):
+        cache.forget(Named(number))
+    assert Named.compared <= 100, "each is looked up, and no read of another is looked at"
+    assert run(cache, "50", 51, 1) == [51]
+    assert run(cache, "49", 50, 1) == []
+
+
+def test_what_is_forgotten_makes_room() -> None:
+    cache = Entries(4 * SIZE)
+    for first in (1, 2, 3):
+        cache.add("t", entries(first, first))
+    cache.add("u", entries(1, 1))
+    cache.forget("t")
+    for first in (2, 3, 4):
+        cache.add("u", entries(first, first))
+    assert run(cache, "u", 1, 9) == [1, 2, 3, 4]
+    cache.add("t", entries(5, 5))
+    assert run(cache, "u", 1, 1) == []
+    assert run(cache, "t", 5, 1) == [5]
