@@ -47,7 +47,7 @@ class TooLarge(RequestError):
 
 
 class Busy(RequestError):
-    """Over ``--max-foreground`` waiting foreground fan-outs."""
+    """As many foreground fan-outs, or fetches, wait as may."""
 
     code = "busy"
 

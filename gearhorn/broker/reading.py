@@ -7,10 +7,10 @@ has at most ``REPLY_BYTES``, or one message; it is made in pieces, a few replies
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterable
 
 from gearhorn.broker.requests import answer
+from gearhorn.broker.sleepers import Sleeper, Sleepers
 from gearhorn.errors import BadRequest, Unknown
 from gearhorn.gearman.worker import Job
 from gearhorn.messages.codec import encode
@@ -44,7 +44,7 @@ class Reading:
         self._log = log
         self._lanes = lanes
         self._parked_function = parked_function
-        self._waiting: dict[str, set[asyncio.Future[None]]] = {}  # fetches by topic
+        self._sleepers = Sleepers()
         self._making = asyncio.Semaphore(REPLIES)
         self._tasks = Tasks()
 
@@ -55,14 +55,11 @@ class Reading:
 
     def appended(self, topic: str) -> None:
         """Messages were logged."""
-        for future in self._waiting.pop(topic, ()):
-            if not future.done():
-                future.set_result(None)
+        self._sleepers.call(topic)
 
     def missed(self) -> None:
         """Anything may have been logged."""
-        for topic in list(self._waiting):
-            self.appended(topic)
+        self._sleepers.call_all()
 
     async def _fetch(self, job: Job) -> bytes:
         request = decode_fetch(job.arguments)
@@ -74,9 +71,9 @@ class Reading:
         ack = request.ack if isinstance(request.ack, int) else None
         purge = request.purge if isinstance(request.purge, int) else None
         deadline = asyncio.get_running_loop().time() + request.wait
-        while True:
-            came = self._expect(request.topic)
-            try:
+        with Sleeper(self._sleepers, request.topic) as sleeper:
+            while True:
+                sleeper.expect()
                 place = self._checked(
                     request, await self._log.fetch(request.topic, client_id, epoch, ack, purge)
                 )
@@ -87,14 +84,11 @@ class Reading:
                 if reply is not None:
                     return reply
                 ack = purge = None  # that is done
-                job.release()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(left_s, LONGEST_SLEEP_S)):
-                        await came
-            finally:
-                self._waiting.get(request.topic, set()).discard(came)
-                if not self._waiting.get(request.topic, {0}):
-                    del self._waiting[request.topic]
+                sleeper.answered()
+                job.wait()
+                await sleeper.sleep(min(left_s, LONGEST_SLEEP_S))
+                if job.is_lost:
+                    return b""
 
     async def _messages(
         self, request: Fetch, place: Place, client_id: str, must_reply: bool
@@ -137,11 +131,6 @@ class Reading:
                 return
             if reply.is_long_turn():
                 await asyncio.sleep(0)
-
-    def _expect(self, topic: str) -> asyncio.Future[None]:
-        came: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(topic, set()).add(came)
-        return came
 
     def _checked(self, request: Fetch, place: Place | None) -> Place:
         if place is None:

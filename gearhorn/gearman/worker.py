@@ -51,6 +51,11 @@ class Job:
         """Whether this member closed the session, so that another one takes the job."""
         return self._connection.given_back
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether its session has ended: what answers it is heard by nobody."""
+        return not self._connection.is_open
+
     def complete(self, data: bytes = b"") -> None:
         """Finish the job with a result; without effect once its session is gone."""
         if self.is_finished:

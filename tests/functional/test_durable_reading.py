@@ -11,6 +11,7 @@ import redis
 from support.bulk import Pipeline, fanout_body
 from support.cluster import Cluster, eventually
 from support.lanes import Users, lane, subscribe
+from support.wire import admin
 
 pytest_plugins = ["support.lanes"]
 
@@ -71,3 +72,29 @@ def test_a_lane_with_room_for_a_million_messages_holds_the_store_for_moments_onl
     sequences = [message["sequence"] for one in host.came for message in json.loads(one.payload)]
     assert sorted(sequences) == list(range(1, count + 1))
     assert max(len(json.loads(one.payload)) for one in host.came) <= 1000
+
+
+def test_thousands_of_fetches_wait_for_one_message_in_little_memory(
+    make_cluster: MakeCluster,
+) -> None:
+    count, padding = 3000, 30_000
+    cluster = make_cluster(workers=1)
+    [worker] = cluster.workers
+    assert cluster.run("retain_fanout", topic="t", max_age=1000).kind == "complete"
+    pipeline = Pipeline(cluster.address, window=count)
+    body = json.dumps({"topic": "t", "after": 0, "wait": 120}).encode() + b" " * padding
+    pipeline.submit("fetch_fanout", body)
+    pipeline.settle()
+    before = worker.peak_bytes()
+    for number in range(1, count):
+        pipeline.submit("fetch_fanout", body)
+        if not number % 100:
+            pipeline.settle(0.05)
+    running = f"fetch_fanout\t{count}\t{count}\t"
+    eventually(lambda: any(one.startswith(running) for one in admin(cluster.address, "status")), 60)
+    assert worker.peak_bytes() - before < count * padding / 2
+    cluster.publish("t", "x")
+    answers = pipeline.finish(60)
+    assert {kind for kind, _ in answers} == {"complete"}
+    assert all(len(json.loads(body)["messages"]) == 1 for _, body in answers)
+    pipeline.close()

@@ -1,0 +1,113 @@
+"""Sleepers: fetches that wait until a message comes.
+
+Rules: runs on the event loop. Who waits is bounded in number. A message wakes everybody who waits
+for its topic, but so many at a time as the store and the loop bear: each asks the store anew, and
+the next is woken when one of them has its answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Iterator
+
+from gearhorn.errors import Busy
+
+MOST = 10_000  # that wait; 4 KiB of memory each
+AT_ONCE = 64  # woken, and without the store's answer
+
+
+class Sleeper:
+    """One fetch; a context, which has to be left."""
+
+    def __init__(self, sleepers: Sleepers, topic: str) -> None:
+        self._sleepers = sleepers
+        self._topic = topic
+        self._came: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._is_awake = False  # and without the store's answer
+
+    def __enter__(self) -> Sleeper:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._came.cancel()
+        self._sleepers.forget(self._topic, self)
+        self.answered()
+
+    def expect(self) -> None:
+        """The store is asked now: ``sleep`` ends by messages that come from here on."""
+        if self._came.done():
+            self._came = asyncio.get_running_loop().create_future()
+        self._sleepers.expect(self._topic, self)
+
+    def answered(self) -> None:
+        """The store has answered: another one may be woken."""
+        if self._is_awake:
+            self._is_awake = False
+            self._sleepers.answered()
+
+    async def sleep(self, most_s: float) -> None:
+        """Wait until a message has come, or for ``most_s`` seconds. Raises ``Busy``."""
+        with self._sleepers.waiting(), contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(most_s):
+                await self._came
+
+    def wake(self) -> bool:
+        """A message has come; return whether that ends a sleep."""
+        if self._came.done():
+            return False
+        self._came.set_result(None)
+        self._is_awake = True
+        return True
+
+
+class Sleepers:
+    """Who waits for messages of which topic."""
+
+    def __init__(self) -> None:
+        self._expecting: dict[str, dict[Sleeper, None]] = {}
+        self._called: deque[Sleeper] = deque()  # to be woken
+        self._awake = 0  # woken, and without the store's answer
+        self._waiting = 0
+
+    def expect(self, topic: str, sleeper: Sleeper) -> None:
+        """Call a sleeper when messages come."""
+        self._expecting.setdefault(topic, {})[sleeper] = None
+
+    def forget(self, topic: str, sleeper: Sleeper) -> None:
+        """Call a sleeper no more."""
+        expecting = self._expecting.get(topic, {})
+        expecting.pop(sleeper, None)
+        if not expecting:
+            self._expecting.pop(topic, None)
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count one that waits. Raises ``Busy``."""
+        if self._waiting >= MOST:
+            raise Busy(f"{self._waiting} fetches wait for messages")
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+
+    def answered(self) -> None:
+        """One that was woken has its answer."""
+        self._awake -= 1
+        self._wake()
+
+    def call(self, topic: str) -> None:
+        """Messages came: wake who waits for them."""
+        self._called.extend(self._expecting.pop(topic, ()))
+        self._wake()
+
+    def call_all(self) -> None:
+        """Any message may have come."""
+        for topic in list(self._expecting):
+            self.call(topic)
+
+    def _wake(self) -> None:
+        while self._called and self._awake < AT_ONCE:
+            self._awake += self._called.popleft().wake()
