@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import (
+    against,
     durables,
     fanouts,
     foregrounds,
@@ -52,6 +53,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a rough answer within a minute")
     parser.add_argument("--only", metavar="NAME,...", help=f"of {', '.join(GROUPS)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="default bench-results/DATE.json")
+    words = "compare with another checkout, in turn"
+    parser.add_argument("--against", type=Path, metavar="PATH", help=words)
     options = parser.parse_args()
     names = options.only.split(",") if options.only else list(GROUPS)
     if unknown := [name for name in names if name not in GROUPS]:
@@ -64,17 +67,27 @@ def main() -> int:
         print(f"scripts/bench needs {' and '.join(needed)}", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is stopped
+    if options.against:
+        more = ["--quick"] if options.quick else []
+        pairs = against.compare(options.against, names, rounds, more)
+        pairs.show(_console(), options.against)
+        return 0
     plan = Plan(rounds, QUICK_AMOUNT if options.quick else 1.0)
     lines, neighbours = _measure(names, plan)
     about = versions(plan.versions)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH
+    console = _console()
     show(lines, about, rounds, neighbours, console)
     path = options.json or RESULTS / f"{str(about['date'])[:19].replace(':', '')}.json"
     write(path, lines, about, rounds=rounds, quick=options.quick, neighbours_cores=neighbours)
     console.print(f"All rounds: {path}", soft_wrap=True)
     return 0
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = WIDTH
+    return console
 
 
 def _measure(names: list[str], plan: Plan) -> tuple[list[Line], dict[str, float]]:
