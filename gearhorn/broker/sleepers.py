@@ -86,7 +86,7 @@ class Sleepers:
     def waiting(self) -> Iterator[None]:
         """Count one that waits. Raises ``Busy``."""
         if self._waiting >= MOST:
-            raise Busy(f"{self._waiting} fetches wait for messages")
+            raise Busy(f"{self._waiting} fetches wait for messages; try again later")
         self._waiting += 1
         try:
             yield
