@@ -107,6 +107,10 @@ class Foreground(Copying):
         """Return the durable receivers that are waited for."""
         return list(self._awaited)
 
+    def misses(self, client_id: str) -> bool:
+        """Return whether a durable receiver is waited for."""
+        return client_id in self._awaited
+
     def send(self, indexes: Sequence[int] | None) -> None:
         if not self.over:
             super().send(indexes)

@@ -225,12 +225,16 @@ class Lanes(ParkedMessages):
             if record is not None
         }
 
-    async def positions(self, topic: str) -> dict[str, Held]:
-        """Return how far each durable subscription of a topic is."""
-        [found] = await self._connection.pipeline(
-            [("HGETALL", self._connection.key("lanes", topic))]
+    async def positions(self, topic: str, cursor: int = 0) -> tuple[dict[str, int], int]:
+        """Return a part of the positions of a topic's durable subscriptions, from a cursor on (0 is
+        the beginning), and the cursor of the next part, 0 where there is none. One that is there
+        from the beginning to the end is in one part at least."""
+        scan = "HSCAN", self._connection.key("lanes", topic), cursor, "COUNT", SCANNED
+        [(following, found)] = await self._connection.pipeline([scan], READ_TIMEOUT_S)
+        records = zip(found[::2], found[1::2], strict=True)
+        return {client.decode(): held_of(record).position for client, record in records}, int(
+            following
         )
-        return {client.decode(): held_of(record) for client, record in found.items()}
 
     async def counts(
         self, pairs: Sequence[tuple[str, str]]

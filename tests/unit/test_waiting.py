@@ -1,0 +1,157 @@
+"""Fan-outs that wait for durable receivers learn from positions what nobody told them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from support.proxy import on_loop
+
+from gearhorn.broker.waiting import Waiting
+from gearhorn.errors import StoreError
+
+
+class Store:
+    """Positions that a test moves."""
+
+    def __init__(self, **positions: int) -> None:
+        self.all = dict(positions)
+        self.parked: set[tuple[str, int]] = set()
+        self.is_away = False
+
+    async def positions(self, topic: str, cursor: int = 0) -> tuple[dict[str, int], int]:
+        """Two in each part."""
+        if self.is_away:
+            raise StoreError("away")
+        part = list(self.all.items())[cursor : cursor + 2]
+        return dict(part), cursor + 2 if cursor + 2 < len(self.all) else 0
+
+    async def are_parked(self, topic: str, pairs: Sequence[tuple[str, int]]) -> list[bool]:
+        """As `Lanes.are_parked`."""
+        return [pair in self.parked for pair in pairs]
+
+
+class Fanout:
+    """One that waits, and counts what it is asked."""
+
+    def __init__(self, *clients: str) -> None:
+        self.left = dict.fromkeys(clients)
+        self.told: dict[str, str] = {}
+        self.asked = 0
+
+    def done(self, client_id: str, error: str) -> None:
+        """A receiver has done with the message."""
+        if client_id in self.left:
+            del self.left[client_id]
+            self.told[client_id] = error
+
+    def missing(self) -> list[str]:
+        """Those that have not."""
+        self.asked += 1
+        return list(self.left)
+
+    def misses(self, client_id: str) -> bool:
+        """Whether one has not."""
+        self.asked += 1
+        return client_id in self.left
+
+
+def waiting(store: Store) -> Waiting:
+    """What looks at a store."""
+    return Waiting(cast(Any, store))
+
+
+async def look(one: Waiting, times: int = 2) -> None:
+    """Look; what is waited for only now is looked at by the second."""
+    for _ in range(times):
+        await one.look()
+
+
+@on_loop
+async def test_positions_tell_what_nobody_told() -> None:
+    store = Store(alice=3, bob=2, carol=0)
+    one, other = Fanout("alice", "bob", "carol"), Fanout("bob", "carol")
+    both = waiting(store)
+    both.add("t", 3, one)
+    both.add("t", 4, other)
+    await look(both)
+    assert (one.told, other.told) == ({"alice": ""}, {})
+    store.all.update(bob=4, carol=3)
+    store.parked.add(("bob", 4))
+    await look(both, 1)
+    assert one.told == {"alice": "", "bob": "", "carol": ""}
+    assert other.told == {"bob": "too many attempts"}
+    store.all["carol"] = 9
+    await look(both, 1)
+    assert other.told.keys() == {"bob", "carol"}
+
+
+@on_loop
+async def test_who_comes_when_all_have_done_learns_it_too() -> None:
+    store = Store(alice=7, bob=7, carol=2)
+    first, second = Fanout("alice", "carol"), Fanout("bob", "carol")
+    both = waiting(store)
+    both.add("t", 5, first)
+    await look(both)
+    assert first.told == {"alice": ""}
+    both.add("t", 5, second)  # a repeated message
+    await look(both)
+    assert second.told == {"bob": ""}
+    store.all["carol"] = 5
+    await look(both, 1)
+    assert "carol" in first.told
+    assert "carol" in second.told
+
+
+@on_loop
+async def test_what_was_not_read_is_read_the_next_time() -> None:
+    store = Store(alice=1, bob=0)
+    one = Fanout("alice", "bob")
+    some = waiting(store)
+    some.add("t", 1, one)
+    store.is_away = True
+    await look(some, 3)
+    assert one.told == {}
+    store.is_away = False
+    await look(some, 1)
+    assert one.told == {"alice": ""}
+    store.is_away, store.all["bob"] = True, 1
+    await look(some, 1)
+    store.is_away = False
+    await look(some, 1)
+    assert one.told == {"alice": "", "bob": ""}
+
+
+@on_loop
+async def test_who_waits_no_more_is_not_told() -> None:
+    store = Store(alice=0)
+    one = Fanout("alice")
+    some = waiting(store)
+    some.add("t", 1, one)
+    await look(some)
+    some.remove("t", 1, one)
+    some.remove("t", 1, one)
+    store.all["alice"] = 1
+    await look(some)
+    assert one.told == {}
+    some.add("t", 1, one)
+    await look(some)
+    assert one.told == {"alice": ""}
+
+
+@on_loop
+async def test_a_look_at_what_has_not_moved_asks_no_fan_out() -> None:
+    clients = [f"c{number}" for number in range(50)]
+    store = Store(**dict.fromkeys(clients, 0))
+    fanouts = [Fanout(*clients) for _ in range(20)]
+    some = waiting(store)
+    for sequence, one in enumerate(fanouts, 1):
+        some.add("t", sequence, one)
+    await look(some)
+    before = sum(one.asked for one in fanouts)
+    await look(some, 10)
+    assert sum(one.asked for one in fanouts) == before
+    store.all["c7"] = 10
+    await look(some)
+    assert sum("c7" in one.told for one in fanouts) == 10
+    assert sum(one.asked for one in fanouts) <= before + 10
