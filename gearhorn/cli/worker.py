@@ -197,7 +197,7 @@ def _as_text(param: click.Parameter, value: Any) -> str | list[str]:
     "--max-fanout-bytes",
     type=_SIZE,
     default=_DEFAULTS.max_fanout_bytes,
-    help="Payload times copies.",
+    help="Payload times copies; and what waiting foreground fan-outs hold.",
 )
 @click.option(
     "--max-foreground",
