@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Protocol
 
 import structlog
@@ -29,6 +29,7 @@ from gearhorn.tasks import Tasks
 BATCH = 64  # copies that are made room for at a time
 POLL_S = 0.01
 SETTLE_S = 10.0  # a server that is up and makes no room for so long costs the copies
+FEW = 16  # full queues of a topic that are sought one by one in a list
 
 log = structlog.get_logger(__name__)
 
@@ -121,30 +122,38 @@ class Overflow:
     def accepted(self, subscribers: Subscribers, sent: Sequence[int], refused: set[int]) -> None:
         """Copies for the queues ``sent`` of a list were answered, and all taken but ``refused``:
         older ones of theirs that were refused would come too late."""
-        taken: set[int] | range | None = None
-        for queue, full in list(self._full.get(subscribers.topic, {}).items()):
-            if not full.refused:
-                continue
-            index = subscribers.index_of(queue)
-            if taken is None:
-                taken = sent if isinstance(sent, range) else set(sent)
-            if index is not None and index in taken and index not in refused:
+        for index, full in self._among(subscribers, sent):
+            if full.refused and index not in refused:
                 older = list(full.refused)
                 full.refused.clear()
                 for held, at in older:
                     held.drop_held(at)
 
-    def keep(self, held: Held, indexes: Iterable[int] | None) -> set[int]:
+    def keep(self, held: Held, indexes: Sequence[int] | None) -> set[int]:
         """Keep those copies for some queues of a list (None: all) for which others wait already;
         return which."""
-        queues = self._full[held.subscribers.topic]
-        places = {held.subscribers.index_of(queue): full for queue, full in queues.items()}
-        places.pop(None, None)
-        kept = places.keys() if indexes is None else places.keys() & set(indexes)
-        for index in kept:
-            if index is not None:
-                places[index].waiting.append((held, index))
-        return {index for index in kept if index is not None}
+        kept = self._among(held.subscribers, indexes)
+        for index, full in kept:
+            full.waiting.append((held, index))
+        return {index for index, _ in kept}
+
+    def _among(
+        self, subscribers: Subscribers, indexes: Sequence[int] | None
+    ) -> list[tuple[int, _Full]]:
+        """Return the full ones among some queues of a list (None: all), with their indexes.
+
+        A list may be full whole, and its copies are sent one by one then: so never more than a few
+        of the full queues are gone through for the sake of some others.
+        """
+        queues = self._full.get(subscribers.topic, {})
+        some: Sequence[int] = range(len(subscribers.queues)) if indexes is None else indexes
+        if len(some) <= len(queues) or len(queues) > FEW:
+            names = subscribers.queues
+            found = ((index, queues.get(names[index])) for index in some)
+            return [(index, full) for index, full in found if full is not None]
+        places = [(subscribers.index_of(queue), full) for queue, full in queues.items()]
+        chosen = some if isinstance(some, range) else set(some)
+        return [(at, full) for at, full in places if at is not None and at in chosen]
 
     async def settled(self, topics: Sequence[str] | None) -> None:
         """Return once no copy is held here that a list of these topics (None: of any) wants that
@@ -153,27 +162,27 @@ class Overflow:
         loop = asyncio.get_running_loop()
         left_s, then_s, was_held = SETTLE_S, loop.time(), False
         while True:
-            if former := self._former(topics, born):
+            if any(self._former(topics, born)):
                 was_held = True
                 await asyncio.sleep(POLL_S)
                 if self._cluster.is_up:
                     left_s -= loop.time() - then_s
                 then_s = loop.time()
                 if left_s <= 0:
-                    self._give_up(former, born)
+                    self._give_up(list(self._former(topics, born)), born)
             elif was_held:
                 was_held = False  # what was sent last may be refused yet
             else:
                 return
             await self._cluster.barrier()
 
-    def _former(self, topics: Sequence[str] | None, born: int) -> list[tuple[bytes, _Full]]:
-        return [
-            (queue, full)
-            for topic in (list(self._full) if topics is None else topics)
-            for queue, full in self._full.get(topic, {}).items()
-            if full.holds_former(born)
-        ]
+    def _former(self, topics: Sequence[str] | None, born: int) -> Iterator[tuple[bytes, _Full]]:
+        """Find what lists up to ``born`` want; who asks only whether there is any goes no further
+        than the first."""
+        for topic in list(self._full) if topics is None else topics:
+            for queue, full in self._full.get(topic, {}).items():
+                if full.holds_former(born):
+                    yield queue, full
 
     def _give_up(self, queues: list[tuple[bytes, _Full]], born: int) -> None:
         for queue, full in queues:

@@ -227,3 +227,57 @@ def test_a_drain_does_not_wait_without_end(monkeypatch: pytest.MonkeyPatch) -> N
         assert bench.queue.jobs == [0, 1, 2, 3, 4]
 
     run(test)
+
+
+class Asked(Subscribers):
+    """A list that counts how often a queue of its is sought."""
+
+    asked = 0
+
+    def index_of(self, queue: bytes) -> int | None:
+        self.asked += 1
+        return super().index_of(queue)
+
+
+def test_what_is_done_for_a_full_queue_does_not_grow_with_the_others_that_are_full() -> None:
+    async def test() -> None:
+        count = 500
+        bench = Bench(Queue(limit=1))
+        bench.queue.jobs.append(-1)
+        queues = [b"t_c%d" % number for number in range(count)]
+        found = Asked("t", queues, count, (), dict.fromkeys(range(count), "drop_old"))
+        for index in range(count):
+            bench.overflow.refused(Copy(bench, found, index), index)
+        for index in range(count):
+            bench.overflow.accepted(found, [index], set())
+        assert bench.lost == list(range(count)), "a younger copy has outdated each"
+        later = Copy(bench, found, count)
+        for index in range(count):
+            assert bench.overflow.keep(later, [index]) == {index}
+        assert found.asked <= count
+        await bench.idle()
+
+    run(test)
+
+
+def test_the_few_queues_that_are_full_are_found_in_a_list() -> None:
+    async def test() -> None:
+        bench = Bench(Queue(limit=1))
+        bench.queue.jobs.append(-1)
+        found = subscribers("t", *(f"c{number}" for number in range(50)))
+        other = subscribers("t", *(f"c{number}" for number in range(20, 50)))
+        for one in (found, other):
+            one.overflow = dict.fromkeys(range(50), "drop_old")
+        for index in (3, 30):
+            bench.overflow.refused(Copy(bench, found, index), index)
+        copy = Copy(bench, other, 100)
+        assert bench.overflow.keep(copy, None) == {10}
+        assert bench.overflow.keep(copy, [9, 11]) == set()
+        bench.overflow.accepted(other, list(range(30)), {10})
+        assert bench.lost == []
+        bench.overflow.accepted(other, range(30), set())
+        assert bench.lost == [30]
+        bench.queue.limit = 10
+        await bench.idle()
+
+    run(test)

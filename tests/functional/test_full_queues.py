@@ -1,0 +1,31 @@
+"""Long lists whose queues are all full: what that takes of time and of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from support.cluster import Cluster
+from support.lists import Meanwhile, fill, waiting
+
+MakeCluster = Callable[..., Cluster]
+OPTIONS = b'{"max_backlog":1,"overflow":"drop_old"}'
+
+
+def test_a_list_of_which_every_queue_drops_its_oldest_is_sent_and_nobody_waits_for_it(
+    make_cluster: MakeCluster,
+) -> None:
+    """With a search through the full queues for each copy it takes minutes, without a breath."""
+    cluster = make_cluster()
+    count = 20_000
+    fill(cluster.store.url, "long", count, OPTIONS)
+    others = Meanwhile(cluster, "small")
+    for number in range(2):
+        answer = others.during(
+            lambda n=number: cluster.run("fanout", 60, topic="long", payload=n, background=True)
+        )
+        assert answer.data == b"%d" % count
+        assert others.worst < 5
+    jobs = [n for name, n in waiting(cluster.address).items() if name.startswith("long_")]
+    full = jobs.count(1)  # the limits of others were not set in two seconds
+    assert full > 1_000
+    assert full + jobs.count(2) == count
