@@ -36,7 +36,7 @@ from gearhorn.tasks import Tasks
 from gearhorn.timing import Backoff, now_s
 
 ROUNDS = 2  # under way: one is worked on while the store works on the other
-AHEAD = 5000  # of what a lane has done beyond its position, written in one round
+AHEAD = 5000  # of what lanes have done beyond their positions, written in one round
 TAKEN = 1500  # messages that lanes take from memory in one round: a few milliseconds of the loop
 REFUSED_MOST_S = 5.0  # between two tries of what the store refuses
 
@@ -192,9 +192,11 @@ class Rounds:
         written: list[_Written] = []
         settled: dict[str, list[Settlement]] = {}
         released: dict[tuple[str, bool], list[Settlement]] = {}
+        left = AHEAD
         for lane in lanes:
-            ahead = lane.ahead[:AHEAD] if lane.ahead_top else None
+            ahead = lane.ahead[:left] if lane.ahead_top else None
             count = len(ahead or ())
+            left -= count
             settlement = lane.client_id, lane.term, lane.position, lane.epoch, ahead
             if lane.is_releasable and not self._notes.has(lane) and count == len(lane.ahead):
                 released.setdefault((lane.topic, lane.is_settled), []).append(settlement)

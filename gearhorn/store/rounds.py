@@ -20,6 +20,7 @@ from gearhorn.store.log import Entry, entries_of, read_command
 log = structlog.get_logger(__name__)
 
 PIECE = 500  # lanes in one command: a few milliseconds of the store
+RANGES = 2000  # done beyond their positions, in one command, or those of one lane
 
 # How far a lane is: client_id, TERM, position, the epoch of the message there, and what is done
 # beyond it and new (first, last, epoch), None where nothing is and was. A plain tuple: one is made
@@ -166,10 +167,20 @@ class Commands:
         return self._connection.script("park", keys, one.client_id, *rest)
 
     def _settle(self, holder: str, topic: str, some: Sequence[Settlement]) -> None:
-        for at in range(0, len(some), PIECE):
-            piece = some[at : at + PIECE]
+        for piece in _pieces(some):
             command = settle_command(self._connection, self._member, holder, topic, piece)
             self._add(command, [(topic, one[0]) for one in piece])
+
+
+def _pieces(some: Sequence[Settlement]) -> Iterator[Sequence[Settlement]]:
+    """Cut settlements so that each piece holds the store for a moment only."""
+    first = ranges = 0
+    for at, (_, _, _, _, ahead) in enumerate(some):
+        ranges += len(ahead or ())
+        if at - first == PIECE or (at > first and ranges > RANGES):
+            yield some[first:at]
+            first, ranges = at, len(ahead or ())
+    yield some[first:]
 
 
 def settle_command(

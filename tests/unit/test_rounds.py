@@ -1,0 +1,100 @@
+"""How much of what lanes have to tell goes to the store in one round, without servers."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+from support.delivering import Bed
+from support.proxy import on_loop
+
+from gearhorn.broker.feed import Feed
+from gearhorn.broker.rounds import AHEAD, Rounds
+from gearhorn.gearman.results import DONE
+from gearhorn.store.rounds import PIECE, RANGES, Commands, Round, RoundReply, Settlement
+
+
+class Store:
+    """Takes every round, and keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.rounds: list[Round] = []
+
+    async def round(self, member: str, work: Round) -> RoundReply:
+        """As `Lanes.round`."""
+        self.rounds.append(work)
+        await asyncio.sleep(0)
+        return RoundReply(set(), {}, set(), [])
+
+
+def ranges(work: Round) -> list[tuple[int, int, str]]:
+    """What is told of messages done beyond positions."""
+    return [one for some in work.settlements.values() for *_, ahead in some for one in ahead or ()]
+
+
+@on_loop
+async def test_what_many_lanes_have_done_beyond_their_positions_is_told_part_by_part() -> None:
+    bed, store = Bed(), Store()
+    until = SimpleNamespace(until_s=float("inf"))
+    rounds = Rounds(
+        store=cast(Any, store),
+        cluster=cast(Any, bed.cluster),
+        membership=cast(Any, SimpleNamespace(id="me", lease=until, clock_ms=0)),
+        held=bed.held,
+        feed=Feed(),
+        notes=bed.notes,
+        outcomes=bed.outcomes,
+        lost=lambda topic: None,
+        dropped=lambda topic, client_id, count: None,
+        fence=lambda lane: None,
+        end=lambda lane: None,
+        start_over=lambda: None,
+    )
+    lanes, count = 40, AHEAD // 10
+    for number in range(lanes):
+        one = bed.lane(f"t{number}", in_flight=count + 1)
+        for delivery in bed.send(one, count + 1)[1:]:
+            shipment, index = delivery.job
+            bed.outcomes.finished(shipment, index, DONE)
+    task = asyncio.create_task(rounds.run())
+    async with asyncio.timeout(20):
+        while sum(len(ranges(work)) for work in store.rounds) < lanes * count:
+            await asyncio.sleep(0)
+    task.cancel()
+    await rounds.stop()
+    assert max(len(ranges(work)) for work in store.rounds) <= AHEAD
+    told = [
+        (topic, first)
+        for work in store.rounds
+        for topic, some in work.settlements.items()
+        for *_, ahead in some
+        for first, _, _ in ahead or ()
+    ]
+    assert len(told) == len(set(told)), "nothing is told twice"
+    assert set(told) == {(f"t{n}", at) for n in range(lanes) for at in range(2, count + 2)}
+
+
+def pieces(*counts: int | None) -> list[int]:
+    """How many lanes there are in each command, for lanes with so many ranges."""
+    some: list[Settlement] = [
+        (f"c{at}", 1, 0, "", None if count is None else [(2, 2, "e")] * count)
+        for at, count in enumerate(counts)
+    ]
+    scripts: list[int] = []
+
+    def script(name: str, keys: Any, *arguments: Any) -> tuple[str]:
+        scripts.append((len(arguments) - 2) // 5)
+        return (name,)
+
+    connection = SimpleNamespace(key=lambda *names: "k", script=script)
+    Commands(cast(Any, connection), "me", Round({"t": some}, [], [], [], {}, {}))
+    return scripts
+
+
+def test_one_script_has_so_many_lanes_and_so_many_ranges() -> None:
+    assert pieces(*[None] * (2 * PIECE + 1)) == [PIECE, PIECE, 1]
+    assert pieces(*[RANGES // 2] * 5) == [2, 2, 1]
+    assert pieces(RANGES * 3, 1, None, RANGES) == [1, 2, 1]
+    assert pieces(None) == [1]
+    assert pieces(*[1] * (RANGES // 2)) == [PIECE] * (RANGES // 2 // PIECE)
