@@ -1,4 +1,4 @@
-"""The store's URL: what ``--redis`` says, read and judged.
+"""The store's URL: what ``--redis`` says, read by redis-py and judged here.
 
 Rules: pure, but for files of certificates, which are read here. No text that leaves this module
 contains a part of the URL: where a URL is malformed, any part of it may be the password's.
@@ -8,33 +8,32 @@ from __future__ import annotations
 
 import re
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+from redis.asyncio import connection
 
 PORT = 6379
-_SCHEMES = {"redis", "rediss", "unix"}
-_DIGITS = re.compile(r"\d{1,9}\Z", re.ASCII)
-_NUMBER = re.compile(r"\d{1,9}(\.\d{1,9})?\Z", re.ASCII)
-_TRUTHS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-_CHECKS = {
-    "none": ssl.CERT_NONE,
-    "optional": ssl.CERT_OPTIONAL,
-    "required": ssl.CERT_REQUIRED,
-}
-_TEXTS = {"username", "password", "client_name"}
-_NUMBERS = {"db", "protocol"}
-_FILES = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_ca_path"}
-# redis-py knows them and URLs may have them; gearhorn has limits of its own
-_IGNORED_NUMBERS = {
-    "socket_timeout",
-    "socket_connect_timeout",
-    "health_check_interval",
-    "max_connections",
-}
-_IGNORED_TRUTHS = {"socket_keepalive", "retry_on_timeout", "decode_responses"}
+_CHECKS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
+_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
+_DIGITS = re.compile(r"\d{1,9}", re.ASCII)
+_TEXT = (re.compile(".*", re.DOTALL), "a text")
+_WHOLE = (_DIGITS, "a whole number")
+_NUMBER = (re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII), "a number")
+_TRUTH = (re.compile("1|true|yes|0|false|no", re.IGNORECASE), "true or false")
+# what may stand behind the '?', and as what
 _OPTIONS = {
-    *(_TEXTS | _NUMBERS | _FILES | _IGNORED_NUMBERS | _IGNORED_TRUTHS),
-    *("ssl_cert_reqs", "ssl_check_hostname"),
+    **dict.fromkeys(("username", "password", "client_name", *_FILES), _TEXT),
+    "db": _WHOLE,
+    "ssl_cert_reqs": (re.compile("|".join(_CHECKS)), "none, optional or required"),
+    "ssl_check_hostname": _TRUTH,
+    # these change nothing: gearhorn has limits of its own
+    "protocol": (re.compile("2|3"), "2 or 3"),
+    **dict.fromkeys(("max_connections", "health_check_interval"), _WHOLE),
+    **dict.fromkeys(("socket_timeout", "socket_connect_timeout"), _NUMBER),
+    **dict.fromkeys(("socket_keepalive", "retry_on_timeout", "decode_responses"), _TRUTH),
 }
 
 
@@ -59,60 +58,55 @@ def parse_url(url: str) -> Address:
     """
     try:
         parts = urlsplit(url)
-        port = parts.port or PORT
+        found: Mapping[str, Any] = connection.parse_url(url)
     except ValueError:
-        raise ValueError("expected a port from 1 to 65535 behind the host") from None
-    if parts.scheme not in _SCHEMES or not url[len(parts.scheme) :].startswith("://"):
+        raise ValueError(
+            "expected a redis://, rediss:// or unix:// URL, with a port from 1 to 65535 if any"
+        ) from None
+    asked = _asked(parts.query)
+    is_unix = parts.scheme == "unix"
+    _check(url, parts)
+    return Address(
+        host="" if is_unix else _host(found.get("host", "localhost")),
+        port=found.get("port", PORT),
+        path=found["path"] if is_unix else "",
+        database=found.get("db", 0),
+        # of what stands behind the '?', older releases of redis-py decode the texts twice
+        username=asked.get("username", found.get("username", "")),
+        password=asked.get("password", found.get("password", "")),
+        client_name=asked.get("client_name", ""),
+        tls=_tls(asked) if parts.scheme == "rediss" else None,
+    )
+
+
+def _check(url: str, parts: SplitResult) -> None:
+    """Refuse what redis-py would ignore."""
+    if not url[len(parts.scheme) :].startswith("://"):
         raise ValueError("expected a redis://, rediss:// or unix:// URL")
     if "#" in url:
         raise ValueError("expected no '#' in the URL; in a password it is written %23")
-    options = _options(parts.query)
-    username, password = _credentials(parts.netloc, options)
-    is_unix = parts.scheme == "unix"
-    if is_unix and (not parts.path or parts.path == "/"):
+    if parts.scheme != "unix":
+        if not _DIGITS.fullmatch(parts.path.strip("/") or "0"):
+            raise ValueError("expected a number behind the host, which is the database")
+    elif parts.path in ("", "/"):
         raise ValueError("expected a path behind unix://")
-    if is_unix and parts.netloc.rpartition("@")[2]:
+    elif parts.netloc.rpartition("@")[2]:
         raise ValueError("expected unix:///PATH, with no host")
-    return Address(
-        host="" if is_unix else _host(parts.hostname),
-        port=port,
-        path=unquote(parts.path) if is_unix else "",
-        database=_database("" if is_unix else parts.path, options),
-        username=username,
-        password=password,
-        client_name=options.get("client_name", ""),
-        tls=_tls(options) if parts.scheme == "rediss" else None,
-    )
 
 
-def _options(query: str) -> dict[str, str]:
-    options = {}
-    for name, value in parse_qsl(query, keep_blank_values=True):
+def _asked(query: str) -> dict[str, str]:
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    for name, value in options.items():
         if name not in _OPTIONS:
             known = ", ".join(sorted(_OPTIONS))
             raise ValueError(f"expected options of {known} behind the '?', got another one")
-        if name in _NUMBERS and not _DIGITS.match(value):
-            raise ValueError(f"{name}: expected a whole number")
-        if name in _IGNORED_NUMBERS and not _NUMBER.match(value):
-            raise ValueError(f"{name}: expected a number")
-        if name in _IGNORED_TRUTHS | {"ssl_check_hostname"} and value.lower() not in _TRUTHS:
-            raise ValueError(f"{name}: expected true or false")
-        if name == "protocol" and value not in ("2", "3"):
-            raise ValueError("protocol: expected 2 or 3")
-        options[name] = value
+        pattern, what = _OPTIONS[name]
+        if not pattern.fullmatch(value):
+            raise ValueError(f"{name}: expected {what}")
     return options
 
 
-def _credentials(netloc: str, options: dict[str, str]) -> tuple[str, str]:
-    username, _, password = netloc.rpartition("@")[0].partition(":")
-    return (
-        options.get("username", unquote(username)),
-        options.get("password", unquote(password)),
-    )
-
-
-def _host(host: str | None) -> str:
-    name = unquote(host or "localhost")
+def _host(name: str) -> str:
     try:
         name.encode("idna")
     except UnicodeError:
@@ -122,14 +116,9 @@ def _host(host: str | None) -> str:
     return name
 
 
-def _database(path: str, options: dict[str, str]) -> int:
-    text = path.strip("/") or options.get("db", "0")
-    if not _DIGITS.match(text):
-        raise ValueError("expected a number behind the host, which is the database")
-    return int(text)
-
-
 def _tls(options: dict[str, str]) -> ssl.SSLContext:
+    """Return the context of all connections. redis-py's would each read the files anew, on the
+    event loop, and find out then that one is missing."""
     files = {name: options.get(name) for name in _FILES}
     try:
         context = ssl.create_default_context(
@@ -145,10 +134,8 @@ def _tls(options: dict[str, str]) -> ssl.SSLContext:
         raise ValueError(
             f"{names}: expected files of certificates in PEM: {reason or 'not readable'}"
         ) from None
-    checks = options.get("ssl_cert_reqs", "required").lower()
-    if checks not in _CHECKS:
-        raise ValueError("ssl_cert_reqs: expected none, optional or required")
-    is_checked = _TRUTHS[options.get("ssl_check_hostname", "true").lower()]
+    checks = options.get("ssl_cert_reqs", "required")
+    is_checked = options.get("ssl_check_hostname", "1").lower() in ("1", "true", "yes")
     context.check_hostname = is_checked and checks == "required"
     context.verify_mode = _CHECKS[checks]
     return context

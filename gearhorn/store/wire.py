@@ -4,23 +4,31 @@ Rules: runs on the event loop. Commands are answered in the order in which they 
 reply is returned as the ``StoreError`` that stands for it (``refusals``); only the end of the
 connection is raised. Nothing is repeated here: who asked knows what may happen twice.
 
-gearhorn has a client of its own because it has to know the fate of every command. A general one
-sends again what was not answered, cuts the code off an error's text, and parses replies in one of
-two protocols depending on its version.
+redis-py connects, logs in and reads replies. What it would do on its own account is turned off: it
+sends nothing again, ends no connection, and leaves an error's text whole.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import select
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import hiredis
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    DefaultParser,
+    UnixDomainSocketConnection,
+)
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as EndedError
+from redis.exceptions import InvalidResponse, RedisError, ResponseError
 
 from gearhorn.errors import StoreError, StoreUnanswered
 from gearhorn.store.refusals import refusal
@@ -30,25 +38,77 @@ CONNECT_S = 1.5
 # Each further address of a name is tried so much later, while the former ones go on being tried.
 NEXT_ADDRESS_S = 0.1
 KEEPALIVE_S = 5  # the kernel asks an idle connection's other end
-_CHUNK = 1 << 16
 _RUN_ID = re.compile(rb"^run_id:(\w+)", re.M)
 
+_NO_STORE = "the store does not speak RESP3"
+_ENDED = "the store ended the connection"
 _AT_ONCE = "a server that has reached its maxclients does that, too"
 
 Command = tuple[Any, ...]
 
 
+class _Refused(ResponseError):
+    """An error reply. redis-py's own classes lack the code that the text begins with."""
+
+
+class _Parser(DefaultParser):  # type: ignore[misc, valid-type]
+    """Parses replies in C (hiredis)."""
+
+    @classmethod
+    def parse_error(cls, text: str) -> _Refused:
+        """Return what stands for an error reply."""
+        return _Refused(text)
+
+    def on_connect(self, connection: AbstractConnection) -> None:
+        """Begin with a connection that is there."""
+        super().on_connect(connection)
+        # what comes on a channel is returned like a reply, and not logged by redis-py
+        self._hiredis_PushNotificationType = None
+
+
+class _Link(AbstractConnection):
+    """A connection of redis-py's whose parts may be used when it is open."""
+
+    @property
+    def parts(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Any]:
+        """What it reads from, writes to and parses with."""
+        assert self._reader is not None
+        assert self._writer is not None
+        return self._reader, self._writer, self._parser
+
+    def abort(self) -> None:
+        """End it and throw away what is unsent."""
+        if self._writer is not None:
+            self._writer.transport.abort()
+            self._close()  # type: ignore[no-untyped-call]
+
+
+class _Tcp(_Link, Connection):
+    """Over TCP, with TLS if a context is given."""
+
+    def __init__(self, tls: ssl.SSLContext | None, **options: Any) -> None:
+        self._tls = tls
+        super().__init__(**options)
+
+    def _connection_arguments(self) -> Mapping[str, Any]:
+        arguments = super()._connection_arguments()
+        return {**arguments, "ssl": self._tls, "happy_eyeballs_delay": NEXT_ADDRESS_S}
+
+
+class _Unix(_Link, UnixDomainSocketConnection):
+    """Over a Unix socket."""
+
+
 class Wire:
     """A connection that is open. ``run_id`` is its server's."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, link: _Link) -> None:
         self.run_id = ""
         self.unanswered = 0  # commands
-        self._reader = reader
-        self._writer = writer
-        self._parser = hiredis.Reader(replyError=refusal)
+        self._link = link
+        self._reader, self._writer, self._parser = link.parts
         self._polling = select.poll()
-        self._polling.register(writer.get_extra_info("socket").fileno(), select.POLLIN)
+        self._polling.register(self._writer.get_extra_info("socket").fileno(), select.POLLIN)
 
     @classmethod
     async def open(cls, address: Address) -> Wire:
@@ -56,44 +116,29 @@ class Wire:
 
         Raises ``StoreError`` with the store's own text where it refused any of that.
         """
-        wire = None
+        link = _link(address)
         try:
             async with asyncio.timeout(CONNECT_S):
-                wire = cls(*await _connect(address))
-                await wire._greet(address)
+                await link.connect()  # type: ignore[no-untyped-call]
+                wire = cls(link)
+                await wire._ask_who()
                 return wire
         except TimeoutError:
             failure = StoreError(f"no connection in {CONNECT_S:g} s")
-        except (OSError, ssl.CertificateError) as error:
-            failure = StoreError(_words(error))
-        except StoreError as error:
-            failure = StoreError(str(error)) if isinstance(error, StoreUnanswered) else error
+        except Exception as error:  # redis-py trips over a server that is none
+            failure = _failure(error)
         except BaseException:
-            if wire is not None:
-                wire.close()
+            link.abort()
             raise
-        if wire is not None:
-            wire.close()
+        link.abort()
         raise failure
 
-    async def _greet(self, address: Address) -> None:
-        hello: list[Any] = ["HELLO", 3]
-        if address.password or address.username:
-            hello += "AUTH", address.username or "default", address.password
-        if address.client_name:
-            hello += "SETNAME", address.client_name
-        self.send([tuple(hello), ("SELECT", address.database), ("INFO", "server")])
-        replies = []
-        try:
-            while self.unanswered:
-                replies.append(await self.read())
-                if isinstance(replies[-1], StoreError):
-                    raise replies[-1]
-        except StoreUnanswered as error:
-            if not replies:
-                raise StoreError(f"{error}; {_AT_ONCE}") from error
-            raise
-        match = _RUN_ID.search(replies[-1])
+    async def _ask_who(self) -> None:
+        self.send([("INFO", "server")])
+        reply = await self.read()
+        if isinstance(reply, StoreError):
+            raise reply
+        match = _RUN_ID.search(reply)
         self.run_id = match[1].decode() if match else ""
 
     @property
@@ -110,6 +155,7 @@ class Wire:
     def send(self, commands: Sequence[Command]) -> None:
         """Send commands; each is answered."""
         self.unanswered += len(commands)
+        # packed in C: redis-py's own packing costs several times as much
         self._writer.write(b"".join([hiredis.pack_command(command) for command in commands]))
 
     async def drain(self) -> None:
@@ -126,37 +172,66 @@ class Wire:
         kept for the next call.
         """
         try:
-            while (reply := self._parser.gets()) is False:
-                chunk = await self._reader.read(_CHUNK)
-                if not chunk:
-                    raise StoreUnanswered("the store ended the connection")
-                self._parser.feed(chunk)
-        except OSError as error:
+            reply = await self._parser.read_response()
+        except (EndedError, OSError) as error:
             raise StoreUnanswered(_words(error)) from error
-        except hiredis.HiredisError as error:
+        except InvalidResponse as error:
             self.close()
-            raise StoreUnanswered(f"the store does not speak RESP3: {error}") from error
+            raise StoreUnanswered(f"{_NO_STORE}: {error}") from error
         self.unanswered -= 1
-        return reply
+        return refusal(str(reply)) if isinstance(reply, _Refused) else reply
 
     def close(self) -> None:
         """End the connection; what is unanswered stays so, and what is unsent is thrown away."""
-        self._writer.transport.abort()
+        self._link.abort()
 
 
-async def _connect(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+def _link(address: Address) -> _Link:
+    """Return a connection of redis-py's that is not connected."""
+    options: dict[str, Any] = {
+        "db": address.database,
+        "username": address.username or None,
+        "password": address.password or None,
+        "client_name": address.client_name or None,
+        "protocol": 3,
+        "parser_class": _Parser,
+        "retry": Retry(NoBackoff(), 0),
+        # who asks has time-outs
+        "socket_timeout": None,
+        "socket_connect_timeout": None,
+    }
     if address.path:
-        return await asyncio.open_unix_connection(address.path)
-    streams = await asyncio.open_connection(
-        address.host, address.port, ssl=address.tls, happy_eyeballs_delay=NEXT_ADDRESS_S
+        return _Unix(path=address.path, **options)
+    return _Tcp(
+        address.tls,
+        host=address.host,
+        port=address.port,
+        socket_keepalive=True,
+        socket_keepalive_options={
+            socket.TCP_KEEPIDLE: KEEPALIVE_S,
+            socket.TCP_KEEPINTVL: KEEPALIVE_S,
+        },
+        **options,
     )
-    bare = streams[1].get_extra_info("socket")
-    with contextlib.suppress(OSError, AttributeError):  # where the system knows them
-        bare.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        bare.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)
-        bare.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_S)
-    return streams
 
 
-def _words(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+def _failure(error: Exception) -> StoreError:
+    """Return what it means that a connection could not be made."""
+    if isinstance(error, StoreError) and not isinstance(error, StoreUnanswered):
+        return error
+    # redis-py's own texts say where the store is, in parts of its URL
+    while (inner := error.__cause__ or error.__context__) is not None and isinstance(
+        inner, Exception
+    ):
+        error = inner
+    if isinstance(error, _Refused):
+        return refusal(str(error))
+    if isinstance(error, EndedError | ConnectionResetError | BrokenPipeError):
+        return StoreError(f"{_words(error)}; {_AT_ONCE}")
+    if isinstance(error, RedisError | OSError):
+        return StoreError(_words(error))
+    return StoreError(_NO_STORE)
+
+
+def _words(error: Exception) -> str:
+    return _ENDED if isinstance(error, EndedError) else str(error) or type(error).__name__

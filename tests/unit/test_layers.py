@@ -16,7 +16,7 @@ LAYERS = [
     {"cli"},
 ]
 OWNERS = {
-    "redis": set(),  # it is the tests' own client
+    "redis": {"store"},
     "hiredis": {"store"},
     "gear": {"gearman", "standalone"},
     "msgspec": {"messages"},

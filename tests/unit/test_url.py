@@ -15,7 +15,7 @@ MEANINGS = {
     "redis://a/5": Address("a", database=5),
     "redis://a/": Address("a"),
     "redis://a?db=5": Address("a", database=5),
-    "redis://a/3?db=5": Address("a", database=3),
+    "redis://a/3?db=5": Address("a", database=5),
     "redis://[::1]:7/2": Address("::1", 7, database=2),
     "redis://:secret@a": Address("a", password="secret"),
     "redis://me:se%2Fc%23r%40et@a/1": Address("a", database=1, username="me", password="se/c#r@et"),
