@@ -306,12 +306,13 @@ class Connection:
 
     async def evicts(self) -> str | None:
         """Return the store's maxmemory-policy if keys of ours may fall to it; raises
-        ``StoreError``. The ``volatile`` ones take keys with an expiry: ours only tell repeats."""
+        ``StoreError``. The ``volatile`` ones are no better than the others: they take the keys with
+        an expiry, of which a few tell repeated requests."""
         [memory] = await self.pipeline([("INFO", "memory")])
         found = dict(line.split(":", 1) for line in memory.decode().split("\r\n") if ":" in line)
         policy = found.get("maxmemory_policy", "noeviction")
         is_bounded = found.get("maxmemory", "0") != "0"
-        return policy if is_bounded and policy.startswith("allkeys-") else None
+        return policy if is_bounded and policy != "noeviction" else None
 
     async def close(self) -> None:
         """Close every connection."""

@@ -169,7 +169,9 @@ def configure(server: Redis) -> Iterator[Callable[[str, str], None]]:
     set_("0", "noeviction")
 
 
-@pytest.mark.parametrize("policy", ["allkeys-lru", "allkeys-random", "allkeys-lfu"])
+@pytest.mark.parametrize(
+    "policy", ["allkeys-lru", "allkeys-random", "volatile-lru", "volatile-ttl"]
+)
 def test_a_store_that_evicts_is_refused(
     server: Redis, configure: Callable[[str, str], None], policy: str
 ) -> None:
@@ -178,17 +180,6 @@ def test_a_store_that_evicts_is_refused(
         with pytest.raises(StartError, match=f"maxmemory-policy {policy}"):
             await bench.connection.check()
         configure("100mb", "noeviction")
-        await bench.connection.check()
-
-    run(server, test)
-
-
-@pytest.mark.parametrize("policy", ["volatile-lru", "volatile-ttl", "volatile-random"])
-def test_a_store_that_evicts_keys_with_an_expiry_only_is_fine(
-    server: Redis, configure: Callable[[str, str], None], policy: str
-) -> None:
-    async def test(bench: Bench) -> None:
-        configure("100mb", policy)
         await bench.connection.check()
 
     run(server, test)
