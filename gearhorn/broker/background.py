@@ -23,6 +23,7 @@ class Background(Copying):
     def accepted(self, submission: Submission) -> None:
         assert isinstance(submission, Part)
         self.open -= 1
+        submission.let_go()
         if submission.refused or self.is_watched:
             self.drop(submission)
         self.maybe_reply()

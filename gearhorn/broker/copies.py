@@ -255,11 +255,13 @@ class Subscribers:
         unique: bytes,
         at: float,
         indexes: Sequence[int] | None = None,
+        tails: dict[bool, bytes] | None = None,
     ) -> list[Block]:
         """Return the copies of ``message`` for the queues at ``indexes`` (None: all).
 
-        ``unique`` is their Gearman unique id; ``at`` is Unix time, for envelopes. One server
-        must be up.
+        ``unique`` is their Gearman unique id; ``at`` is Unix time, for envelopes. ``tails`` are
+        what enveloped copies and others end with, as far as they were made before, and take what
+        is made now: copies that are sent one by one have the payload once. One server must be up.
         """
         if isinstance(self.queues, Packed):
             chosen = range(len(self.queues)) if indexes is None else indexes
@@ -269,20 +271,23 @@ class Subscribers:
         else:
             shares = self._spread(cluster, indexes)
         kind = packets.SUBMIT[foreground, message.priority]
-        plain: bytes | None = None
-        enveloped: bytes | None = None
+        tails = {} if tails is None else tails
         blocks = []
         for share in shares:
-            if share.enveloped:
-                if enveloped is None:
-                    # two envelopes differ by their times; it is the payload that coalesces
-                    own = unique if unique != b"-" else _digest(message.payload)
-                    enveloped = packets.tail(own, envelope(message, at))
-                tail = enveloped
-            else:
-                tail = plain = plain or packets.tail(unique, message.payload)
+            tail = tails.get(share.enveloped)
+            if tail is None:
+                tail = tails[share.enveloped] = _tail(message, unique, at, share.enveloped)
             blocks.append(Block(share.place, share.indexes, share.heads(kind, len(tail)), tail))
         return blocks
+
+
+def _tail(message: Fanout, unique: bytes, at: float, is_enveloped: bool) -> bytes:
+    """Return what plain or enveloped copies end with."""
+    if not is_enveloped:
+        return packets.tail(unique, message.payload)
+    # two envelopes differ by their times; it is the payload that coalesces
+    own = unique if unique != b"-" else _digest(message.payload)
+    return packets.tail(own, envelope(message, at))
 
 
 def unique_id(unique: str | None, payload: bytes, prefix: bytes | None) -> bytes:

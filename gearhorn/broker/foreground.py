@@ -141,6 +141,7 @@ class Foreground(Copying):
     def _went(self, lost: int = 0) -> None:
         """Something is no longer on its way; of that, so many copies are dropped for good."""
         if not self.open:
+            self._tails.clear()  # receivers may take long
             self.job.release()
         if lost:
             self._progress()
@@ -296,6 +297,7 @@ class Foreground(Copying):
         if self.logged is not None:
             self.outbox.waiting.remove(self.message.topic, self.logged.sequence, self)
         self.parts.clear()  # they point here
+        self._tails.clear()
         self.message = self.message.without_payload()
         self._place.leave()
 

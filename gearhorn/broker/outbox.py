@@ -202,16 +202,8 @@ class Copying:
     ``total`` are the copies; ``receivers`` are client_ids that the log keeps the message for."""
 
     __slots__ = (
-        "dropped",
-        "job",
-        "logged",
-        "message",
-        "open",
-        "outbox",
-        "parts",
-        "receivers",
-        "subscribers",
-        "total",
+        "_tails", "_unique", "dropped", "job", "logged", "message", "open", "outbox", "parts",
+        "receivers", "subscribers", "total",
     )  # fmt: skip
     foreground = False
     results: Room | None = None  # for what receivers return
@@ -238,6 +230,8 @@ class Copying:
         self.open = 0  # parts on their way, and what is kept until it can be sent
         self.parts: list[Part] = []
         self.dropped: list[int] = []
+        self._unique = b""  # the Gearman unique id of the last copies
+        self._tails: dict[bool, bytes] = {}  # what they ended with, while copies are on their way
 
     def send(self, indexes: Sequence[int] | None) -> None:
         """Send the copies for some queues of the list; None is all."""
@@ -294,8 +288,16 @@ class Copying:
     def _send(self, indexes: Sequence[int] | None) -> None:
         outbox, message = self.outbox, self.message
         unique = outbox.unique_id(message, self.foreground)
+        if unique != self._unique:
+            self._unique, self._tails = unique, {}
         blocks = self.subscribers.blocks(
-            outbox.cluster, message, self.foreground, unique, time.time(), indexes
+            outbox.cluster,
+            message,
+            self.foreground,
+            unique,
+            time.time(),
+            indexes,
+            self._tails,
         )
         self.open += len(blocks)
         for block in blocks:

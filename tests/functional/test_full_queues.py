@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 from support.cluster import Cluster
 from support.lists import Meanwhile, fill, waiting
+from support.wire import admin
 
+MIB = 1024 * 1024
 MakeCluster = Callable[..., Cluster]
 OPTIONS = b'{"max_backlog":1,"overflow":"drop_old"}'
 
@@ -29,3 +32,20 @@ def test_a_list_of_which_every_queue_drops_its_oldest_is_sent_and_nobody_waits_f
     full = jobs.count(1)  # the limits of others were not set in two seconds
     assert full > 1_000
     assert full + jobs.count(2) == count
+
+
+@pytest.mark.parametrize("is_ours", [True, False], ids=["full", "limit in doubt"])
+def test_copies_that_waited_for_room_have_their_payload_once(
+    make_cluster: MakeCluster, is_ours: bool
+) -> None:
+    count = 300
+    cluster = make_cluster(workers=0)
+    clients = fill(cluster.store.url, "t", count, OPTIONS if is_ours else b"")
+    worker = cluster.add_worker().ready()
+    assert cluster.publish("t", "first").data == b"%d" % count
+    if not is_ours:
+        for client in clients:  # as somebody else would
+            assert admin(cluster.address, f"maxqueue t_{client} 1") == "OK"
+    before = worker.peak_bytes()
+    assert cluster.publish("t", "x" * MIB).data == b"%d" % count
+    assert worker.peak_bytes() - before < 64 * MIB
