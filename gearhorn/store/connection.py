@@ -301,7 +301,7 @@ class Connection:
         if policy := await self.evicts():
             raise StartError(
                 f"the store forgets keys when its memory is full (maxmemory-policy {policy}), and "
-                "subscriptions with them; set maxmemory-policy noeviction"
+                "subscriptions or what tells repeats with them; set maxmemory-policy noeviction"
             )
 
     async def evicts(self) -> str | None:
