@@ -15,7 +15,7 @@ from gearhorn.broker.held_lanes import HeldLanes
 from gearhorn.broker.lanes import Delivery, Lane
 from gearhorn.broker.notes import Notes
 from gearhorn.broker.retries import Retries, Wait
-from gearhorn.broker.shipping import Job, Shipment, Shipping
+from gearhorn.broker.shipping import OVER, Job, Shipment, Shipping
 from gearhorn.broker.states import UNDER_WAY, Action, Event, LaneState, State
 from gearhorn.broker.withdrawals import Withdrawals
 from gearhorn.gearman.client import Submission
@@ -57,32 +57,35 @@ class Outcomes:
         assert isinstance(submission, Shipment)
         self._arrived(submission)
         for index, delivery in enumerate(submission.deliveries):
-            if delivery.lane.state is LaneState.CLOSED:  # nobody could take it back before
+            if delivery.lane.state is LaneState.CLOSED and delivery is not OVER:
+                # nobody could take it back before
                 self.shipping.withdraw([(submission, index)])
         for index, code in submission.refused or ():
             delivery = submission.deliveries[index]
             queue = delivery.lane.queue.decode(errors="replace")
             log.warning("delivery refused", queue=queue, code=code.decode(errors="replace"))
-            if self._is_present(submission, index):
+            if _is_present(delivery, submission, index):
                 delivery.unship(Event.REFUSE)
                 self.retries.rest([delivery], REFUSED_S)
+            submission.release(index)
 
     def lost(self, submission: Submission) -> None:
         """The connection ended before every job was answered."""
         assert isinstance(submission, Shipment)
         self._arrived(submission)
         for index in range(submission.answered, len(submission.deliveries)):
-            self._lose(submission, index)
+            self._lose(submission.deliveries[index], submission, index)
 
     def finished(self, submission: Submission, index: int, result: Result) -> None:
         """A receiver has finished, or nobody hears of it any more."""
         assert isinstance(submission, Shipment)
         delivery = submission.deliveries[index]
+        submission.release(index)
         if delivery.lane.state is LaneState.CLOSED:
             return
-        is_present = self._is_present(submission, index)
+        is_present = _is_present(delivery, submission, index)
         if result.lost:
-            self._lose(submission, index)
+            self._lose(delivery, submission, index)
         elif not result.ok:
             if is_present:
                 words = result.text[:TOLD_BYTES].decode(errors="replace")
@@ -109,11 +112,10 @@ class Outcomes:
         """Work a lane off again when job servers have taken what they were sent."""
         self._held_up[lane] = None
 
-    def _lose(self, shipment: Shipment, index: int) -> None:
+    def _lose(self, delivery: Delivery, shipment: Shipment, index: int) -> None:
         """The connection ended with a job, and a receiver may still have it: what comes next needs
         another TERM, and waits for that receiver like after a hand-over."""
-        delivery = shipment.deliveries[index]
-        if self._is_present(shipment, index):
+        if _is_present(delivery, shipment, index):
             delivery.unship(Event.LOSE)
             self._held.close(delivery.lane)
 
@@ -138,10 +140,6 @@ class Outcomes:
             delivery.lane.is_late(delivery.sequence)
             self._notes.late(delivery)
             self._held.touch(delivery.lane)
-
-    def _is_present(self, shipment: Shipment, index: int) -> bool:
-        job = shipment.deliveries[index].job
-        return job is not None and job[0] is shipment and job[1] == index
 
     # From those who look at the job servers
 
@@ -176,7 +174,7 @@ class Outcomes:
     def unknown(self, delivery: Delivery) -> None:
         """The job server does not know the job."""
         if delivery.job is not None:
-            self._lose(*delivery.job)
+            self._lose(delivery, *delivery.job)
 
     def _expire(self, delivery: Delivery) -> None:
         if delivery.state is State.TAKEN:
@@ -242,3 +240,9 @@ class Outcomes:
         self._notes.drop(lane)
         self.shipping.withdraw(jobs)
         lane.clear()
+
+
+def _is_present(delivery: Delivery, shipment: Shipment, index: int) -> bool:
+    """Whether this is the job of a delivery's present attempt."""
+    job = delivery.job
+    return job is not None and job[0] is shipment and job[1] == index

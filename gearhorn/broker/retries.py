@@ -22,6 +22,8 @@ from gearhorn.broker.states import Action, Event, State
 from gearhorn.messages.durable import Trouble
 from gearhorn.timing import now_s
 
+FORMER = 16  # attempts that timed out, of one delivery, whose receivers may still acknowledge
+
 log = structlog.get_logger(__name__)
 
 
@@ -75,6 +77,8 @@ class Retries:
         delivery.fails(words, at)
         if Action.CANCEL in actions:
             delivery.former.append(job)
+            if len(delivery.former) > FORMER:
+                self._shipping.drop(delivery.former.pop(0))
             self._shipping.withdraw([job], is_late=True)
         self._keeper.touch(lane)
         if Action.PARK in actions:

@@ -7,19 +7,22 @@ its own arguments. What was withdrawn may still be acknowledged, until it is for
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from gearhorn.broker.lanes import Delivery, Lane
+from gearhorn.broker.states import LaneEvent
 from gearhorn.broker.withdrawals import Withdrawal, Withdrawals
 from gearhorn.gearman import packets
 from gearhorn.gearman.client import Outcome, Submission
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.gearman.connection import Connection
 from gearhorn.messages.codec import encode
-from gearhorn.messages.durable import durable_envelope
+from gearhorn.messages.durable import DurableOptions, Info, durable_envelope
+from gearhorn.store.log import Entry
 
 UNSENT_BYTES = 64 * 1024 * 1024  # handed to the job servers and not accepted
+TOGETHER = 100  # deliveries in one shipment, which stays while one of them does
 _KIND = packets.SUBMIT[True, "normal"]
 _PACKET_BYTES = 64  # besides the arguments
 
@@ -44,12 +47,23 @@ class Shipment(Submission):
         self.size = sum(map(len, blocks))
         self.unit = self.size // len(blocks) + _PACKET_BYTES
 
+    def release(self, index: int) -> None:
+        """Nothing more is told of a job: let go of its delivery, which others of this shipment may
+        outlast by days."""
+        self.deliveries[index] = OVER
+        if self.handles is not None and index < len(self.handles):
+            self.handles[index] = b""
+
     def unload(self) -> int:
         """Let go of the payloads; return their bytes."""
         size, self.size = self.size, 0
         self.heads = ()
         return size
 
+
+_NOWHERE = Lane("", "", b"", DurableOptions(), False, 0, 0)
+_NOWHERE.apply(LaneEvent.FENCE)
+OVER = Delivery(_NOWHERE, (Entry(0, "", Info(0.0), b""),), 0)  # where a delivery was let go of
 
 Job = tuple[Shipment, int]  # one attempt: where its job is
 
@@ -87,14 +101,18 @@ class Shipping:
     def ship(self, at_s: float) -> None:
         """Submit what was added."""
         out, self._out = self._out, defaultdict(list)
-        for place, some in out.items():
-            connection = self._cluster.clients[place].connection
-            deliveries = [delivery for delivery, _ in some]
-            blocks = [block for _, block in some]
-            shipment = Shipment(self._outcome, place, connection, deliveries, blocks)
-            for index, delivery in enumerate(deliveries):
-                delivery.ship((shipment, index), at_s)
-            self._cluster.submit(place, shipment)
+        for place, every in out.items():
+            for at in range(0, len(every), TOGETHER):
+                self._submit(place, every[at : at + TOGETHER], at_s)
+
+    def _submit(self, place: int, some: Sequence[tuple[Delivery, bytes]], at_s: float) -> None:
+        connection = self._cluster.clients[place].connection
+        deliveries = [delivery for delivery, _ in some]
+        blocks = [block for _, block in some]
+        shipment = Shipment(self._outcome, place, connection, deliveries, blocks)
+        for index, delivery in enumerate(deliveries):
+            delivery.ship((shipment, index), at_s)
+        self._cluster.submit(place, shipment)
 
     def arrived(self, shipment: Shipment) -> None:
         """A shipment is accepted or lost: its payloads are needed no more."""
@@ -132,21 +150,21 @@ class Shipping:
             if not handle:
                 continue
             shipment, index = job
-            client = self._cluster.clients[shipment.place]
-            if is_late:
-                client.expect_late(shipment, index)
-            else:
-                client.drop(shipment, index)
             queue = shipment.deliveries[index].lane.queue
+            if is_late:
+                self._cluster.clients[shipment.place].expect_late(shipment, index)
+            else:
+                self.drop(job)
             self._withdrawals.add(
                 shipment.place, Withdrawal(handle, queue, shipment.connection, then)
             )
 
     def drop(self, job: Job) -> None:
         """Wait no more for the receiver of a job."""
+        shipment, index = job
         if self.handle_of(job):
-            shipment, index = job
             self._cluster.clients[shipment.place].drop(shipment, index)
+            shipment.release(index)
 
     def forget(self, delivery: Delivery) -> None:
         """Wait no more for the receivers of a delivery's former attempts."""

@@ -13,6 +13,7 @@ from support.windows import entries
 from gearhorn.broker import shipping as shipping_module
 from gearhorn.broker.lanes import Delivery, Lane
 from gearhorn.broker.outcomes import PARKED_LATE
+from gearhorn.broker.retries import FORMER
 from gearhorn.broker.states import Event, State
 from gearhorn.store.rounds import Note
 
@@ -153,6 +154,51 @@ async def test_nothing_holds_a_delivery_that_is_done() -> None:
     gc.collect()
     left = [thing for thing in gc.get_objects() if isinstance(thing, Delivery)]
     assert [delivery for delivery in left if delivery.lane is one] == []
+
+
+@on_loop
+async def test_a_delivery_that_waits_for_long_holds_nothing_of_those_sent_with_it() -> None:
+    bed = Bed()
+    one = bed.lane(in_flight=500, timeout=1000)
+    sent = bed.send(one, 500)
+    for delivery in sent[1:400]:
+        bed.complete(delivery, delivery.job)
+    for delivery in sent[400:]:
+        bed.outcomes.retries.fail(delivery, "no")
+        delivery.lane.done(delivery)
+        delivery.end()
+    waits = sent[0]
+    del sent, delivery
+    bed.notes.take([one])
+    bed.notes.drop(one)
+    gc.collect()
+    left = [thing for thing in gc.get_objects() if isinstance(thing, Delivery)]
+    assert [delivery for delivery in left if delivery.lane is one] == [waits]
+    shipment = waits.job[0]
+    assert bed.outcomes.shipping.handle_of(waits.job)
+    assert len([handle for handle in shipment.handles if handle]) == 1
+    assert len(shipment.deliveries) <= 100
+
+
+@on_loop
+async def test_the_last_attempts_that_timed_out_are_listened_to() -> None:
+    bed = Bed()
+    one = bed.lane(max_attempts=0)
+    [delivery] = bed.send(one)
+    jobs = []
+    for number in range(FORMER + 5):
+        jobs.append(delivery.job)
+        bed.outcomes.taken(delivery)
+        bed.outcomes.retries.fail(delivery, f"late {number}", is_late=True)
+        delivery.apply(Event.DUE)
+        assert delivery.refill(entries(1, 1))
+        bed.outcomes.shipping.add(delivery)
+        bed.outcomes.shipping.ship(0.0)
+        one.end_round()
+        bed.cluster.accept()
+    assert delivery.former == jobs[5:]
+    bed.complete(delivery, jobs[-FORMER])
+    assert (delivery.state, one.position) == (State.DONE, 1)
 
 
 @on_loop
