@@ -9,7 +9,7 @@ one subscription has changed its lane alone is looked at; a topic's lanes are re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from hashlib import sha256
 
 import structlog
@@ -29,6 +29,7 @@ from gearhorn.timing import Backoff, now_s
 
 RETRY_S = 0.5  # until lanes that another member still holds are looked at again
 PAIRS = 500  # changed lanes looked at in one go
+TURN = 500  # lanes looked at in one turn of the loop, or those of one part
 
 log = structlog.get_logger(__name__)
 
@@ -163,18 +164,24 @@ class Ownership:
                 self.refresh()  # whatever these topics are
             self._seen_run = run_id
         if topics is None:
-            await self._look_at(self._deliverer.topics)
+            left = set(self._deliverer.topics)
             after: str | None = None
             while page := await self._store.topics(after):
                 await self._look_at(page)
+                left.difference_update(page)
                 after = page[-1]
+            await self._look_at_all(left)
             return
-        ordered = sorted(topics)
-        for at in range(0, len(ordered), PAGE):
-            await self._look_at(ordered[at : at + PAGE])
+        await self._look_at_all(topics)
         single = sorted(pair for pair in pairs if pair[0] not in topics)
         for at in range(0, len(single), PAIRS):
             await self._look_at_pairs(single[at : at + PAIRS])
+
+    async def _look_at_all(self, topics: Iterable[str]) -> None:
+        """Look at every lane of any number of topics."""
+        ordered = sorted(topics)
+        for at in range(0, len(ordered), PAGE):
+            await self._look_at(ordered[at : at + PAGE])
 
     async def _look_at(self, topics: Sequence[str]) -> None:
         """Look at every lane of these topics, part by part."""
@@ -182,9 +189,14 @@ class Ownership:
         cursors = dict.fromkeys(topics, 0)
         while cursors:
             found, cursors = await self._store.page(cursors)
+            count = 0  # lanes in this turn of the loop
             for topic, lanes in found.items():
                 here[topic].difference_update(lanes)
                 await self._take(topic, lanes)
+                count += len(lanes)
+                if count >= TURN:
+                    count = 0
+                    await asyncio.sleep(0)
         self._ended(here)
 
     async def _look_at_pairs(self, pairs: Sequence[tuple[str, str]]) -> None:

@@ -7,6 +7,7 @@ member that holds the lane under its present TERM, and by nobody else. Every met
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -121,10 +122,15 @@ class Lanes(ParkedMessages):
         ]
         replies = iter(await self._connection.pipeline(commands) if commands else ())
         looked: Looked = {}
+        count = 0  # lanes in this turn of the loop
         for topic, some in records.items():
             looked[topic] = lanes = {}
             if not some:
                 continue
+            count += len(some)
+            if count > SCANNED:
+                count = len(some)
+                await asyncio.sleep(0)
             for (client, record), options in zip(some.items(), next(replies), strict=True):
                 own = decode_options(options or b"{}")
                 durable = own.durable or DurableOptions()

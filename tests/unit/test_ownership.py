@@ -6,18 +6,19 @@ import asyncio
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any
 
-from gearhorn.broker.ownership import Ownership
+from gearhorn.broker.ownership import TURN, Ownership
 from gearhorn.messages.durable import DurableOptions
 from gearhorn.store.lanes import Held, Looked
 
 OTHERS = Held("another", 1, 0), DurableOptions(), False
-PART = 3
+PART = 3  # lanes, unless a test says more
 
 
 class Store:
-    """Lanes of which another member has each; a topic is read three lanes at a time."""
+    """Lanes of which another member has each; a topic is read some lanes at a time."""
 
-    def __init__(self, **topics: int) -> None:
+    def __init__(self, part: int = PART, **topics: int) -> None:
+        self.part = part
         self.lanes = {topic: [f"c{n}" for n in range(count)] for topic, count in topics.items()}
         self.read: list[str] = []  # lanes that were read
         self.parts = 0
@@ -31,10 +32,10 @@ class Store:
         self.parts += 1
         for topic, cursor in cursors.items():
             lanes = self.lanes.get(topic, [])
-            found[topic] = dict.fromkeys(lanes[cursor : cursor + PART], OTHERS)
+            found[topic] = dict.fromkeys(lanes[cursor : cursor + self.part], OTHERS)
             self.read += found[topic]
-            if cursor + PART < len(lanes):
-                more[topic] = cursor + PART
+            if cursor + self.part < len(lanes):
+                more[topic] = cursor + self.part
         return found, more
 
     async def some(self, wanted: Mapping[str, Collection[str]]) -> Looked:
@@ -146,3 +147,20 @@ def test_every_topic_is_looked_at_also_one_of_which_the_store_has_nothing() -> N
 
     look(store, here, ask)
     assert here.find("t") == here.find("u") == {}
+
+
+def test_the_lanes_of_many_topics_are_looked_at_in_many_turns_of_the_loop() -> None:
+    store = Store(200, **{f"t{number}": 200 for number in range(50)})
+    here = Here(*((f"t{number}", "c0") for number in range(50)))
+    turns = 0
+
+    async def ask(ownership: Ownership) -> None:
+        nonlocal turns
+        ownership.refresh()
+        while len(store.read) < 10_000 or not ownership_rests(ownership):
+            await asyncio.sleep(0)
+            turns += 1
+
+    look(store, here, ask)
+    assert len(store.read) == 10_000, "each is read once"
+    assert turns >= 10_000 // (TURN + store.part)
