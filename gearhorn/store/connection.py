@@ -294,9 +294,9 @@ class Connection:
             _, schema = await self.pipeline(commands)
         if schema != SCHEMA:
             raise StartError(
-                f"the store holds layout {schema.decode(errors='replace')}, and this release knows "
-                f"{SCHEMA.decode()} only; "
-                "use another --namespace, or the release that wrote it"
+                f"the store holds layout {schema.decode(errors='replace')!r}, and this release "
+                f"knows {SCHEMA.decode()!r} only; use another --namespace, or the release that "
+                "wrote it"
             )
         if policy := await self.evicts():
             raise StartError(
