@@ -135,24 +135,32 @@ class Looks:
         wait_s = DEATHS_S
         while True:
             await asyncio.sleep(wait_s)
-            wait_s = DEATHS_S
-            for place, deliveries in self._suspects(now_s()).items():
-                if not self._cluster.clients[place].is_up:
-                    continue
-                began_s = now_s()
-                try:
-                    returned = await self._cluster.admins[place].returned()
-                except OSError as error:
-                    log.debug("jobs are not listed", error=str(error) or type(error).__name__)
-                    continue
-                wait_s = max(wait_s, DUTY * (now_s() - began_s))
-                for handle in returned & deliveries.keys():
-                    self._deliverer.outcomes.taken(deliveries[handle])
+            wait_s = await self.look_for_deaths(now_s())
 
-    def _suspects(self, at_s: float) -> dict[int, dict[bytes, Delivery]]:
-        """Return, by server and handle, deliveries on which receivers may have died."""
+    async def look_for_deaths(self, at_s: float) -> float:
+        """Look for jobs on which receivers died; return how long not to look again."""
+        wait_s = DEATHS_S
+        for place, suspects in self._suspects(at_s).items():
+            if not self._cluster.clients[place].is_up:
+                continue
+            began_s = now_s()
+            try:
+                returned = await self._cluster.admins[place].returned()
+            except OSError as error:
+                log.debug("jobs are not listed", error=str(error) or type(error).__name__)
+                continue
+            wait_s = max(wait_s, DUTY * (now_s() - began_s))
+            for handle in returned & suspects.keys():
+                delivery, job = suspects[handle]
+                if delivery.job is job:  # it may have ended meanwhile, or been sent anew
+                    self._deliverer.outcomes.taken(delivery)
+        return wait_s
+
+    def _suspects(self, at_s: float) -> dict[int, dict[bytes, tuple[Delivery, Job]]]:
+        """Return, by server and handle, deliveries on which receivers may have died, and the jobs
+        that these are."""
         former, self._deaths_s = self._deaths_s, {}
-        suspects: dict[int, dict[bytes, Delivery]] = {}
+        suspects: dict[int, dict[bytes, tuple[Delivery, Job]]] = {}
         is_due = False
         for lane in self._deliverer.held.busy:
             for delivery in lane.window if lane.under_way else ():
@@ -161,7 +169,7 @@ class Looks:
                     continue
                 handle = self._deliverer.outcomes.shipping.handle_of(delivery.job)
                 if handle:
-                    suspects.setdefault(delivery.job[0].place, {})[handle] = delivery
+                    suspects.setdefault(delivery.job[0].place, {})[handle] = delivery, delivery.job
                     self._deaths_s[delivery] = former.get(delivery, at_s)
                     is_due = is_due or at_s >= self._deaths_s[delivery]
         if not is_due:

@@ -48,6 +48,8 @@ class Admin:
         self.tables = 0
         self.busy: set[bytes] = set()  # queues whose jobs receivers have
         self.queued: dict[bytes, int] = {}  # jobs that wait
+        self.dead: set[bytes] = set()  # jobs on which receivers died
+        self.meanwhile: Callable[[], None] = lambda: None  # while the list of jobs is read
 
     async def cancel(self, handles: Iterable[bytes], are_valid: Callable[[], bool]) -> None:
         self.cancelled += handles
@@ -55,6 +57,10 @@ class Admin:
     async def running(self) -> dict[bytes, int]:
         self.tables += 1
         return dict.fromkeys(self.busy, 1)
+
+    async def returned(self) -> set[bytes]:
+        self.meanwhile()
+        return self.dead
 
     async def waiting(self, queues: Collection[bytes]) -> dict[bytes, int]:
         return {queue: self.queued.get(queue, 0) for queue in queues}

@@ -8,9 +8,10 @@ from typing import Any
 
 from support.delivering import Bed
 from support.proxy import on_loop
+from support.windows import entries
 
 from gearhorn.broker.looks import Looks
-from gearhorn.broker.states import State
+from gearhorn.broker.states import Event, LaneEvent, State
 
 
 def looks_of(bed: Bed) -> Looks:
@@ -78,3 +79,50 @@ async def test_a_list_of_jobs_is_read_ever_more_seldom_for_a_delivery_that_waits
     assert reads[0] == 2
     assert gaps == sorted(gaps)
     assert (gaps[0], gaps[-1]) == (2, 60)
+
+
+@on_loop
+async def test_a_job_on_which_a_receiver_died_has_its_time() -> None:
+    bed = Bed()
+    [delivery] = bed.send(bed.lane(timeout=1000))
+    looks = looks_of(bed)
+    await looks.look_for_deaths(2.0)
+    assert delivery.state is State.SENT
+    bed.admin.dead = {b"H:0"}
+    await looks.look_for_deaths(10.0)
+    assert delivery.state is State.TAKEN
+
+
+@on_loop
+async def test_a_death_on_a_job_that_is_over_says_nothing_of_the_next_attempt() -> None:
+    bed = Bed()
+    one = bed.lane(timeout=1000)
+    [delivery] = bed.send(one)
+    job = delivery.job
+
+    def sent_anew() -> None:
+        delivery.unship(Event.LOSE)
+        assert delivery.refill(entries(1, 1))
+        bed.outcomes.shipping.add(delivery)
+        bed.outcomes.shipping.ship(1.0)
+
+    bed.admin.dead, bed.admin.meanwhile = {b"H:0"}, sent_anew
+    await looks_of(bed).look_for_deaths(10.0)
+    assert delivery.job is not job
+    assert delivery.state is State.SENT
+
+
+@on_loop
+async def test_a_death_on_a_job_of_a_lane_that_was_lost_meanwhile_starts_no_time() -> None:
+    bed = Bed()
+    one = bed.lane(timeout=1000)
+    [delivery] = bed.send(one)
+
+    def lose() -> None:
+        one.apply(LaneEvent.FENCE)
+        bed.outcomes.end(one)
+
+    bed.admin.dead, bed.admin.meanwhile = {b"H:0"}, lose
+    await looks_of(bed).look_for_deaths(10.0)
+    assert delivery.state is State.SENT
+    assert delivery.timer is None
