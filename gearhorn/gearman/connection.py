@@ -99,7 +99,10 @@ class _Turn:
         self._is_reading = False
         awake, self._awake = self._awake, []
         for connection in awake:
-            connection.flush()
+            try:
+                connection.flush()
+            except Exception as error:  # the others have something to send, too
+                connection.broke("what goes to a job server was not handled", error)
 
 
 class Connection(asyncio.Protocol):
@@ -139,10 +142,14 @@ class Connection(asyncio.Protocol):
             )
             self.abort(str(error))
         except Exception as error:  # the next connection begins anew; asyncio would only close it
-            self._report(log.critical, "what a job server said was not handled", exc_info=error)
-            self.abort("a fault in gearhorn")
+            self.broke("what a job server said was not handled", error)
         finally:
             self._turn.end()
+
+    def broke(self, event: str, error: Exception) -> None:
+        """A fault in gearhorn costs this connection: the next one begins anew."""
+        self._report(log.critical, event, exc_info=error)
+        self.abort("a fault in gearhorn")
 
     def _report(self, say: Callable[..., object], event: str, **more: object) -> None:
         """Say why the connection ends, if it has not ended: nothing else is said of it then."""

@@ -228,3 +228,29 @@ def test_what_was_asked_and_what_was_answered_is_counted() -> None:
         assert sender.debt() == (2, 0)
 
     run(test)
+
+
+def test_a_fault_in_what_one_link_sends_keeps_no_other_from_sending() -> None:
+    class Faulty(Link):
+        is_faulty = False
+
+        def fill(self, connection: Connection) -> None:
+            if self.is_faulty:
+                raise ZeroDivisionError
+
+    async def main() -> None:
+        links = [Faulty(Server(name), None, b"t", 1 << 20) for name in "abc"]
+        (_, first), (broken, second), (_, third) = made = [connect(link) for link in links]
+        links[1].is_faulty = True
+        for connection, _ in made:
+            connection.write(b"one")
+        await asyncio.sleep(0.01)
+        for connection, _ in made:
+            connection.write(b"two")
+        await asyncio.sleep(0.01)
+        assert (first.written, third.written) == (b"onetwo", b"onetwo")
+        assert (second.written, second.is_aborted, broken.is_open) == (b"", True, False)
+
+    with structlog.testing.capture_logs() as logged:
+        asyncio.run(main())
+    assert events(logged) == ["what goes to a job server was not handled"]
