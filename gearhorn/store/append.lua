@@ -5,7 +5,8 @@
 -- ARGV: 1 topic  2 the caller's reading of the clock, ms  3 a fresh epoch  4 the channel of events
 --       5 the number of this request  6 that of the topic's request before it where that may not
 --       have been carried out, or 0; "void" gives this request up, unless it has been carried out
---       7… for each message what tells repeats ('' is nothing), its info and its payload
+--       7 the run id of the server, which whoever connects asks for once: INFO costs more than XADD
+--       8… for each message what tells repeats ('' is nothing), its info and its payload
 -- Returns false where the topic has no log; "void" where the request was given up, or the one before
 -- it is not carried out; else {epoch, for each message its sequence, or "SEQUENCE EPOCH" where it
 -- had been logged before}.
@@ -62,28 +63,41 @@ if not log then
 end
 local now = clock_now(KEYS[6], ARGV[2])
 local was_idle = log.first >= log.last
-local run = run_id()
+local run = ARGV[7]
 if run ~= log.run then
     -- the server was restarted or another took over: a tail may be lost whose numbers were given
     log.epoch = ARGV[3]
     redis.call('HSET', log.key, 'epoch', log.epoch, 'base', log.last + 1, 'run', run)
 end
 
-local old = redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', now - REMEMBERED, 'LIMIT', 0,
-    100 + 2 * (#ARGV - 6) / 3)
-if #old > 0 then
-    redis.call('ZREM', KEYS[4], unpack(old))
-    redis.call('HDEL', KEYS[5], unpack(old))
+-- Forget what was logged long ago, faster than it comes; where nothing comes any more pruning does it.
+local function forget_uniques()
+    local old = redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', now - REMEMBERED, 'LIMIT', 0,
+        100 + 2 * (#ARGV - 7) / 3)
+    if #old > 0 then
+        redis.call('ZREM', KEYS[4], unpack(old))
+        redis.call('HDEL', KEYS[5], unpack(old))
+    end
 end
 
 local reply = {log.epoch}
 local before = log.last
 local place = string.format('%s %.0f ', log.epoch, now)
-local mark = mark_at(log, -1)
-for at = 7, #ARGV, 3 do
+local has_uniques = false
+-- locals are cheaper than fields of a table: the loop is most of an append of many
+local last, bytes = log.last, log.bytes
+local mark = before >= log.first and parse_mark(log.mark)
+-- the newest block has room for sequences before, and offsets up to these
+local block_end = mark and mark.sequence + BLOCK_ENTRIES or 0
+local block_bytes = mark and mark.offset + BLOCK_BYTES or 0
+for at = 8, #ARGV, 3 do
     local unique, info, payload = ARGV[at], ARGV[at + 1], ARGV[at + 2]
     local former = false
     if unique ~= '' then
+        if not has_uniques then
+            has_uniques = true
+            forget_uniques()
+        end
         former = redis.call('HGET', KEYS[5], unique)
         if former and tonumber(redis.call('ZSCORE', KEYS[4], unique) or 0) <= now - REMEMBERED then
             former = false
@@ -92,35 +106,35 @@ for at = 7, #ARGV, 3 do
     if former then
         reply[#reply + 1] = former
     else
-        log.last = log.last + 1
-        local header = place .. string.format('%.0f', log.bytes)
+        last = last + 1
+        local offset = string.format('%.0f', bytes)
         local size = #payload
         if #info > PLAIN_INFO then
             size = size_of(info, payload)
         end
-        if not mark or log.last - mark.sequence >= BLOCK_ENTRIES
-            or log.bytes + size - mark.offset > BLOCK_BYTES then
-            mark = {sequence = log.last, offset = log.bytes}
-            redis.call('ZADD', KEYS[3], log.last,
-                string.format('%.0f %.0f %.0f', log.last, now, log.bytes))
+        if last >= block_end or bytes + size > block_bytes then
+            block_end, block_bytes = last + BLOCK_ENTRIES, bytes + BLOCK_BYTES
+            log.mark = string.format('%.0f %.0f ', last, now) .. offset
+            redis.call('ZADD', KEYS[3], last, log.mark)
         end
-        redis.call('XADD', KEYS[2], log.last .. '-0', 'h', header, 'i', info, 'p', payload)
-        log.bytes = log.bytes + size
+        redis.call('XADD', KEYS[2], last .. '-0', 'h', place .. offset, 'i', info, 'p', payload)
+        bytes = bytes + size
         if unique ~= '' then
             redis.call('ZADD', KEYS[4], now, unique)
-            redis.call('HSET', KEYS[5], unique, log.last .. ' ' .. log.epoch)
+            redis.call('HSET', KEYS[5], unique, last .. ' ' .. log.epoch)
         end
-        reply[#reply + 1] = log.last
+        reply[#reply + 1] = last
     end
 end
-if log.last == before then
+if last == before then
     return finish(reply)
 end
-redis.call('HSET', log.key, 'last', log.last, 'bytes', log.bytes)
+log.last, log.bytes = last, bytes
+redis.call('HSET', log.key, 'last', last, 'bytes', bytes, 'mark', log.mark)
 if was_idle and redis.call('ZSCORE', KEYS[7], ARGV[1]) == 'inf' then
     redis.call('ZADD', KEYS[7], now + 1000 * math.min(2 * log.max_age, 60), ARGV[1])
 end
 
 cap(log)
-redis.pcall('PUBLISH', ARGV[4], 'appended\0' .. ARGV[1] .. '\0' .. log.last)
-return finish(reply, before + 1, log.last - before)
+redis.pcall('PUBLISH', ARGV[4], 'appended\0' .. ARGV[1] .. '\0' .. last)
+return finish(reply, before + 1, last - before)

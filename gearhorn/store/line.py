@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gearhorn.errors import StoreError, StoreUnanswered
@@ -83,6 +83,15 @@ class Line:
     async def ask(self, commands: Sequence[Command], timeout_s: float) -> list[Any]:
         """Return the answers, with a ``StoreError`` in the place of each that is a refusal.
 
+        Raises as ``ask_server``.
+        """
+        return await self.ask_server(lambda _: commands, timeout_s)
+
+    async def ask_server(
+        self, commands_to: Callable[[str], Sequence[Command]], timeout_s: float
+    ) -> list[Any]:
+        """Like ``ask``; the commands are made for the server that they go to, of this run id.
+
         Raises ``StoreUnanswered`` if it is not known which commands were carried out, and
         ``StoreError`` if none was.
         """
@@ -94,7 +103,7 @@ class Line:
                     if self._is_broken:
                         raise StoreError("what was asked before has failed")
                     session = self._fit() or await self._open()
-                    session.put(commands, answer)
+                    session.put(commands_to(session.wire.run_id), answer)
                     await session.wire.drain()
                 replies = await answer
         except TimeoutError:

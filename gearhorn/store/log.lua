@@ -3,7 +3,8 @@
 -- in ms, OFFSET the bytes that were logged before it. Sequences have no gaps but at the beginning.
 -- The log is a hash: epoch, base (the first sequence under it), last, first, bytes (logged since the
 -- beginning), floor (those that are forgotten), dropped (by the caps), run (the server's run id),
--- retained (where it has a retention setting) and the settings themselves.
+-- mark (of the newest block; of no use while the log is empty), retained (where it has a retention
+-- setting) and the settings themselves.
 -- Reading an entry reads its payload. So that a search needs not, entries are parted into blocks, of
 -- at most 64 entries and 64 KiB, or of one entry; "SEQUENCE CLOCK OFFSET" of each block's first entry
 -- is kept apart, in the order of sequences. The first block may have lost its beginning.
@@ -23,21 +24,20 @@ end
 
 -- Returns the log as a table, or nil where there is none.
 local function open_log(key, messages, marks)
-    local names = {'epoch', 'base', 'last', 'first', 'bytes', 'floor', 'run', 'max_age',
-        'max_messages', 'max_bytes', 'retained'}
-    local found = redis.call('HMGET', key, unpack(names))
+    local found = redis.call('HMGET', key, 'epoch', 'base', 'last', 'first', 'bytes', 'floor', 'run',
+        'max_age', 'max_messages', 'max_bytes', 'retained', 'mark')
     if not found[1] then
         return nil
     end
-    local log = {key = key, messages = messages, marks = marks, epoch = found[1], run = found[7],
-        retained = found[11]}
-    for at, name in ipairs({'base', 'last', 'first', 'bytes', 'floor'}) do
-        log[name] = tonumber(found[at + 1])
-    end
-    log.max_age = tonumber(found[8] or MAX_AGE)
-    log.max_messages = tonumber(found[9] or MAX_MESSAGES)
-    log.max_bytes = tonumber(found[10] or MAX_BYTES)
-    return log
+    return {
+        key = key, messages = messages, marks = marks, epoch = found[1],
+        base = tonumber(found[2]), last = tonumber(found[3]), first = tonumber(found[4]),
+        bytes = tonumber(found[5]), floor = tonumber(found[6]), run = found[7],
+        max_age = tonumber(found[8] or MAX_AGE),
+        max_messages = tonumber(found[9] or MAX_MESSAGES),
+        max_bytes = tonumber(found[10] or MAX_BYTES),
+        retained = found[11], mark = found[12],
+    }
 end
 
 local function make_log(key, messages, marks, due, topic, epoch)

@@ -155,16 +155,22 @@ class Log:
         half, and more for much (``patience`` times that).
         """
         at = clock_ms, fresh_epoch()
-        commands = []
-        size = 0
-        for topic, append in appends.items():
-            arguments = [part for item in append.items for part in item]
-            size += sum(map(len, arguments))
-            commands.append(self._command(topic, append, at, append.before, *arguments))
+        messages = {
+            topic: [part for item in append.items for part in item]
+            for topic, append in appends.items()
+        }
+        size = sum(sum(map(len, parts)) for parts in messages.values())
+
+        def commands_to(run_id: str) -> list[Command]:
+            return [
+                self._command(topic, append, at, append.before, run_id, *messages[topic])
+                for topic, append in appends.items()
+            ]
+
         self._unanswered += size
         timeout_s = WRITE_TIMEOUT_S + self._unanswered / SLOWEST_BYTES_S
         try:
-            replies = await self._line.ask(commands, timeout_s * patience)
+            replies = await self._line.ask_server(commands_to, timeout_s * patience)
         finally:
             self._unanswered -= size
         return self._appended(appends, replies, (StoreRefused, StoreNoWrites))
@@ -177,10 +183,10 @@ class Log:
         return self._appended(appends, replies, (Undone,))
 
     def _command(
-        self, topic: str, append: Append, at: tuple[int, str], before: int | str, *messages: Any
+        self, topic: str, append: Append, at: tuple[int, str], before: int | str, *more: Any
     ) -> Command:
         """Return the command of an append; ``at`` is the clock, and the epoch should a new one
-        begin."""
+        begin, ``more`` the server's run id and the messages."""
         key = self._connection.key
         own = [key(name, topic) for name in ("log", "messages", "marks", "logged", "places")]
         keys = [*own, key("clock"), key("due"), self._asked.key]
@@ -190,7 +196,7 @@ class Log:
             self._connection.channel("events"),
             append.number,
             before,
-            *messages,
+            *more,
         )
         name = "void" if before == "void" else "append"
         return self._connection.script(name, keys, *arguments)

@@ -80,7 +80,7 @@ class LogBench(Bench):
         """A log's fields, numbers as such."""
         [found] = await self.log.describe([topic])
         assert found is not None
-        texts = ("epoch", "run")
+        texts = ("epoch", "run", "mark")
         return {name: one if name in texts else float(one) for name, one in found.items()}
 
     async def bounds(self, topic: str) -> tuple[int, int]:
