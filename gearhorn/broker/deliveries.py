@@ -12,6 +12,7 @@ from gearhorn.broker.states import State
 from gearhorn.messages.durable import DurableOptions
 from gearhorn.store.log import Entry
 
+_READY = State.READY
 JITTER = 0.1  # of the wait before an attempt, at most (PROTOCOL §6)
 LARGEST_BATCH = 1000  # messages in one delivery, whatever ``batch`` allows
 UNDER_WAY = 20_000  # messages in batches, whatever ``in_flight`` allows
@@ -50,7 +51,7 @@ class Attempts:
     def __init__(self, entries: tuple[Entry, ...]) -> None:
         self.entries = entries
         self.is_bare = False  # its entries are without their payloads
-        self.state = State.READY
+        self.state = _READY
         self.failures = 0  # since the beginning
         self.since = 0  # failures there had been when it was last put back
         self.first_at = 0.0  # Unix time of the first failure
@@ -61,7 +62,7 @@ class Attempts:
         self.is_redriven = False
         self.is_acknowledged = False  # by a late receiver, while it is set aside
         self.job: Any = None
-        self.former: list[Any] = []
+        self.former: tuple[Any, ...] = ()
         self.timer: Timer | None = None  # until its state changes
 
     @property
@@ -87,6 +88,18 @@ class Attempts:
         if self.timer is not None:
             self.timer.drop(self)
             self.timer = None
+
+    def keep_former(self, job: Any, most: int) -> tuple[Any, ...]:
+        """The receiver of a job that has timed out may still acknowledge; return the oldest jobs
+        beyond the newest ``most``, which count no more."""
+        every = (*self.former, job)
+        self.former = every[-most:]
+        return every[:-most]
+
+    def forget_former(self) -> tuple[Any, ...]:
+        """Return the jobs of attempts that timed out, which count no more."""
+        former, self.former = self.former, ()
+        return former
 
     def strip(self) -> None:
         """Let go of the payloads."""

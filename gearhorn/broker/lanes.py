@@ -30,6 +30,10 @@ from gearhorn.messages.durable import DurableOptions, Trouble
 from gearhorn.store.lanes import Acquired
 from gearhorn.store.log import Entry
 
+# Looking a member of an enumeration up costs as much as the step that it is for.
+_READY, _LOSE = State.READY, Event.LOSE
+_OPEN, _CLOSING = LaneState.OPEN, LaneState.CLOSING
+
 SPAN = 16  # a window has room for so many times in_flight, done and not; then the oldest must go
 
 
@@ -70,7 +74,7 @@ class Delivery(Attempts):
         self.before: Delivery | None = None
         self.after: Delivery | None = None
         self.beyond = 0  # deliveries between this one and the next that are done
-        self.singles: list[Delivery] = []  # in the place of a batch that failed
+        self.singles: Sequence[Delivery] = ()  # in the place of a batch that failed
 
     @property
     def is_last(self) -> bool:
@@ -87,7 +91,7 @@ class Delivery(Attempts):
         if self.timer is not None:
             self.timer.drop(self)
             self.timer = None
-        self.lane.moved(self.state, row[0], is_lost=event is Event.LOSE)
+        self.lane.moved(self.state, row[0], event is _LOSE)
         self.state = row[0]
         return row[1]
 
@@ -177,14 +181,14 @@ class Lane:
             self.keeper.touch(self)
         return True
 
-    def moved(self, former: State, state: State, is_lost: bool) -> None:
+    def moved(self, former: State, state: State, is_lost: bool = False) -> None:
         """A delivery is in another state now; ``is_lost``: a receiver may have its job, and nobody
         hears of it any more. A lane that closes is looked at, whatever it was that happened."""
         self.counts[former] -= 1
         self.counts[state] += 1
         if is_lost:
             self.is_settled = False
-        if self.state is LaneState.CLOSING:
+        if self.state is _CLOSING:
             self.keeper.touch(self)
 
     def stir(self) -> bool:
@@ -267,7 +271,7 @@ class Lane:
     @property
     def ready(self) -> int:
         """How many deliveries are to be sent."""
-        return self.counts[State.READY]
+        return self.counts[_READY]
 
     @property
     def under_way(self) -> int:
@@ -285,7 +289,7 @@ class Lane:
     def room(self) -> int:
         """How many messages may be taken from the log now."""
         options = self.options
-        if self.state is not LaneState.OPEN or self.redrives:
+        if self.state is not _OPEN or self.redrives:
             return 0
         free = (options.in_flight if options.batch == 1 else batches(options)) - self.active
         if free <= 0 or self.active + self.beyond >= SPAN * options.in_flight:
@@ -353,7 +357,7 @@ class Lane:
     @property
     def redrive_room(self) -> int:
         """How many messages that were put back may be taken now."""
-        if self.state is not LaneState.OPEN:
+        if self.state is not _OPEN:
             return 0
         in_flight = self.options.in_flight
         free = min(in_flight - self.active, SPAN * in_flight - self.active - self.beyond)
@@ -381,7 +385,7 @@ class Lane:
         if left_s <= 0:
             return False
         delivery.state = State.RESTING
-        self.moved(State.READY, State.RESTING, is_lost=False)
+        self.moved(_READY, State.RESTING)
         delivery.due_s = now_s + min(left_s, self.options.max_backoff * (1 + JITTER))
         return True
 
@@ -399,7 +403,7 @@ class Lane:
             tail.after, delivery.before = delivery, tail
         self.tail = delivery
         self.active += 1
-        self.counts[State.READY] += 1
+        self.counts[_READY] += 1
         self.laden.append(delivery)
         return delivery
 
@@ -419,15 +423,15 @@ class Lane:
     def sendable(self) -> list[Delivery]:
         """Return what may be sent now: a delivery waits while as many before it as may be under
         way are not done."""
-        ready = self.counts[State.READY]
-        if not ready or self.state is not LaneState.OPEN:
+        ready = self.counts[_READY]
+        if not ready or self.state is not _OPEN:
             return []
         found: list[Delivery] = []
         left = self.options.in_flight
         if self.active <= left:  # all of them, and the newest are most likely
             delivery = self.tail
             while delivery is not None and len(found) < ready:
-                if delivery.state is State.READY:
+                if delivery.state is _READY:
                     found.append(delivery)
                 delivery = delivery.before
             found.reverse()
@@ -436,7 +440,7 @@ class Lane:
         spare = left - self.under_way
         delivery = self.head
         while delivery is not None and left and spare > 0:
-            if delivery.state is State.READY:
+            if delivery.state is _READY:
                 spare -= 1
                 found.append(delivery)
             left -= 1
@@ -483,7 +487,7 @@ class Lane:
             singles.append(single)
         first, last = singles[0], singles[-1]
         last.through, last.epoch, last.beyond = batch.through, batch.epoch, batch.beyond
-        last.former, batch.former = batch.former, []
+        last.former, batch.former = batch.former, ()
         batch.singles = singles
         first.before, last.after = batch.before, batch.after
         if batch.before is None:

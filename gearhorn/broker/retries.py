@@ -76,9 +76,8 @@ class Retries:
         at = time.time()
         delivery.fails(words, at)
         if Action.CANCEL in actions:
-            delivery.former.append(job)
-            if len(delivery.former) > FORMER:
-                self._shipping.drop(delivery.former.pop(0))
+            for old in delivery.keep_former(job, FORMER):
+                self._shipping.drop(old)
             self._shipping.withdraw([job], is_late=True)
         self._keeper.touch(lane)
         if Action.PARK in actions:

@@ -168,9 +168,8 @@ class Shipping:
 
     def forget(self, delivery: Delivery) -> None:
         """Wait no more for the receivers of a delivery's former attempts."""
-        for job in delivery.former:
+        for job in delivery.forget_former():
             self.drop(job)
-        delivery.former.clear()
 
 
 def _arguments(lane: Lane, delivery: Delivery) -> bytes:

@@ -187,10 +187,10 @@ def test_a_receiver_that_has_a_batch_still_is_heard_until_its_last_message_is_do
     [batch] = send(one)
     batch.apply(Event.TAKE)
     batch.apply(Event.EXPIRE)
-    batch.former.append("job")
+    batch.keep_former("job", 1)
     singles = one.split(batch)
     assert batch.singles == singles
-    assert [single.former for single in (batch, *singles)] == [[], [], ["job"]]
+    assert [single.former for single in (batch, *singles)] == [(), (), ("job",)]
 
 
 def test_a_batch_that_was_split_puts_no_more_under_way_than_before() -> None:
