@@ -154,7 +154,9 @@ def test_a_lane_that_closes_goes_on_though_its_job_is_refused(make_cluster: Make
     for wire in wires.values():
         wire.can_do(QUEUE.encode())
     publish(cluster, "t", "m1")
-    home = next(server for server in cluster.job_servers if total(server.address))
+    home: Gearmand = eventually(  # the message is logged before it is delivered
+        lambda: next((server for server in cluster.job_servers if total(server.address)), None)
+    )
     job = wires[home].grab()
     assert job is not None
     wires[home].fail(job.handle)
