@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from gearhorn.broker.deliveries import JITTER, Attempts, batches
+from gearhorn.broker.keeper import NOBODY, Keeper
 from gearhorn.broker.states import (
     DELIVERIES,
     LANES,
@@ -35,21 +36,6 @@ _READY, _LOSE = State.READY, Event.LOSE
 _OPEN, _CLOSING = LaneState.OPEN, LaneState.CLOSING
 
 SPAN = 16  # a window has room for so many times in_flight, done and not; then the oldest must go
-
-
-class Keeper(Protocol):
-    """Who works off lanes."""
-
-    def touch(self, lane: Lane) -> None:
-        """Something happened to a lane: work it off soon."""
-
-
-class _Nobody:
-    def touch(self, lane: Lane) -> None:
-        """The lane is only looked at."""
-
-
-NOBODY = _Nobody()
 
 
 class Delivery(Attempts):

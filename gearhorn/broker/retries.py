@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from gearhorn.broker.deliveries import Timer, rest_s
-from gearhorn.broker.lanes import Delivery, Keeper
+from gearhorn.broker.keeper import Keeper
+from gearhorn.broker.lanes import Delivery
 from gearhorn.broker.notes import Notes
 from gearhorn.broker.shipping import Shipping
 from gearhorn.broker.states import Action, Event, State
