@@ -196,7 +196,7 @@ async def test_the_last_attempts_that_timed_out_are_listened_to() -> None:
         bed.outcomes.shipping.ship(0.0)
         one.end_round()
         bed.cluster.accept()
-    assert delivery.former == jobs[5:]
+    assert list(delivery.former) == jobs[5:]
     bed.complete(delivery, jobs[-FORMER])
     assert (delivery.state, one.position) == (State.DONE, 1)
 
