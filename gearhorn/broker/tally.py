@@ -41,7 +41,7 @@ class Tally:
         self._counts = [0] * STATES
         self._reasons: dict[int, str] = {}
         self._results: dict[int, bytes] = {}
-        self._omitted: list[int] = []
+        self._omitted: set[int] = set()
         self._acknowledged: list[str] = []
         self._parked: dict[str, str] = {}
 
@@ -70,7 +70,7 @@ class Tally:
 
     def omit(self, index: int) -> None:
         """What it returned is not kept."""
-        self._omitted.append(index)
+        self._omitted.add(index)
 
     def fail(self, index: int, reason: str) -> None:
         """A receiver has failed; ``reason`` may be empty."""
@@ -108,21 +108,23 @@ class Tally:
         """Name the copies in these states, a slice of the list with each step. Each takes the room
         of its name and of ``reason``."""
         named = Named(len(reason) + _FRAME_BYTES)
-        told = self._reasons.keys() | self._results.keys() | set(self._omitted)
         for at, found, names in self._slices(states):
             if not named.add(states, found, names):
                 yield
                 continue
-            for index in told.intersection(range(at, at + len(names))) if told else ():
-                name = names[index - at]
-                if index in self._reasons:
-                    named.failed[name] = self._reasons[index]
-                elif index in self._results:
-                    named.results[name] = self._results[index]
-                else:
-                    named.omitted.append(name)
+            self._tell(named, at, names)
             yield
         return named
+
+    def _tell(self, named: Named, at: int, names: list[str]) -> None:
+        """Add what the receivers of a slice from ``at`` on said."""
+        for index, name in enumerate(names, at):
+            if index in self._reasons:
+                named.failed[name] = self._reasons[index]
+            elif index in self._results:
+                named.results[name] = self._results[index]
+            elif index in self._omitted:
+                named.omitted.append(name)
 
     def _slices(self, wanted: bytes) -> Iterator[tuple[int, bytes, list[str]]]:
         """Yield the index of a slice's first queue, the states of its copies, and the client_ids;

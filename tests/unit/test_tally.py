@@ -90,3 +90,31 @@ def test_a_long_list_is_named_slice_by_slice_and_the_rest_is_counted(is_long: bo
     *listed, last = failures
     assert [name for name, _ in listed] == names[1::3][: len(listed)]
     assert last == ["", f"and {len(range(1, count, 3)) - len(listed)} more"]
+
+
+class NeverWalked(dict[int, str]):
+    """What receivers said, of which there may be a million: each is asked for in its turn."""
+
+    def __iter__(self) -> Any:
+        raise AssertionError("it is walked through in one step")
+
+    keys = __iter__
+
+
+@pytest.mark.parametrize("is_long", [True, False])
+def test_what_receivers_said_is_told_with_the_slice_that_names_them(is_long: bool) -> None:
+    names = [f"c{number:05}" for number in range(2 * SLICE + 10)]
+    tally = Tally(subscribers(names, is_long), None)
+    tally._reasons = NeverWalked()
+    for index in range(len(names)):
+        tally.fail(index, f"{index}")
+    steps = tally.steps(ALL)
+    assert next(steps) is None
+    assert receipt_of(tally, exhaust(steps)) == {
+        name: f"{index}" for index, name in enumerate(names)
+    }
+
+
+def receipt_of(tally: Tally, named: Any) -> Any:
+    """Why receivers failed, as a receipt has it."""
+    return json.loads(tally.receipt(named, 0, [], None))["failed"]
