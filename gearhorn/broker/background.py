@@ -9,8 +9,8 @@ from gearhorn.broker.copies import Block, Share, Subscribers
 from gearhorn.broker.outbox import Copying, Outbox, Part
 from gearhorn.errors import InternalError
 from gearhorn.gearman import packets
-from gearhorn.gearman.client import Submission
 from gearhorn.gearman.results import Result
+from gearhorn.gearman.submission import Submission
 from gearhorn.gearman.worker import Job
 from gearhorn.messages import Fanout, encode_receipt
 

@@ -31,8 +31,8 @@ from gearhorn.broker.tally import (
     Tally,
     exhaust,
 )
-from gearhorn.gearman.client import Submission
 from gearhorn.gearman.results import DISCARDED, Result
+from gearhorn.gearman.submission import Submission
 from gearhorn.gearman.worker import Job
 from gearhorn.messages import Fanout, Logged, copies_needed
 

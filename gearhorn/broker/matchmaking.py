@@ -17,10 +17,10 @@ from gearhorn.broker.membership import Membership
 from gearhorn.broker.requests import answering
 from gearhorn.errors import BadRequest
 from gearhorn.gearman import packets
-from gearhorn.gearman.client import Submission
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.gearman.packets import KEPT_BYTES
 from gearhorn.gearman.results import Bound, Result
+from gearhorn.gearman.submission import Submission
 from gearhorn.gearman.worker import Job
 from gearhorn.messages import (
     Changed,

@@ -27,9 +27,9 @@ from gearhorn.broker.requests import answering, attempt
 from gearhorn.broker.tally import Named
 from gearhorn.broker.waiting import Waiting
 from gearhorn.errors import InternalError
-from gearhorn.gearman.client import Submission
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.gearman.results import Result, Room
+from gearhorn.gearman.submission import Submission
 from gearhorn.gearman.worker import Job
 from gearhorn.messages import Fanout, Logged
 from gearhorn.tasks import Tasks

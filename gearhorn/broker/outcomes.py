@@ -18,9 +18,9 @@ from gearhorn.broker.retries import Retries, Wait
 from gearhorn.broker.shipping import OVER, Job, Shipment, Shipping
 from gearhorn.broker.states import UNDER_WAY, Action, Event, LaneState, State
 from gearhorn.broker.withdrawals import Withdrawals
-from gearhorn.gearman.client import Submission
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.gearman.results import Result
+from gearhorn.gearman.submission import Submission
 
 REFUSED_S = 1.0  # until a job that its server refused is sent again
 TOLD_BYTES = 200  # of a receiver's words that are kept with a failure

@@ -14,9 +14,9 @@ from gearhorn.broker.lanes import Delivery, Lane
 from gearhorn.broker.states import LaneEvent
 from gearhorn.broker.withdrawals import Withdrawal, Withdrawals
 from gearhorn.gearman import packets
-from gearhorn.gearman.client import Outcome, Submission
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.gearman.connection import Connection
+from gearhorn.gearman.submission import Outcome, Submission
 from gearhorn.messages.codec import encode
 from gearhorn.messages.durable import DurableOptions, Info, durable_envelope
 from gearhorn.store.log import Entry

@@ -14,7 +14,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import structlog
 
@@ -22,91 +22,15 @@ from gearhorn.errors import ProtocolError
 from gearhorn.gearman import packets
 from gearhorn.gearman.connection import Connection, Link, Server
 from gearhorn.gearman.packets import Packet
-from gearhorn.gearman.results import DONE, Awaited, Result, Room
+from gearhorn.gearman.results import DONE, LOST, Awaited
+from gearhorn.gearman.submission import Submission, broke, finish, tell
 
 WINDOW_COPIES = 256  # DESIGN §3: 95 % of the speed, others' p99 under 10 ms
 WINDOW_BYTES = 1024 * 1024
 CHUNK_COPIES = WINDOW_COPIES // 4  # of a piece: a window is topped up in these, not in slivers
 CHUNK_BYTES = WINDOW_BYTES // 4
-_PACKET_OVERHEAD = 64  # bytes of header and a typical queue name
 
 log = structlog.get_logger(__name__)
-
-
-class Outcome(Protocol):
-    """Who submitted, and is told what became of it."""
-
-    def accepted(self, submission: Submission) -> None:
-        """Every copy was answered; ``submission.refused`` lists those that were not taken."""
-
-    def lost(self, submission: Submission) -> None:
-        """The connection ended first; the copies from ``submission.answered`` on are unknown."""
-
-    def finished(self, submission: Submission, index: int, result: Result) -> None:
-        """The receiver of foreground copy ``index`` finished, or its server went down."""
-
-    def broke(self, submission: Submission) -> None:
-        """One of these raised: a fault in gearhorn. Finish what waits for the submission."""
-
-
-class Submission:
-    """Copies of one message for the queues of one server.
-
-    ``heads`` and ``tail`` are the bytes of ``packets.heads`` and ``packets.tail``. Without heads
-    it is a barrier: it is accepted once everything before it was answered. ``results`` is the room
-    for what receivers of foreground copies return, without which nothing is kept; ``reasons`` that
-    for their warnings and exceptions, without which ``REASON_BYTES`` of each copy's are.
-    """
-
-    __slots__ = (
-        "answered", "cut", "foreground", "forgotten", "handles", "heads", "outcome", "reasons",
-        "refused", "results", "sent", "tail", "unit",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        outcome: Outcome,
-        heads: Sequence[bytes],
-        tail: bytes,
-        foreground: bool,
-        results: Room | None = None,
-        reasons: Room | None = None,
-    ) -> None:
-        self.outcome = outcome
-        self.results = results
-        self.reasons = reasons
-        self.heads = heads
-        self.tail = tail
-        self.unit = len(tail) + _PACKET_OVERHEAD  # bytes of the window that a copy takes
-        self.foreground = foreground
-        self.cut = 0  # copies in pieces
-        self.sent = 0  # copies written
-        self.answered = 0  # copies that the server answered
-        self.refused: list[tuple[int, bytes]] | None = None  # (index, gearmand's error code)
-        # handles of foreground copies, in order; b"" where refused
-        self.handles: list[bytes] | None = [] if foreground else None
-        self.forgotten: int | None = None  # handles there were when nobody cared any more
-
-    def let_go(self) -> None:
-        """Drop the payload of a submission that is answered or lost."""
-        self.tail = b""
-
-
-def _broke(submission: Any, error: Exception) -> None:
-    """An outcome raised: no other submission may suffer for it, and somebody waits for this one."""
-    log.critical("what a job server answered was not handled", exc_info=error)
-    try:
-        submission.outcome.broke(submission)
-    except Exception as again:
-        log.critical("a fault was not handled", exc_info=again)
-
-
-def _finish(awaited: Awaited, ok: bool, text: bytes = b"", lost: bool = False) -> None:
-    submission = awaited.submission
-    try:
-        awaited.finish(ok, text, lost)
-    except Exception as error:
-        _broke(submission, error)
 
 
 class _Piece(NamedTuple):
@@ -228,19 +152,22 @@ class Client(Link):
         self._settle()
         self._take_back()
         lost = [*self._written, *(one for one in self._queued if not one.sent)]
-        waiting = [one for handle in self._waiting for one in self._chain(handle) or ()]
+        waiting, self._waiting = self._waiting, {}
         self._written.clear()
         self._queued.clear()
-        self._waiting.clear()
         self._looks.clear()
         self._queued_copies = self._out_copies = self._out_bytes = 0
-        for one in waiting:
-            _finish(one, False, lost=True)
+        for chain in waiting.values():  # there may be a million
+            if isinstance(chain, tuple):
+                tell(chain, LOST)
+                continue
+            for one in chain:
+                finish(one, False, lost=True)
         for submission in lost:
             try:
                 submission.outcome.lost(submission)
             except Exception as error:
-                _broke(submission, error)
+                broke(submission, error)
 
     def fill(self, connection: Connection) -> None:
         """Write as much as the window has room for."""
@@ -341,7 +268,7 @@ class Client(Link):
                 try:
                     submission.outcome.accepted(submission)
                 except Exception as error:
-                    _broke(submission, error)
+                    broke(submission, error)
         finally:
             self._settling = False
 
@@ -447,7 +374,7 @@ class Client(Link):
                 try:
                     pair[0].outcome.finished(*pair, DONE)
                 except Exception as error:
-                    _broke(pair[0], error)
+                    broke(pair[0], error)
                 return
         chain = self._chain(handle)
         if chain is None:
@@ -474,8 +401,8 @@ class Client(Link):
             del self._waiting[handle]
         if kind == packets.WORK_COMPLETE:
             one.add(data)
-            _finish(one, True)
+            finish(one, True)
         elif kind == packets.WORK_FAIL:
-            _finish(one, False)
+            finish(one, False)
         else:
-            _finish(one, False, text=data)
+            finish(one, False, text=data)

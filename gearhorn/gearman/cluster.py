@@ -15,10 +15,11 @@ from hashlib import sha256
 import structlog
 
 from gearhorn.gearman.admin import Admin
-from gearhorn.gearman.client import Client, Submission
+from gearhorn.gearman.client import Client
 from gearhorn.gearman.connection import Connection, Server
 from gearhorn.gearman.reap import reap
 from gearhorn.gearman.results import Result
+from gearhorn.gearman.submission import Submission
 from gearhorn.gearman.trimming import Trimmer
 
 log = structlog.get_logger(__name__)

@@ -12,6 +12,7 @@ import asyncio
 import ssl
 from collections.abc import Sequence
 
+from gearhorn.errors import ProtocolError
 from gearhorn.gearman import packets
 from gearhorn.gearman.connection import Server, open_streams
 from gearhorn.gearman.packets import Splitter
@@ -23,7 +24,8 @@ PIECE = 100  # queues asked for before the answers are read
 async def reap(server: Server, tls: ssl.SSLContext | None, queues: Sequence[bytes]) -> None:
     """Ask for a job of each queue, which frees its cancelled ones.
 
-    Raises ``OSError`` when the server cannot be reached or does not answer in ``REAP_S``.
+    Raises ``OSError`` when the server cannot be reached, does not answer in ``REAP_S``, or breaks
+    the protocol.
     """
     async with asyncio.timeout(REAP_S):
         reader, writer = await open_streams(server, tls)
@@ -44,5 +46,7 @@ async def reap(server: Server, tls: ssl.SSLContext | None, queues: Sequence[byte
                         raise ConnectionError("closed by the server")
                     for kind, _ in splitter.feed(data):
                         answers += abs(kind) in (packets.NO_JOB, packets.JOB_ASSIGN_UNIQ)
+        except ProtocolError as error:
+            raise ConnectionError(f"the server breaks the protocol: {error}") from error
         finally:
             writer.close()

@@ -58,6 +58,7 @@ class Result:
 
 
 DONE = Result(True, b"", b"", False, False)  # what most are
+LOST = Result(False, b"", b"", False, True)  # what most are whose server went down
 
 
 class Submitted(Protocol):

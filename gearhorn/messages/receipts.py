@@ -93,11 +93,8 @@ def encode_receipt(
     texts, coded = _split(results) if results else ([], [])
     place = (logged.sequence, logged.epoch) if logged else (UNSET, UNSET)
     lists = (delivered, failed, pending, dropped, omitted)
-    size = 0
-    if any(lists) or results:  # of a background fan-out's nearly never
-        lengths = sum(map(len, itertools.chain(*lists, failed.values(), *texts, *coded)))
-        size = _WIDEST * (lengths + sum(map(len, lists)))
-    if not unlisted and size < REPLY_BYTES - _OTHER_BYTES:
+    lengths = sum(map(len, itertools.chain(*lists, failed.values(), *texts, *coded)))
+    if not unlisted and _WIDEST * (lengths + sum(map(len, lists))) < REPLY_BYTES - _OTHER_BYTES:
         base64s = dict(coded) if coded else UNSET
         plain = (delivered, dict(failed), pending, dropped, dict(texts), base64s, omitted or UNSET)
         return encode(_Receipt(copies, *plain, UNSET, *place))

@@ -10,8 +10,9 @@ from gearhorn.broker.outbox import Outbox
 from gearhorn.broker.packed import Packed, Packer
 from gearhorn.broker.places import Places
 from gearhorn.gearman import packets
-from gearhorn.gearman.client import Client, Submission
+from gearhorn.gearman.client import Client
 from gearhorn.gearman.connection import Connection, Server
+from gearhorn.gearman.submission import Submission
 from gearhorn.messages import Fanout
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Coroutine, Sequence
 import pytest
 
 from gearhorn.broker.matchmaking import Matchmaker
-from gearhorn.gearman.client import Submission
 from gearhorn.gearman.results import Result
+from gearhorn.gearman.submission import Submission
 from gearhorn.messages import Changed
 from gearhorn.names import MATCHMAKING, queue_of
 from gearhorn.store.members import Member

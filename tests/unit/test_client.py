@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gearhorn.gearman import packets
-from gearhorn.gearman.client import CHUNK_COPIES, WINDOW_BYTES, WINDOW_COPIES, Client, Submission
+from gearhorn.gearman.client import CHUNK_COPIES, WINDOW_BYTES, WINDOW_COPIES, Client
 from gearhorn.gearman.connection import Connection, Server
 from gearhorn.gearman.results import Bound, Result
+from gearhorn.gearman.submission import Submission
 
 
 class Transport:
@@ -202,6 +203,26 @@ def test_a_lost_connection_loses_what_is_unanswered_in_order_and_nothing_else() 
         events = bench.outcome.events
         assert events == [("accepted", done), ("lost", part), ("lost", untouched)]
         assert part.answered == 1
+
+    on_bench(test)
+
+
+def test_copies_of_which_nothing_had_come_are_lost_without_an_object_for_each() -> None:
+    def test(bench: Bench) -> None:
+        count = 200
+        bench.submit(count, foreground=True)
+        bench.flush()
+        first, warned, *_ = bench.answer(count)
+        bench.receive((packets.WORK_WARNING, warned + b"\0careful"))
+        bench.receive((packets.WORK_COMPLETE, first + b"\0"))
+        bench.outcome.results.clear()
+        bench.client.connection = None
+        bench.client.went_down(bench.connection)
+        told = bench.outcome.results
+        assert [index for index, _ in told] == list(range(1, count))
+        assert all(result.lost and not result.ok for _, result in told)
+        assert len({id(result) for _, result in told[1:]}) == 1
+        assert bench.client.running == 0
 
     on_bench(test)
 

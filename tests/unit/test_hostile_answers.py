@@ -11,8 +11,11 @@ import pytest
 import structlog
 
 from gearhorn.gearman import packets
-from gearhorn.gearman.client import Client, Result, Submission
+from gearhorn.gearman.client import Client
 from gearhorn.gearman.connection import Connection, Link, Server
+from gearhorn.gearman.reap import reap
+from gearhorn.gearman.results import Result
+from gearhorn.gearman.submission import Submission
 from gearhorn.gearman.worker import Job, Worker
 
 BROKEN = "job server breaks the protocol; reconnecting"
@@ -254,3 +257,19 @@ def test_a_fault_in_what_one_link_sends_keeps_no_other_from_sending() -> None:
     with structlog.testing.capture_logs() as logged:
         asyncio.run(main())
     assert events(logged) == ["what goes to a job server was not handled"]
+
+
+def test_a_server_that_breaks_the_protocol_while_jobs_are_taken_off_is_not_reached() -> None:
+    async def main() -> None:
+        async def lie(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"not a packet at all")
+            await reader.read()
+            writer.close()
+
+        server = await asyncio.start_server(lie, "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            with pytest.raises(OSError, match="breaks the protocol"):
+                await reap(Server("127.0.0.1", port), None, [b"queue"])
+
+    asyncio.run(main())
