@@ -16,6 +16,7 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 from redis.asyncio import connection
 
 PORT = 6379
+_EXPECTED = "expected a redis://, rediss:// or unix:// URL, with a port from 1 to 65535 if any"
 _CHECKS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 _FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 _DIGITS = re.compile(r"\d{1,9}", re.ASCII)
@@ -58,12 +59,14 @@ def parse_url(url: str) -> Address:
     """
     try:
         parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise ValueError(_EXPECTED) from None
+    asked = _asked(parts.query)  # first: redis-py does not say which option it is that is wrong
+    try:
         found: Mapping[str, Any] = connection.parse_url(url)
     except ValueError:
-        raise ValueError(
-            "expected a redis://, rediss:// or unix:// URL, with a port from 1 to 65535 if any"
-        ) from None
-    asked = _asked(parts.query)
+        raise ValueError(_EXPECTED) from None
     is_unix = parts.scheme == "unix"
     _check(url, parts)
     return Address(

@@ -26,9 +26,11 @@ _MEMBERS = 10_000  # in one ZADD
 class Bed(Cluster):
     """Use as a context; everything it started is stopped at the end."""
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, is_watched: bool = False) -> None:
         gearmand, store = Gearmand(*GEARMAND_OPTIONS), Redis()
-        super().__init__([gearmand], store, options=(*WORKER_OPTIONS, *options))
+        super().__init__(
+            [gearmand], store, options=(*WORKER_OPTIONS, *options), is_watched=is_watched
+        )
         self.worker = self.workers[0]
         self.pids = {"worker": self.worker.process.pid, "gearmand": gearmand.pid}
 

@@ -88,7 +88,7 @@ def _full_store(plan: Plan) -> list[Line]:
         bed.write(lists)
         for _ in range(plan.rounds):
             began = time.perf_counter()
-            worker = Worker([bed.address], bed.store.url).ready()
+            worker = Worker([bed.address], bed.store.url, is_watched=False).ready()
             start.add(time.perf_counter() - began)
             worker.close()
         with Wire(bed.address) as wire, redis.Redis.from_url(bed.store.url) as store:

@@ -34,15 +34,18 @@ def eventually(check: Callable[[], Any], timeout: float = 10.0, what: str = "") 
 
 
 class Worker:
-    """A gearhorn-worker process, whose loop is watched."""
+    """A gearhorn-worker process, whose loop is watched unless that would cost what is measured."""
 
     program: Sequence[str] = ("-m", "gearhorn.cli.worker")
 
-    def __init__(self, servers: Sequence[str], redis: str, *options: str) -> None:
+    def __init__(
+        self, servers: Sequence[str], redis: str, *options: str, is_watched: bool = True
+    ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="gearhorn-worker-")
         self._log = Path(self._directory.name) / "log"
         self.standstill = Standstill(Path(self._directory.name) / "standstill")
-        self.command = [sys.executable, *self.standstill.watched, *self.program]
+        watched = self.standstill.watched if is_watched else ()
+        self.command = [sys.executable, *watched, *self.program]
         self.command += [*servers, "--redis", redis, *options]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("GEARHORN_")}
         self.process = self._start(environment)
@@ -165,7 +168,10 @@ class Cluster:
         store: Redis | Valkey,
         workers: int = 1,
         options: Sequence[str] = (),
+        *,
+        is_watched: bool = True,
     ) -> None:
+        self._is_watched = is_watched
         self.job_servers = list(job_servers)
         self.store = store
         self.workers: list[Worker] = []
@@ -191,7 +197,9 @@ class Cluster:
     def add_worker(self, *options: str) -> Worker:
         """Start one more worker; it is not ready yet."""
         addresses = [server.address for server in self.job_servers]
-        worker = Worker(addresses, self.store.url, *self._options, *options)
+        worker = Worker(
+            addresses, self.store.url, *self._options, *options, is_watched=self._is_watched
+        )
         self.workers.append(worker)
         return worker
 
