@@ -198,10 +198,11 @@ class Changes:
             for request, outcome in zip(self._doubtful, outcomes, strict=True)
             if outcome is not None
         ]
-        self._doubtful = ()
         if written:
             log.info("changes that were refused had been written", count=len(written))
             await self._membership.refresh()
+        self._doubtful = ()  # only now: what was interrupted so far is asked for again
+        if written:
             peers = list(self._membership.peers.values())
             requests, applied = zip(*written, strict=True)
             self._tasks.spawn(self._finish(requests, applied, peers, now_s()), "changes")
