@@ -97,14 +97,17 @@ def test_the_checker_misses_a_copy_that_was_answered_for() -> None:
 
 def test_the_checker_forgives_copies_that_died_with_a_job_server_and_no_others() -> None:
     history = history_of(("+", 1, 2, True))
-    history.crashes = [13]
+    history.crashes = [(13, 13)]
     assert not judge(history, 10, 12)
     assert judge(history, 14, 15)
     history = history_of(("+", 1, 2, True))
-    history.crashes = [20]
+    history.crashes = [(20, 20)]
     assert judge(history, 10, 12), "there was time to read it"
+    history = history_of(("+", 1, 2, True))
+    history.crashes = [(13, 16)]
+    assert not judge(history, 14, 15), "it was answered while the job server was being killed"
     history = history_of(("+", 1, 2, True), ("-", 3, 4, True))
-    history.crashes = [13]
+    history.crashes = [(13, 13)]
     assert judge(history, 10, 12, "alice")
 
 
@@ -257,16 +260,14 @@ class Faults:
 
     def restart_job_server(self) -> None:
         """gearmand dies, and everything that waits there."""
-        self._history.crash()
-        self._cluster.job_servers[0].kill()
+        self._history.crash(self._cluster.job_servers[0].kill)
         self._cluster.job_servers[0].restart()
         time.sleep(2 * LEASE_S)
 
     def restart_job_server_under_a_frozen_worker(self) -> None:
         """It wakes up with dead connections."""
         with self._frozen(1.2 * LEASE_S, 2.0 * LEASE_S):
-            self._history.crash()
-            self._cluster.job_servers[0].kill()
+            self._history.crash(self._cluster.job_servers[0].kill)
             self._cluster.job_servers[0].restart()
         time.sleep(LEASE_S)
 

@@ -37,6 +37,7 @@ from support.wire import (
 )
 
 LOST_S = 2.0  # copies answered for so shortly before a job server's death may have been unread
+LAG_S = 30.0  # how long a receiver is waited for; what it has not read by then is lost
 GRABS = 32  # of the receiver, outstanding
 STUCK_S = 0.3  # what is unanswered so long lies with a frozen worker and fills no window
 PROBES = 3  # fan-outs that follow a change at once, so that they meet different workers
@@ -71,7 +72,8 @@ class History:
     def __init__(self) -> None:
         self.changes: dict[str, dict[str, list[Change]]] = {}
         self.messages: list[Message] = []
-        self.crashes: list[float] = []  # of a job server; its queues are lost
+        # when a job server was killed, and when it was dead for certain; its queues are lost
+        self.crashes: list[tuple[float, float]] = []
         self.arrivals = 0
 
     def invoke(self, pair: Pair, subscribes: bool) -> Change:
@@ -103,9 +105,23 @@ class History:
         message.arrived.add(client)
         self.arrivals += 1
 
-    def crash(self) -> None:
-        """A job server is about to be killed."""
-        self.crashes.append(time.monotonic())
+    def crash(self, kill: Callable[[], None]) -> None:
+        """Kill a job server, once what was answered has been read: what a busy machine delays is
+        not lost. In another thread than the one that reads."""
+        give_up_s = time.monotonic() + LAG_S
+        while self.unread(time.monotonic() - LOST_S / 4) and time.monotonic() < give_up_s:
+            time.sleep(0.05)
+        begun_s = time.monotonic()
+        kill()
+        self.crashes.append((begun_s, time.monotonic()))
+
+    def unread(self, until_s: float = math.inf) -> int:
+        """Return how many copies are to come of fan-outs that were answered until then."""
+        return sum(
+            max(message.copies - len(message.arrived), 0)
+            for message in list(self.messages)
+            if message.copies and message.replied_s <= until_s and not self._may_be_lost(message)
+        )
 
     def expected(self, pair: Pair, message: Message) -> bool | None:
         """Return whether a client must (True) or must not (False) get a message; None: it may."""
@@ -164,7 +180,10 @@ class History:
         )
 
     def _may_be_lost(self, message: Message) -> bool:
-        return any(message.submitted_s < at_s < message.replied_s + LOST_S for at_s in self.crashes)
+        return any(
+            message.submitted_s < dead_s and begun_s < message.replied_s + LOST_S
+            for begun_s, dead_s in self.crashes
+        )
 
 
 def _holds_until(change: Change, changes: Iterable[Change]) -> float:
@@ -367,7 +386,7 @@ class Traffic:
                     if self._fanouts.line.socket and self._fanouts.busy < 64:
                         self._publish(self._random.choice(self._topics))
                 self._turn(min(due_s, stream_s) - now_s)
-            self._settle(min(deadline_s, time.monotonic() + 15))
+            self._settle(time.monotonic() + LAG_S)
 
     def __str__(self) -> str:
         history = self.history
@@ -402,10 +421,12 @@ class Traffic:
                 lines[one].read()
 
     def _settle(self, deadline_s: float) -> None:
-        """Wait for answers, then until nothing more comes."""
+        """Wait for answers and for what they tell of, then until nothing more comes."""
         quiet_s = time.monotonic() + 0.5
         seen = -1
-        while time.monotonic() < min(quiet_s, deadline_s):
+        while time.monotonic() < deadline_s:
+            if time.monotonic() >= quiet_s and not self.history.unread():
+                return
             self._turn(0.05)
             if self._changes.open or self._fanouts.open or self.history.arrivals != seen:
                 seen = self.history.arrivals
