@@ -71,6 +71,10 @@ class Share:
         return self._heads
 
 
+NO_LIMIT = 2**31  # more than any limit
+_NO_ROUTES: list[array[int] | None] = []  # of lists that are not spread yet; never written to
+
+
 class Subscribers:
     """One topic's list as it was read; where ``is_long``, all of it but the topic is packed.
 
@@ -109,20 +113,26 @@ class Subscribers:
         self.has_log = has_log
         self.unlooked = 0  # fan-outs left before somebody looks at the backlog
         self.born = next(_births)
-        self._lowest = dict(limits.lowest) if isinstance(limits, OwnLimits) else {}
-        self._places: dict[bytes, int | None] = {}  # of queues that were asked for
+        # Most lists never need these, and there may be 100,000 of them: they are made when they do.
+        self._lowest: dict[int, int] | None = None
+        self._places: dict[bytes, int | None] | None = None  # of queues that were asked for
         self._session = -1
         self._shares: list[Share] = []
         self._only: Share | None = None
         # of a long list, per page: the places of the servers that carry it
-        self._routes: list[array[int] | None] = []
+        self._routes = _NO_ROUTES
 
     def lowest_limit(self, above: int = 0) -> int:
         """Return the lowest limit over ``above`` that a subscription has of its own; 2**31 where
         none has."""
+        if not self.limits:
+            return NO_LIMIT
+        if self._lowest is None:
+            own = self.limits
+            self._lowest = dict(own.lowest) if isinstance(own, OwnLimits) else {}
         if above not in self._lowest:
             limits = (limit for _, limit in self.limits if limit > above)
-            self._lowest[above] = min(limits, default=2**31)
+            self._lowest[above] = min(limits, default=NO_LIMIT)
         return self._lowest[above]
 
     def limits_between(self, start: int, end: int) -> Sequence[tuple[int, int]]:
@@ -141,6 +151,8 @@ class Subscribers:
         if isinstance(self.queues, Packed):
             prefix = self.queues.prefix
             return self.queues.find(queue[len(prefix) :]) if queue.startswith(prefix) else None
+        if self._places is None:
+            self._places = {}
         if queue not in self._places:
             try:
                 self._places[queue] = self.queues.index(queue)

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from gearhorn.broker.backlog import Backlog
-from gearhorn.broker.copies import Subscribers
+from gearhorn.broker.copies import NO_LIMIT, Subscribers
 from gearhorn.broker.limits import EAGER_LIMIT, Limits
 from gearhorn.broker.packed import LONG, Overflows, OwnLimits, Packed, Packer, Text
 from gearhorn.store.subscriptions import Listed, Subscriptions
@@ -27,9 +27,9 @@ TOGETHER = 64  # lists whose beginnings are read in one round trip
 ROUNDS = 4  # such round trips at a time
 LONG_READS = 2  # long lists at a time
 STEP = 10_000  # simple steps between two turns of the loop
-NO_LIMIT = 2**31
 _ABOVE = (0, EAGER_LIMIT)  # limits above which somebody asks for the lowest one
 _OVERFLOWS = ("drop_new", "drop_old", "unsubscribe")
+_NO_OVERFLOW: Mapping[int, str] = MappingProxyType({})  # of most lists
 
 
 class Lists:
@@ -147,7 +147,7 @@ class _Builder:
             packed if is_long else list(packed),
             len(packed) - enveloped.length,
             limits if is_long else tuple(limits),
-            (overflow if is_long else dict(overflow)) if overflow else MappingProxyType({}),
+            (overflow if is_long else dict(overflow)) if overflow else _NO_OVERFLOW,
             names if len(names) > LONG else tuple(names),
             has_log,
             self._version,
