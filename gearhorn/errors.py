@@ -85,6 +85,10 @@ class StoreUnanswered(StoreError):
     will be. Only what may happen twice can simply be asked again."""
 
 
+class StoreReplaced(StoreError):
+    """The store was restarted or replaced since what is at hand was read; nothing was asked."""
+
+
 class StoreReadOnly(StoreError):
     """The server is no primary any more, or has not the namespace's slot. Every connection to the
     store is closed already, and the next ones look for the primary anew: wait, and ask again."""

@@ -106,6 +106,11 @@ class Deliverer:
         if lane.apply(LaneEvent.FENCE):
             self._end(lane)
 
+    def begin_run(self, run_id: str) -> None:
+        """Lanes are taken in this run of the store's server from now on; nothing is sent for them
+        in another one."""
+        self._rounds.begin_run(run_id)
+
     def abandon(self) -> None:
         """Fence every lane."""
         for lane in self.lanes():

@@ -163,6 +163,7 @@ class Ownership:
                 self._deliverer.abandon()
                 self.refresh()  # whatever these topics are
             self._seen_run = run_id
+            self._deliverer.begin_run(run_id)
         if topics is None:
             left = set(self._deliverer.topics)
             after: str | None = None

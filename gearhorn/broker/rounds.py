@@ -27,7 +27,7 @@ from gearhorn.broker.notes import Notes, Taken, parking
 from gearhorn.broker.outcomes import Outcomes
 from gearhorn.broker.rereads import Redriven, Replies, Rereads
 from gearhorn.broker.states import LaneEvent, LaneState
-from gearhorn.errors import StoreError
+from gearhorn.errors import StoreError, StoreReplaced
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.store.lanes import Lanes
 from gearhorn.store.log import Entry
@@ -88,9 +88,14 @@ class Rounds:
         self._start_over = start_over
         self._backoffs: dict[Lane, Backoff] = {}  # of lanes that the store refused last
         self._blocked: set[Lane] = set()  # until they are tried again
+        self._run_id = ""  # of the store's server, when the lanes were taken
         self._left = 0  # messages that lanes may still take from memory in this turn of the loop
         self._slots = asyncio.Semaphore(ROUNDS)
         self._tasks = Tasks()
+
+    def begin_run(self, run_id: str) -> None:
+        """Lanes are taken in this run of the store's server from now on."""
+        self._run_id = run_id
 
     def forget(self, lane: Lane) -> None:
         """A lane is not ours any more."""
@@ -120,6 +125,9 @@ class Rounds:
         try:
             await self._exchange(lanes)
             backoff.reset()
+        except StoreReplaced:
+            self._start_over()
+            await asyncio.sleep(backoff.next_s())
         except StoreError as error:
             log.debug("a round of deliveries failed", error=str(error))
             for lane in lanes:
@@ -147,7 +155,7 @@ class Rounds:
         written, work = self._work(live, plan, taken)
         if not work.is_empty:
             try:
-                reply = await self._store.round(member, work)
+                reply = await self._store.round(member, work, self._run_id)
             except StoreError:
                 for lane, writes in taken.writes.items():
                     self._put_back(lane, writes)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from gearhorn.errors import StoreError
+from gearhorn.errors import StoreError, StoreReplaced
 from gearhorn.messages import decode_options
 from gearhorn.messages.durable import (
     DurableOptions,
@@ -214,11 +214,28 @@ class Lanes(ParkedMessages):
         know. Lanes are by topic, and by whether no receiver can have a job of a former owner."""
         await self.round(member, Round({}, [], [], [], {}, lanes))
 
-    async def round(self, member: str, work: Round) -> RoundReply:
-        """Carry out a round in one round trip; several may be under way. Raises ``StoreError`` if
-        it is not known what was carried out."""
+    async def round(self, member: str, work: Round, run_id: str | None = None) -> RoundReply:
+        """Carry out a round in one round trip; several may be under way.
+
+        ``run_id`` is the run of the store's server under which the lanes were taken. What a lane
+        knows of its log is nothing in another run: the store may have lost the end of the log, and
+        the numbers come again.
+
+        Raises ``StoreReplaced`` if the server is in another run, and ``StoreError`` if it is not
+        known what was carried out.
+        """
         commands = Commands(self._connection, member, work)
-        return commands.reply(await self._line.ask(commands.commands, READ_TIMEOUT_S))
+
+        def commands_to(run: str) -> Sequence[Command]:
+            if run_id is not None and run != run_id:
+                raise StoreReplaced("the store is in another run than the lanes")
+            return commands.commands
+
+        try:
+            return commands.reply(await self._line.ask_server(commands_to, READ_TIMEOUT_S))
+        except StoreReplaced:
+            await self._line.close()  # should it be this connection that is the former server's
+            raise
 
     async def records(self, topic: str, clients: Sequence[str]) -> dict[str, Held]:
         """Return how far those of a topic's subscriptions are that are durable."""

@@ -52,6 +52,9 @@ class Store:
 class Here:
     """The lanes of this member."""
 
+    def begin_run(self, run_id: str) -> None:
+        """As `Deliverer.begin_run`."""
+
     def __init__(self, *lanes: tuple[str, str]) -> None:
         self.held: dict[str, dict[str, Any]] = {}
         for topic, client in lanes:

@@ -21,7 +21,7 @@ class Store:
     def __init__(self) -> None:
         self.rounds: list[Round] = []
 
-    async def round(self, member: str, work: Round) -> RoundReply:
+    async def round(self, member: str, work: Round, run_id: str) -> RoundReply:
         """As `Lanes.round`."""
         self.rounds.append(work)
         await asyncio.sleep(0)
