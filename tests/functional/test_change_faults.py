@@ -205,7 +205,7 @@ def test_a_reply_names_the_servers_that_are_not_drained(make_cluster: MakeCluste
     eventually(lambda: "connection lost" in cluster.workers[0].log(), 20)
     reply = json.loads(cluster.run("unsubscribe_fanout", **DRAIN).data)
     assert (reply["drained"], reply["undrained"]) == (1, [down.address])
-    assert "queue is not drained everywhere" in cluster.workers[0].log()
+    cluster.workers[0].logs("queue is not drained everywhere")
 
 
 def test_workers_stop_cleanly_without_any_job_server(make_cluster: MakeCluster) -> None:
@@ -303,7 +303,7 @@ def test_nothing_of_former_selves_is_left_after_outages_and_clean_stops(
         while time.monotonic() < until:
             cluster.run("subscribe_fanout", topic=f"t{turn}", client_id="alice")
         cluster.subscribe("t", f"c{turn}")
-    assert sum(worker.log().count("lease lost") for worker in cluster.workers) >= 3
+    eventually(lambda: sum(worker.log().count("lease lost") for worker in cluster.workers) >= 3)
     own = members_own(cluster.address)
     eventually(lambda: len(members_own(cluster.address)) == 6, 20, f"of former selves remain {own}")
     for worker in cluster.workers:

@@ -185,10 +185,8 @@ def test_whatever_crashes_once_the_member_serves_again(
     assert traffic.rounds
     crashed = {name for _, name, is_kept in victims if is_kept}
     assert set(worker.order("restarts")) == crashed
-    logged = worker.log()
     for name in crashed:
-        words = f"part={name}" if " " not in name else f'part="{name}"'
-        assert words in logged.replace("'", '"'), name
+        worker.logs(f"part={name}" if " " not in name else f'part="{name}"')
     assert worker.stop() == 0
 
 
@@ -203,7 +201,6 @@ def test_a_member_whose_vital_part_goes_on_crashing_stands_down_until_it_runs(
     eventually(lambda: "standing down" in worker.log())
     other = cluster.add_worker(*OPTIONS).ready()
     service.works()
-    assert "event=ready" in other.log()
     before = joins(worker)
     worker.order("spare")
     eventually(lambda: joins(worker) > before, ANSWERED_S)

@@ -59,5 +59,5 @@ def test_all_job_servers_are_drained_and_the_count_is_logged(make_cluster: MakeC
                 wire.submit(b"t_alice", b"x", background=True)
     eventually(lambda: sum(waiting(s.address, "t_alice") for s in cluster.job_servers) == 60)
     assert json.loads(cluster.run("unsubscribe_fanout", **DRAIN).data)["drained"] == 60
-    assert "event=drained queue=t_alice copies=60" in cluster.workers[0].log()
+    cluster.workers[0].logs("event=drained queue=t_alice copies=60")
     assert not any(waiting(server.address, "t_alice") for server in cluster.job_servers)

@@ -439,10 +439,12 @@ def test_a_killed_gearmand_is_served_again_soon_after_its_return_and_each_event_
     server.restart()
     eventually(lambda: serves(cluster.address), 5)
     assert cluster.publish("news", "x").data == b"1"
+    # lost, not there, there again
+    eventually(lambda: len(worker.log().splitlines()) >= before + 3)
     told = worker.log().splitlines()[before:]
     events = Counter(re.search(r'event=("[^"]*"|\S*)', line)[1] for line in told)
     assert set(events.values()) == {1}, told
-    assert len(events) == 3, told  # lost, not there, there again
+    assert len(events) == 3, told
     assert all(server.address in line for line in told)
 
 

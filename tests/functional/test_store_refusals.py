@@ -164,7 +164,7 @@ def test_no_list_comes_from_a_primary_that_was_demoted_and_the_new_one_is_found(
         eventually(lambda: not connections(former), 20, "connections to the former primary stay")
         assert run_on(cluster, "subscribe_fanout_b", client_id="z").kind == "complete"
         assert cluster.publish("t", "4").data == b"2"
-        assert "store is no primary; connecting anew" in cluster.workers[0].log()
+        cluster.workers[0].logs("store is no primary; connecting anew")
 
 
 def functions(suffix: str, fanout: str = "") -> list[str]:

@@ -58,6 +58,15 @@ class Worker:
         """What the worker has written."""
         return self._log.read_text(errors="replace")
 
+    def logs(self, text: str, count: int = 1) -> None:
+        """Wait until its log holds a text so many times.
+
+        The worker writes its log on a thread, so that a line may come after the answer to the
+        request that it is about.
+        """
+        missing = f"{text!r} is not in the log"
+        eventually(lambda: self.log().count(text) >= count, 20, missing)
+
     def ready(self, timeout: float = READY_S) -> Worker:
         """Wait until it serves."""
         eventually(lambda: "event=ready" in self.log() or self.process.poll() is not None, timeout)
