@@ -3,6 +3,7 @@
 -- The answers are a hash, id -> reply; beside them stands when each was given, by the members' clock.
 
 local KEPT, KEPT_MS, AT_ONCE = 10000, 120000, 100 -- answers kept, for how long, forgotten in one go
+local OFTEN = 16 -- answers between two looks for old ones: each look forgets more than came meanwhile
 
 -- Returns what was replied to a request, false where it was withdrawn, or nil.
 local function recall(answers, request)
@@ -20,8 +21,12 @@ local function remember(answers, times, request, clock, reply)
     end
     redis.call('HSET', answers, request, cmsgpack.pack(reply))
     redis.call('ZADD', times, clock, request)
+    local count = redis.call('ZCARD', times)
+    if count <= KEPT and count % OFTEN ~= 0 then
+        return reply
+    end
     local old = redis.call('ZRANGEBYSCORE', times, '-inf', clock - KEPT_MS, 'LIMIT', 0, AT_ONCE)
-    if #old == 0 and redis.call('ZCARD', times) > KEPT then
+    if #old == 0 and count > KEPT then
         old = redis.call('ZRANGE', times, 0, AT_ONCE - 1)
     end
     if #old > 0 then

@@ -12,11 +12,11 @@
 --       overflow a version: what was subscribed after it is spared  6 the caller's reading of the
 --       clock, ms  7 where a durable subscription starts, as JSON, or ''  8 a fresh epoch
 --       9 the request's id, or ''  10… the client_ids that go with KEYS 28…
--- Returns {version, whether the pair existed before, its former options or false where they end or
--- change, 1 where lanes or the log are concerned, parked messages discarded or -1, 1 where the caller
--- is to drain the queue}; {0, n, false} where pair n owns the queue name; {0, 0, false} where the
--- queue is being drained, or what is to be ended is not what was meant; {0, -1, last} where it would
--- start beyond the log. Only the first is remembered: nothing is written with the others.
+-- Returns {version, whether the pair existed before, 1 where lanes or the log are concerned, parked
+-- messages discarded or -1, 1 where the caller is to drain the queue}; {0, n} where pair n owns the
+-- queue name; {0, 0} where the queue is being drained, or what is to be ended is not what was meant;
+-- {0, -1, last} where it would start beyond the log. Only the first is remembered: nothing is written
+-- with the others.
 
 local RIVALS, NAMES = 27, 9 -- KEYS and ARGV before those of other pairs
 local kind, topic, client, queue = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -84,10 +84,9 @@ end
 local function finish()
     local drainer = kind == 'unsubscribe' and ARGV[5] or ''
     if not is_meant() or (drainer ~= '' and is_held_off()) then
-        return {0, 0, false}
+        return {0, 0}
     end
     local existed = redis.call('ZREM', KEYS[1], client)
-    local former = redis.call('HGET', KEYS[2], client)
     redis.call('HDEL', KEYS[2], client)
     redis.call('HDEL', KEYS[3], client)
     redis.call('ZREM', KEYS[9], pair)
@@ -101,7 +100,7 @@ local function finish()
     end
     local parked = end_lane()
     local version = change(topic, KEYS[4], KEYS[5], KEYS[6])
-    return {version, existed, former, parked >= 0 and 1 or 0, parked, drains and 1 or 0}
+    return {version, existed, parked >= 0 and 1 or 0, parked, drains and 1 or 0}
 end
 
 -- Returns where a new durable subscription begins: what counts as done.
@@ -179,11 +178,11 @@ end
 -- Make the pair, or make it again.
 local function subscribe()
     if is_held_off() then
-        return {0, 0, false}
+        return {0, 0}
     end
     local rival = owner()
     if rival then
-        return {0, rival, false}
+        return {0, rival}
     end
     local given = ARGV[5] ~= '{}' and cjson.decode(ARGV[5]) or {}
     local is_new_lane = type(given.durable) == 'table'
@@ -215,8 +214,7 @@ local function subscribe()
     options.made = options.overflow == 'unsubscribe' and version or nil
     keep(options)
     local is_concerned = (options.durable or given.durable == false) and 1 or 0
-    former = next(given) and former or false -- nothing changes without any
-    return {version, 1 - added, former, is_concerned, parked, 0}
+    return {version, 1 - added, is_concerned, parked, 0}
 end
 
 local found = recall(KEYS[26], ARGV[9])

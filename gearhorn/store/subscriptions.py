@@ -64,7 +64,6 @@ class Applied(NamedTuple):
 
     version: int
     existed: bool  # whether the pair was subscribed before
-    was_limited: bool = False  # whether it had a backlog limit that ends or may change
     owner: tuple[str, str] | None = None
     last: int | None = None
     is_durable: bool = False  # whether lanes or the log are concerned
@@ -297,17 +296,15 @@ def _applied(change: Change, reply: Any) -> Applied:
         return Applied(0, False, error=reply)
     if isinstance(reply, int):  # a topic's retention
         return Applied(reply, True, is_durable=True)
-    version, found, former, *more = reply
+    version, found, *more = reply
     if not version:
         if found < 0:
-            return Applied(0, False, last=int(former))
+            return Applied(0, False, last=int(more[0]))
         return Applied(0, False, owner=_rivals(change)[found - 1] if found else None)
     is_durable, parked, is_draining = more
-    was_limited = bool(former and decode_options(former).max_backlog)
     return Applied(
         version,
         bool(found),
-        was_limited,
         is_durable=bool(is_durable),
         parked=None if parked < 0 else parked,
         is_draining=bool(is_draining),
