@@ -10,7 +10,6 @@ number that it had, and the store adds it once.
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -42,7 +41,6 @@ class Drops:
         self._copies: Counter[Pair] = Counter()  # dropped since the log was told
         self._ended: set[tuple[Pair, int]] = set()  # with the version, since then too
         self._uncounted = 0  # beyond ``MOST``
-        self._process = secrets.token_hex(8)
         self._number = 0  # of the last piece
         self._piece: dict[Pair, int] = {}  # that the store has not acknowledged
         self._turn = asyncio.Lock()
@@ -99,9 +97,9 @@ class Drops:
                     for pair in self._piece:
                         del self._counts[pair]
                     left -= len(self._piece)
-                    self._number += 1
+                    self._number = self._subscriptions.number_drops()
                 try:
-                    await self._subscriptions.count_drops(self._process, self._number, self._piece)
+                    await self._subscriptions.count_drops(self._number, self._piece)
                 except StoreError:
                     return
                 self._piece = {}

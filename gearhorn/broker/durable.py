@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import structlog
 
@@ -23,6 +22,7 @@ from gearhorn.broker.redrives import Redrives
 from gearhorn.broker.waiting import Waiting
 from gearhorn.errors import StoreError
 from gearhorn.gearman.cluster import Cluster
+from gearhorn.store.asked import Askers
 from gearhorn.store.connection import Connection
 from gearhorn.store.events import Events
 from gearhorn.store.lanes import Lanes
@@ -47,6 +47,7 @@ class Durable:
     ) -> None:
         self.log = Log(store)
         self.lanes = Lanes(store)
+        self._askers = Askers(store)
         self._membership = membership
         self.appends = Appends(self.log, lambda: membership.clock_ms, process)
         self.waiting = Waiting(self.lanes)
@@ -87,7 +88,10 @@ class Durable:
             self._tasks.keep(name, loop, is_vital=True)
         self._tasks.keep("deaths", self._looks.watch_deaths)
         self._tasks.keep("waiting", self.waiting.run)
-        self._tasks.keep("pruning", partial(prune, self.log, lambda: self._membership.clock_ms))
+        self._tasks.keep("pruning", self._prune)
+
+    async def _prune(self) -> None:
+        await prune(self.log, self._askers, lambda: self._membership.clock_ms)
 
     async def leave(self) -> None:
         """Give every lane up as soon as no receiver has a job of it; ``is_idle`` tells when."""

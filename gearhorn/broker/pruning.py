@@ -1,4 +1,5 @@
-"""Pruning: forgets log entries that nobody needs any more, whenever a log is due.
+"""Pruning: forgets log entries that nobody needs any more, whenever a log is due, and what tells
+repeats of those who ask no more.
 
 Law: one task on the event loop; members take turns by what the store says is due (PROTOCOL §6).
 """
@@ -12,6 +13,7 @@ from collections.abc import Callable
 import structlog
 
 from gearhorn.errors import StoreError
+from gearhorn.store.asked import Askers
 from gearhorn.store.log import Log
 
 LONGEST_S = 1.0  # logs may become due earlier meanwhile
@@ -20,7 +22,7 @@ SHORTEST_S = 0.02
 log = structlog.get_logger(__name__)
 
 
-async def prune(store: Log, clock_ms: Callable[[], int]) -> None:
+async def prune(store: Log, askers: Askers, clock_ms: Callable[[], int]) -> None:
     """Prune for ever."""
     while True:
         wait_s = LONGEST_S
@@ -28,6 +30,7 @@ async def prune(store: Log, clock_ms: Callable[[], int]) -> None:
             due_ms = await store.prune(clock_ms())
             if due_ms is not None:
                 wait_s = (due_ms - clock_ms()) / 1000
+            await askers.prune(clock_ms())
         except StoreError as error:
-            log.debug("logs are not pruned", error=str(error))
+            log.debug("nothing is pruned", error=str(error))
         await asyncio.sleep(min(max(wait_s, SHORTEST_S), LONGEST_S) * random.uniform(0.9, 1.0))

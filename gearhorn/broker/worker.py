@@ -289,6 +289,7 @@ class Broker:
         await self._durable.stop()
         await self._limits.stop()
         await self._drops.flush()
+        await self._subscriptions.close()
         await asyncio.gather(*(presence.stop() for presence in self._presences.values()))
         for member in self._presences:
             self._burials.add(member)

@@ -1,7 +1,7 @@
 -- Append messages to a topic's log, atomically and once.
 -- KEYS: 1 the log  2 its messages  3 the marks of its blocks  4 when which unique was logged
 --       5 where each was logged  6 the clock  7 when which log is due for pruning
---       8 the requests of the member's process
+--       8 the requests of the member's process  9 all who ask
 -- ARGV: 1 topic  2 the caller's reading of the clock, ms  3 a fresh epoch  4 the channel of events
 --       5 the number of this request  6 that of the topic's request before it where that may not
 --       have been carried out, or 0; "void" gives this request up, unless it has been carried out
@@ -23,7 +23,7 @@ local function finish(reply, first, count)
     elseif reply then
         result = 'all ' .. cmsgpack.pack(reply)
     end
-    remember(KEYS[8], number, result)
+    remember(KEYS[8], KEYS[9], number, result)
     return reply
 end
 
@@ -50,7 +50,7 @@ if kept then
     return again(kept)
 end
 if ARGV[6] == 'void' then
-    remember(KEYS[8], number, 'void')
+    remember(KEYS[8], KEYS[9], number, 'void')
     return 'void'
 end
 if ARGV[6] ~= '0' and (recall(KEYS[8], tonumber(ARGV[6])) or 'void') == 'void' then

@@ -2,9 +2,10 @@
 -- Whoever asks numbers its requests from 1 on, and has a hash with a field for each of the last of
 -- them: NUMBER % SLOTS -> "NUMBER RESULT". RESULT is "void" where it was given up before it came:
 -- should it come late, nothing is done.
+-- All who ask are a sorted set: the key of each hash -> the members' clock when it was first seen that
+-- nothing more had been asked, 0 where something has been asked since.
 
 local SLOTS = 1024
-local KEPT_S = '86400' -- since the last request; who asks may have died
 
 -- Numbers are passed to redis.call as text: it writes them with 17 digits, which takes longer.
 local function slot_of(number)
@@ -25,7 +26,7 @@ local function recall(key, number)
     return of == number and result or nil
 end
 
-local function remember(key, number, result)
+local function remember(key, askers, number, result)
     redis.call('HSET', key, slot_of(number), string.format('%.0f ', number) .. result)
-    redis.call('EXPIRE', key, KEPT_S)
+    redis.pcall('ZADD', askers, 0, key) -- where that is refused, the hash stays
 end

@@ -24,14 +24,14 @@ key (all under ``{NAMESPACE}``)  type       what
 ``clients:TOPIC``               zset       client_ids subscribed to TOPIC, all with score 0
 ``options:TOPIC``               hash       client_id -> its options as JSON, where it has any
 ``drops:TOPIC``                 hash       client_id -> copies dropped by its backlog limit
-``counted:PROCESS``             string     number of the last piece of drops that a worker process
-                                           added; gone a day later
 ``log:TOPIC``                   hash       the topic's log (``log.lua`` names the fields)
 ``messages:TOPIC``              stream     SEQUENCE-0 -> header, info and payload of a message
 ``marks:TOPIC``                 zset       "SEQUENCE CLOCK OFFSET" of the first message of each
                                            block of the log (see ``log.lua``) -> SEQUENCE
 ``asked:ASKER``                 hash       what became of the last requests of a process that must
-                                           not be carried out twice (``asked.lua``); lives a day
+                                           not be carried out twice (``asked.lua``)
+``askers``                      zset       name of an ``asked:ASKER`` -> reading of ``clock`` when
+                                           it asked no more, 0 before; gone a day later
 ``lanes:TOPIC``                 hash       durable client_id -> "OWNER TERM POSITION"
 ``term``                        string     the last TERM that a lane was given
 ``durable``                     zset       topics that have lanes, all with score 0
@@ -56,7 +56,8 @@ worker process which receivers have done with a message that a caller of its wai
 ``clock`` goes on as long as one member lives: each adds to what it last read what has passed on its
 own monotonic clock, and the highest counts. No wall clock decides anything (PROTOCOL §7).
 
-The braces put every key into one slot of a Redis Cluster, as the scripts need.
+The braces put every key into one slot of a Redis Cluster, as the scripts need. No key has an
+expiry.
 """
 
 from __future__ import annotations
@@ -119,8 +120,11 @@ SCRIPTS = {
     "park": _script(_FREES, "log", "parked", "park"),
     "note": _script(_FREES, "parked", "note"),
     "redrive": _script(_FREES, "asked", "parked", "redrive"),
-    "count": _script(_FREES, "count"),
-    **{name: _script(_FREES, name) for name in ("member", "remove", "unmark", "acquire", "settle")},
+    "count": _script(_FREES, "asked", "count"),
+    **{
+        name: _script(_FREES, name)
+        for name in ("member", "remove", "unmark", "acquire", "settle", "forget")
+    },
 }
 # as EVALSHA names them
 SHA = {name: sha1(text.encode()).hexdigest() for name, text in SCRIPTS.items()}
@@ -301,18 +305,18 @@ class Connection:
         if policy := await self.evicts():
             raise StartError(
                 f"the store forgets keys when its memory is full (maxmemory-policy {policy}), and "
-                "subscriptions or what tells repeats with them; set maxmemory-policy noeviction"
+                "subscriptions with them; set maxmemory-policy noeviction"
             )
 
     async def evicts(self) -> str | None:
         """Return the store's maxmemory-policy if keys of ours may fall to it; raises
-        ``StoreError``. The ``volatile`` ones are no better than the others: they take the keys with
-        an expiry, of which a few tell repeated requests."""
+        ``StoreError``. The ``volatile`` ones take keys with an expiry, and none of ours has one."""
         [memory] = await self.pipeline([("INFO", "memory")])
         found = dict(line.split(":", 1) for line in memory.decode().split("\r\n") if ":" in line)
         policy = found.get("maxmemory_policy", "noeviction")
         is_bounded = found.get("maxmemory", "0") != "0"
-        return policy if is_bounded and policy != "noeviction" else None
+        is_safe = policy == "noeviction" or policy.startswith("volatile-")
+        return policy if is_bounded and not is_safe else None
 
     async def close(self) -> None:
         """Close every connection."""

@@ -189,7 +189,7 @@ class Log:
         begin, ``more`` the server's run id and the messages."""
         key = self._connection.key
         own = [key(name, topic) for name in ("log", "messages", "marks", "logged", "places")]
-        keys = [*own, key("clock"), key("due"), self._asked.key]
+        keys = [*own, key("clock"), key("due"), *self._asked.keys]
         arguments = (
             topic,
             *at,

@@ -138,8 +138,9 @@ class ParkedMessages:
         key = self._connection.key
         pair = f"{topic}\0{client_id}"
         own = [key(name, pair) for name in ("order", "parked", "redrive")]
-        keys = [key("lanes", topic), *own, self._asked.key]
-        keys += key("redriven"), key("redrives"), key("ahead", pair)
+        asked, askers = self._asked.keys
+        keys = [key("lanes", topic), *own, asked]
+        keys += key("redriven"), key("redrives"), key("ahead", pair), askers
         events = self._connection.channel("events")
         arguments = (client_id, how, last, most, events, topic, self._asked.next())
         command = self._connection.script("redrive", keys, *arguments)

@@ -27,6 +27,7 @@ from typing import Any, Literal, NamedTuple
 from gearhorn.errors import StoreError
 from gearhorn.messages import SubscriptionOptions, decode_options
 from gearhorn.names import splits_of
+from gearhorn.store.asked import Asked
 from gearhorn.store.connection import Command, Connection
 from gearhorn.store.log import fresh_epoch
 from gearhorn.store.members import Member, members_of
@@ -34,7 +35,6 @@ from gearhorn.store.members import Member, members_of
 FIRST = 100  # client_ids of a list that are read together with those of other topics
 PAGE = 2_000  # of a longer list, at a time: 1 to 2 ms of the store's time, and of the reader's
 WITHDRAW_S = 1.0  # other changes wait meanwhile, and are answered within 2 s
-COUNTED_S = 86_400  # the number of a process's last drops is kept so long
 
 
 class Change(NamedTuple):
@@ -88,6 +88,11 @@ class Subscriptions:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._asked = Asked(connection)
+
+    async def close(self) -> None:
+        """Count nothing more."""
+        await self._asked.close()
 
     async def apply(
         self, changes: Sequence[Change], clock_ms: int
@@ -262,21 +267,23 @@ class Subscriptions:
             }
             parts[at] = part._replace(options=options, has_log=bool(has_log))
 
-    async def count_drops(
-        self, process: str, number: int, drops: Mapping[tuple[str, str], int]
-    ) -> None:
+    def number_drops(self) -> int:
+        """Return a number for drops that are to be counted together."""
+        return self._asked.next()
+
+    async def count_drops(self, number: int, drops: Mapping[tuple[str, str], int]) -> None:
         """Add to the drop counters of those (topic, client_id) pairs that are subscribed, up to
         1,000 of them.
 
-        Under one ``number`` of a ``process``, counted from 1 on, that is done once, however often
-        it is asked for. Raises ``StoreError``.
+        Under one ``number`` that is done once, however often it is asked for. Raises
+        ``StoreError``.
         """
         key = self._connection.key
         topics: dict[str, list[str | int]] = {}
         for (topic, client_id), count in drops.items():
             topics.setdefault(topic, []).extend((client_id, count))
-        keys = [key("counted", process)]
-        arguments: list[str | int] = [number, COUNTED_S]
+        keys = [*self._asked.keys]
+        arguments: list[str | int] = [number]
         for topic, counts in topics.items():
             keys += key("clients", topic), key("drops", topic)
             arguments += len(counts) // 2, *counts

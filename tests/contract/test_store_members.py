@@ -169,9 +169,7 @@ def configure(server: Redis) -> Iterator[Callable[[str, str], None]]:
     set_("0", "noeviction")
 
 
-@pytest.mark.parametrize(
-    "policy", ["allkeys-lru", "allkeys-random", "volatile-lru", "volatile-ttl"]
-)
+@pytest.mark.parametrize("policy", ["allkeys-lru", "allkeys-lfu", "allkeys-random"])
 def test_a_store_that_evicts_is_refused(
     server: Redis, configure: Callable[[str, str], None], policy: str
 ) -> None:

@@ -252,11 +252,37 @@ def test_a_policy_that_evicts_is_noticed_while_the_worker_runs(make_cluster: Mak
     worker = cluster.workers[0]
     assert "maxmemory-policy" not in worker.log()
     with operator(cluster.store) as client:
-        client.config_set("maxmemory-policy", "volatile-lru")
-        eventually(lambda: "policy=volatile-lru" in worker.log(), 30)
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        eventually(lambda: "policy=allkeys-lru" in worker.log(), 30)
         client.config_set("maxmemory-policy", "noeviction")
         eventually(lambda: "the store keeps its keys again" in worker.log(), 30)
     assert worker.process.poll() is None
+
+
+def test_a_worker_keeps_all_that_it_has_where_keys_with_an_expiry_are_taken(
+    make_cluster: MakeCluster,
+) -> None:
+    options = ("--maxmemory", "40mb", "--maxmemory-policy", "volatile-lru")
+    cluster = make_cluster(redis=options)
+    cluster.subscribe("direct", "alice", ttl=3600)
+    cluster.subscribe("kept", "bob", durable=True)
+    alice, bob = cluster.receiver("direct_alice"), cluster.receiver("kept_bob")
+    with operator(cluster.store) as client:
+        for number in range(3):
+            client.mset({f"other:{number}:{key}": "x" * 10_000 for key in range(1000)})
+            for key in range(1000):
+                client.expire(f"other:{number}:{key}", 3600)
+        for number in range(2000):  # more than there is room for
+            client.set(f"more:{number}", "x" * 10_000, ex=3600)
+        assert client.info("stats")["evicted_keys"] > 0
+        assert cluster.publish("direct", "a").data == b"1"
+        assert cluster.publish("kept", "b").data == b"1"
+        assert alice.wait(1, 20) == [b"a"]
+        assert bob.wait(1, 20) == [b"b"]
+        ours = list(client.scan_iter("{gearhorn}:*"))
+        assert b"{gearhorn}:askers" in ours
+        assert {name for name in ours if client.pttl(name) != -1} == set()
+    assert "maxmemory-policy" not in cluster.workers[0].log()
 
 
 def test_many_requests_share_few_connections_and_leave_others_room(

@@ -185,7 +185,7 @@ class LogBench(Bench):
         names = {name.decode() for name in found}
         assert all(name.startswith(prefix) for name in names)
         own = {name.removeprefix(prefix).lstrip(":") for name in names}
-        return {name for name in own if not name.startswith("asked:")}
+        return {name for name in own if not name.startswith("asked:") and name != "askers"}
 
     async def everything(self) -> dict[str, bytes]:
         """All that the namespace holds."""
