@@ -72,6 +72,12 @@ class Request:
             log.debug("unsubscribed", topic=change.topic, client=change.client_id, drained=count)
             job.complete(encode_unsubscribed(outcome.version, count, left, outcome.parked))
 
+    def drain_as(self, member: str) -> None:
+        """Have the queue drained by this member, if it is to be drained: it may have taken another
+        id since the request came."""
+        if self.change.drainer not in ("", member):
+            self.change = self.change._replace(drainer=member)
+
     def fail(self, error: RequestError) -> None:
         """Refuse it."""
         job, self._job = self._job, None

@@ -60,7 +60,8 @@ class Changes:
 
     ``drop`` forgets a topic's list, and its lanes' if it is told so; ``served`` are the functions
     of gearhorn itself; ``settle`` returns once no fan-out that holds a former list of these topics
-    is unsent; ``drain`` empties a queue and counts.
+    is unsent; ``drain`` empties a queue and counts, as long as what it is given besides
+    returns true.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Changes:
         membership: Membership,
         served: frozenset[bytes],
         settle: Callable[[Sequence[str]], Awaitable[None]],
-        drain: Callable[[bytes], Awaitable[Drained]],
+        drain: Callable[[bytes, Callable[[], bool]], Awaitable[Drained]],
     ) -> None:
         self._subscriptions = subscriptions
         self._drop = drop
@@ -82,9 +83,7 @@ class Changes:
         self._held_off: HeldOff[Request] = HeldOff(
             subscriptions.draining, self._take_again, HELD_OFF_S + membership.lease.length_s
         )
-        self._drains = Drains(
-            subscriptions, drain, self._held_off.release, lambda member: member == membership.id
-        )
+        self._drains = Drains(subscriptions, drain, self._held_off.release, membership)
         self._waiting: list[Request] = []
         self._came = asyncio.Event()
         self._doubtful: Sequence[Request] = ()  # a round of which it is not known what was written
@@ -151,6 +150,8 @@ class Changes:
 
     async def _round(self, batch: list[Request]) -> None:
         asked_s = now_s()
+        for request in batch:
+            request.drain_as(self._membership.id)
         applied, members = await self._write([request.change for request in batch])
         peers = self._membership.saw(members, asked_s)
         self._tasks.spawn(self._finish(batch, applied, peers, now_s()), "changes")

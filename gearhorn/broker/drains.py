@@ -3,16 +3,19 @@
 Rules: runs on the event loop. The script that ended the subscription has marked the queue in the
 store, so that nobody subscribes it meanwhile. The mark belongs to the request, and goes when the
 request is done with, however that came about: also where the queue was not emptied, or nobody waits
-for the answer any more.
+for the answer any more. It goes with the member, too. So nothing is discarded but under the lease
+of the member that set it: what waits on the queue afterwards may be a later subscription's.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import structlog
 
+from gearhorn.broker.membership import Membership
 from gearhorn.errors import StoreError
 from gearhorn.gearman.drain import Drained
 from gearhorn.store.subscriptions import Change, Subscriptions
@@ -26,20 +29,20 @@ log = structlog.get_logger(__name__)
 
 
 class Drains:
-    """``empty`` empties a queue; ``over`` is told of each queue whose mark is gone;
-    ``is_member`` tells whether a member's id still is this one's."""
+    """``empty`` empties a queue as long as what it is given besides returns true; ``over`` is told
+    of each queue whose mark is gone."""
 
     def __init__(
         self,
         subscriptions: Subscriptions,
-        empty: Callable[[bytes], Awaitable[Drained]],
+        empty: Callable[[bytes, Callable[[], bool]], Awaitable[Drained]],
         over: Callable[[bytes], None],
-        is_member: Callable[[str], bool],
+        membership: Membership,
     ) -> None:
         self._subscriptions = subscriptions
         self._empty = empty
         self._over = over
-        self._is_member = is_member
+        self._membership = membership
         self._places = asyncio.Semaphore(AT_ONCE)
         self._tasks = Tasks()
 
@@ -48,7 +51,8 @@ class Drains:
         queue = change.queue.decode()
         try:
             async with self._places:
-                drained = await self._empty(change.queue)
+                is_marked = partial(self._membership.holds, change.drainer)
+                drained = await self._empty(change.queue, is_marked)
         finally:
             unmarked = self.unmark(change)
         log.info("drained", queue=queue, copies=drained.jobs)
@@ -65,7 +69,7 @@ class Drains:
 
     async def _unmark(self, change: Change) -> None:
         backoff = Backoff(0.05, 1.0)
-        while self._is_member(change.drainer):
+        while change.drainer == self._membership.id:
             try:
                 await self._subscriptions.drained(change.queue, change.drainer, change.request)
                 break

@@ -158,6 +158,11 @@ class Membership:
         """The version up to which this member knows every change."""
         return self._known
 
+    def holds(self, member: str) -> bool:
+        """Whether this is that member, under a lease that holds: nobody can have removed it, nor
+        the marks of its drains."""
+        return member == self.id and now_s() <= self.lease.until_s
+
     @property
     def clock_ms(self) -> int:
         """The members' clock."""

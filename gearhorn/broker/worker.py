@@ -333,7 +333,7 @@ class Broker:
     def _is_current(self, subscribers: Subscribers) -> bool:
         return self._directory.peek(subscribers.topic) in (None, subscribers)
 
-    async def _drain(self, queue: bytes) -> Drained:
+    async def _drain(self, queue: bytes, may_go_on: Callable[[], bool]) -> Drained:
         """Empty a queue at every server that can be reached. One whose link is down may be back:
         the links of a server come up one after the other."""
         clients = self._copies.clients
@@ -341,7 +341,7 @@ class Broker:
         is_there = await asyncio.gather(*(can_connect(server, self._tls) for server in down))
         gone = [server for server, there in zip(down, is_there, strict=True) if not there]
         rest = [client.server for client in clients if client.server not in gone]
-        drained = await drain(rest, self._tls, queue)
+        drained = await drain(rest, self._tls, queue, may_go_on)
         return Drained(drained.jobs, [*drained.left, *gone])
 
     async def _trim(self, queue: bytes, most: int) -> int:

@@ -8,31 +8,55 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from gearhorn.gearman.connection import CONNECT_TIMEOUT_S, Connection, Server
+from gearhorn.gearman.packets import Packet
 from gearhorn.gearman.worker import GRABS, Job, Worker
 
 DRAIN_S = 30.0  # for one server; the rest of a queue that others fill faster is left there
 
 
 class _Drain(Worker):
-    """A worker that ends when its one function has no job left."""
+    """A worker that ends when its one function has no job left, or when it may go on no longer.
+    ``over`` tells whether the queue is empty."""
 
-    def __init__(self, server: Server, tls: ssl.SSLContext | None, queue: bytes) -> None:
+    def __init__(
+        self,
+        server: Server,
+        tls: ssl.SSLContext | None,
+        queue: bytes,
+        may_go_on: Callable[[], bool],
+    ) -> None:
         super().__init__(server, tls, b"gearhorn-drain", 0, [queue], self._discard, GRABS)
         self.count = 0
-        self.empty: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.over: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._may_go_on = may_go_on
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the queue has been emptied."""
+        return self.over.done() and self.over.result()
+
+    def handle(self, connection: Connection, batch: list[Packet]) -> None:
+        if self._may_go_on():
+            super().handle(connection, batch)
+            return
+        connection.abort("the drain may not go on")  # jobs in the batch go back to the queue
+        if not self.over.done():
+            self.over.set_result(False)
 
     def _discard(self, job: Job) -> None:
         self.count += 1
         job.fail()
 
     def fill(self, connection: Connection) -> None:
+        if self.over.done() and not self.over.result():
+            return
         super().fill(connection)
-        if self.is_asleep and not self.empty.done():
-            self.empty.set_result(None)
+        if self.is_asleep and not self.over.done():
+            self.over.set_result(True)
 
 
 class Drained(NamedTuple):
@@ -42,26 +66,32 @@ class Drained(NamedTuple):
     left: Sequence[Server]
 
 
-async def drain(servers: Sequence[Server], tls: ssl.SSLContext | None, queue: bytes) -> Drained:
+async def drain(
+    servers: Sequence[Server],
+    tls: ssl.SSLContext | None,
+    queue: bytes,
+    may_go_on: Callable[[], bool] = lambda: True,
+) -> Drained:
     """Discard what waits on a queue of these servers, of which there may be none.
 
     A server that is not connected after ``CONNECT_TIMEOUT_S`` is left, and one whose queue is not
-    empty after ``DRAIN_S``.
+    empty after ``DRAIN_S``. Jobs that arrive when ``may_go_on()`` is false are given back, and
+    their server is left.
     """
     if not servers:
         return Drained(0, ())
-    drains = [_Drain(server, tls, queue) for server in servers]
+    drains = [_Drain(server, tls, queue, may_go_on) for server in servers]
     for one in drains:
         one.start()
     try:
         async with asyncio.timeout(DRAIN_S):
-            await asyncio.wait([one.empty for one in drains], timeout=CONNECT_TIMEOUT_S)
-            connected = [one.empty for one in drains if one.is_up]
+            await asyncio.wait([one.over for one in drains], timeout=CONNECT_TIMEOUT_S)
+            connected = [one.over for one in drains if one.is_up]
             if connected:
                 await asyncio.wait(connected)
     except TimeoutError:
         pass
     finally:
         await asyncio.gather(*(one.stop() for one in drains))
-    left = [one.server for one in drains if not one.empty.done()]
+    left = [one.server for one in drains if not one.is_empty]
     return Drained(sum(one.count for one in drains), left)

@@ -330,3 +330,37 @@ def test_many_subscriptions_whose_time_is_over_end_together(make_cluster: MakeCl
         eventually(lambda: store.zcard("{gearhorn}:clients:t") == 2, 20)
         assert store.zcard("{gearhorn}:expiries") == 0
     assert cluster.publish("t", "x").data == b"2"
+
+
+# Members that were frozen
+
+
+def test_a_drainer_that_lost_its_lease_discards_nothing_of_a_later_subscription(
+    make_cluster: MakeCluster, stack: ExitStack
+) -> None:
+    cluster = make_cluster(options=("--lease", "2"))
+    cluster.subscribe("t", "alice")
+    silent, drainer = (
+        cluster.add_worker("--subscribe-function", f"s{n}", "--unsubscribe-function", f"u{n}")
+        for n in range(2)
+    )
+    silent.ready()
+    drainer.ready()
+    store = redis.Redis.from_url(cluster.store.url, decode_responses=True)
+    stack.callback(store.close)
+    eventually(lambda: store.hlen("{gearhorn}:members") == 3)
+    silent.freeze()  # the drain begins only when its lease is over
+    with Wire(cluster.address) as wire:
+        handle = wire.submit(b"u1", json.dumps(DRAIN).encode())
+        eventually(lambda: store.hget(MARKS, "t_alice"))
+        drainer.freeze()
+        eventually(lambda: not store.hlen(MARKS), 20)  # it is removed, with its mark
+        cluster.subscribe("t", "alice")
+        for number in range(5):
+            assert cluster.publish("t", f"{number}").data == b"1"
+        assert jobs(cluster.address)["t_alice"] == 5
+        drainer.thaw()
+        reply = json.loads(wire.outcome(handle, 30).data)
+    assert (reply["drained"], reply["undrained"]) == (0, [cluster.address])
+    assert jobs(cluster.address)["t_alice"] == 5
+    silent.thaw()
