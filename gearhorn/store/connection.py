@@ -154,6 +154,10 @@ class Connection:
     async def open(self) -> Wire:
         """Return a new connection; raises ``StoreError``."""
         wire = await Wire.open(self._address)
+        if self.run_id not in ("", wire.run_id):
+            # What was told to one of two servers the other does not know: a subscription that was
+            # written to the new one would be missing from lists that the former one gives.
+            self.reset()
         self.run_id = wire.run_id
         return wire
 
@@ -219,7 +223,7 @@ class Connection:
                 replies = await _run(wire, commands)
         except TimeoutError:
             if wire is None:
-                raise StoreError(f"no connection was free in {timeout_s:g} s") from None
+                raise StoreError(f"no connection in {timeout_s:g} s") from None
             raise StoreUnanswered(f"no answer in {timeout_s:g} s") from None
         self.judge(replies)
         return replies

@@ -130,3 +130,32 @@ async def test_a_reply_that_is_lost_in_the_pool_is_an_unknown_fate_and_nothing_i
         assert await connection.pipeline([("GET", key)], PATIENCE_S) == [b"1"]
         assert proxy.sent.count(b"INCR") == 2, "as often as it was asked"
         await connection.close()
+
+
+async def servers_of(connection: Connection, count: int) -> set[str]:
+    """The run ids of the servers that so many questions at a time reach."""
+    asked = [("INFO", "server")]
+    replies = await asyncio.gather(*(connection.pipeline(asked, PATIENCE_S) for _ in range(count)))
+    lines = [line for [reply] in replies for line in reply.decode().split("\r\n")]
+    return {line.partition(":")[2] for line in lines if line.startswith("run_id:")}
+
+
+@on_loop
+async def test_no_connection_leads_to_a_former_server_once_one_leads_to_another(
+    server: Redis,
+) -> None:
+    with Redis() as other:
+        async with Proxy(server.address) as proxy:
+            connection = connect(proxy)
+            apart = Line(connection)
+            assert await apart.ask([("PING",)], PATIENCE_S) == [b"PONG"]
+            [former] = await servers_of(connection, 4)
+            proxy.move(other.address)
+            await connection.pipeline([("PING",)], PATIENCE_S, reserved=True)
+            present = connection.run_id
+            assert present != former
+            assert await servers_of(connection, 4) == {present}
+            [info] = await apart.ask([("INFO", "server")], PATIENCE_S)
+            assert present in info.decode()
+            await apart.close()
+            await connection.close()

@@ -24,8 +24,7 @@ class Proxy:
     """Passes bytes on to ``address`` (HOST:PORT), and counts and breaks connections."""
 
     def __init__(self, address: str) -> None:
-        host, _, port = address.rpartition(":")
-        self._target = host, int(port)
+        self.move(address)
         self.connections = 0  # since the beginning
         self.is_silent = False  # nothing passes any more, and nobody is told
         self.sent = b""  # by the clients
@@ -42,6 +41,11 @@ class Proxy:
         """End every connection."""
         for writer in self._writers:
             writer.transport.abort()
+
+    def move(self, address: str) -> None:
+        """Lead new connections to another server; those that are open go on with the former."""
+        host, _, port = address.rpartition(":")
+        self._target = host, int(port)
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1")
