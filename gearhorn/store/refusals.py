@@ -52,6 +52,7 @@ TABLE = (
     Row("ASK", StoreReadOnly, "a cluster node whose slot is moving away"),
     Row("CLUSTERDOWN", StoreError, "the cluster is not complete"),
     Row("TRYAGAIN", StoreError, "a slot of the cluster is moving"),
+    Row("CROSSSLOT", StoreError, "a cluster finds the keys of one request in several slots"),
     Row("LOADING", StoreError, "the server is reading its data"),
     Row("BUSY", StoreError, "somebody's script has run for too long"),
     Row("OOM", StoreNoWrites, "the memory is full"),

@@ -8,13 +8,14 @@ import contextlib
 import re
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 from support.cluster import eventually
+from support.refusals import assert_is, goes_on, run, write
 from support.servers import Redis, Valkey, free_port
 from support.store import LEASE_MS, Bench, subscribe, unsubscribe
 
@@ -26,10 +27,8 @@ from gearhorn.errors import (
     StoreUnanswered,
 )
 from gearhorn.store.connection import Connection
-from gearhorn.store.subscriptions import Subscriptions
 
 KINDS = [Redis, Valkey]
-Test = Callable[[Bench], Coroutine[Any, Any, None]]
 
 
 @pytest.fixture(params=KINDS)
@@ -59,55 +58,11 @@ def tell(operator: redis.Redis) -> Callable[..., Any]:
     return operator.execute_command  # type: ignore[no-any-return]
 
 
-def run(server: Redis, test: Test, url: str = "") -> None:
-    """Run a test with a connection of its own, on which a topic has a subscriber."""
-
-    async def main() -> None:
-        bench = Bench(server)
-        await bench.join("me")
-        await bench.one(subscribe("t", "a"))
-        if url:
-            await bench.connection.close()
-            bench.connection = Connection(url, "test")
-            bench.subscriptions = Subscriptions(bench.connection)
-        try:
-            await test(bench)
-        finally:
-            await bench.connection.close()
-
-    asyncio.run(main())
-
-
-async def write(bench: Bench) -> StoreError:
-    """The error that a subscribe meets."""
-    try:
-        applied = await bench.one(subscribe("t", "b"))
-    except StoreError as error:
-        return error
-    assert applied.error is not None, "the store took it"
-    return applied.error
-
-
 async def read(bench: Bench) -> StoreError:
     """The error that a read of a list meets."""
     with pytest.raises(StoreError) as caught:
         await bench.clients("t")
     return caught.value
-
-
-def assert_is(error: StoreError, kind: type[StoreError], code: str) -> None:
-    assert type(error) is kind, repr(error)
-    assert str(error).startswith(code)
-
-
-async def goes_on(bench: Bench) -> None:
-    """Writes are taken again, over connections that look for the store by themselves."""
-    async with asyncio.timeout(10):
-        while True:
-            with contextlib.suppress(StoreError):
-                if (await bench.one(subscribe("t", "later"))).version:
-                    return
-            await asyncio.sleep(0.05)
 
 
 def test_a_full_memory_refuses_what_grows_and_lets_the_rest_go_on(
@@ -393,56 +348,6 @@ def test_after_a_flush_of_the_scripts_the_rest_of_the_batch_is_run_again_in_orde
         assert replies == [1, 1, 1, 0], "the reading behind the script sees what it did"
 
     run(server, test)
-
-
-@pytest.fixture
-def nodes(kind: type[Redis]) -> Iterator[tuple[Redis, Redis]]:
-    """Two nodes of a Redis Cluster; the first has the namespace's slot."""
-    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
-    with kind(*options) as owner, kind(*options) as other:
-        yield owner, other
-
-
-def test_the_wrong_node_of_a_cluster_is_told_by_name_and_the_right_one_works(
-    nodes: tuple[Redis, Redis],
-) -> None:
-    owner, other = nodes
-    with redis.Redis.from_url(owner.url) as here, redis.Redis.from_url(other.url) as there:
-        slot = int(here.execute_command("CLUSTER", "KEYSLOT", "{test}:x"))
-
-        async def ask(server: Redis) -> StoreError | None:
-            connection = Connection(server.url, "test")
-            try:
-                await connection.check()
-                await connection.read([("SMEMBERS", connection.key("clients", "t"))])
-            except StoreError as error:
-                return error
-            finally:
-                await connection.close()
-            return None
-
-        def error_of(server: Redis) -> StoreError:
-            found = asyncio.run(ask(server))
-            assert found is not None
-            return found
-
-        assert_is(error_of(owner), StoreError, "CLUSTERDOWN")
-        here.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-        here.execute_command("CLUSTER", "MEET", "127.0.0.1", other.port)
-        ids = [client.execute_command("CLUSTER", "MYID").decode() for client in (here, there)]
-        for client in (here, there):
-            eventually(
-                lambda client=client: (
-                    b"cluster_state:ok"  # type: ignore[misc]
-                    in client.execute_command("CLUSTER", "INFO")
-                ),
-                30,
-            )
-        assert_is(error_of(other), StoreReadOnly, f"MOVED {slot} ")
-        assert asyncio.run(ask(owner)) is None
-        there.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
-        here.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
-        assert_is(error_of(owner), StoreReadOnly, f"ASK {slot} ")
 
 
 def test_channels_know_their_database(server: Redis) -> None:

@@ -1,5 +1,5 @@
 """What each error of a store means. Real servers are brought into these states in
-tests/contract/test_store_refusals.py."""
+tests/contract/test_store_refusals.py and test_store_clusters.py."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ TEXTS = {
     "ASK 3000 127.0.0.1:7001": StoreReadOnly,
     "CLUSTERDOWN Hash slot not served": StoreError,
     "TRYAGAIN Multiple keys request during rehashing of slot": StoreError,
+    "CROSSSLOT Keys in request don't hash to the same slot": StoreError,
     "LOADING Redis is loading the dataset in memory": StoreError,
     "BUSY Redis is busy running a script.": StoreError,
     "OOM command not allowed when used memory > 'maxmemory'.": StoreNoWrites,
