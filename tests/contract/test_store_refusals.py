@@ -260,6 +260,37 @@ def test_a_key_of_another_type_costs_its_topic_only(
     run(server, test)
 
 
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [("changes", "WRONGTYPE"), ("version", "ERR value is not an integer"), ("options:t", "ERR")],
+)
+def test_what_gearhorn_does_not_write_is_refused_and_reads_go_on(
+    server: Redis, key: str, words: str
+) -> None:
+    async def test(bench: Bench) -> None:
+        await bench.ask("DEL", key)
+        if key == "options:t":
+            await bench.ask("HSET", key, "a", "no JSON")
+        else:
+            await bench.ask("SET", key, "no number")
+        applied = await bench.one(subscribe("t", "a"))
+        assert applied.error is not None
+        assert_is(applied.error, StoreRefused, words)
+        assert ("user_script" in str(applied.error)) or key != "options:t"
+        assert await bench.ask("ZRANGE", "clients:t", 0, -1) == [b"a"]
+
+    run(server, test)
+
+
+def test_a_number_that_is_none_is_refused_outside_of_scripts_too(server: Redis) -> None:
+    async def test(bench: Bench) -> None:
+        await bench.ask("SET", "term", "no number")
+        with pytest.raises(StoreRefused, match=r"^ERR value is not an integer"):
+            await bench.ask("INCR", "term")
+
+    run(server, test)
+
+
 def test_a_frozen_store_leaves_the_fate_unknown_and_a_new_connection_does_not_come(
     server: Redis,
 ) -> None:
