@@ -19,7 +19,7 @@ by little.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import structlog
@@ -32,6 +32,7 @@ from gearhorn.timing import Backoff, now_s
 
 TOPIC_WEIGHT = 4  # what a cached topic weighs besides its subscriptions, in subscriptions
 LIST_S = 30.0  # for one read of a list, and for all tries while the store answers
+MARKED = 10_000  # topics dropped one by one when the job servers change: 5 ms
 _FREED = 1_000  # lists that are freed in one turn of the loop
 
 Waiter = Callable[[Subscribers | RequestError], None]
@@ -69,12 +70,21 @@ class _Pending:
 
 class Directory:
     """Lists by topic, good under ``lease``. ``most`` bounds what is cached, in subscriptions; the
-    least recently used go first."""
+    least recently used go first. ``marks`` tells whether ``drop_marked`` concerns a list."""
 
-    def __init__(self, reader: Reader, most: int, lease: Lease) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        most: int,
+        lease: Lease,
+        marks: Callable[[Subscribers], bool] = lambda _: False,
+    ) -> None:
         self._reader = reader
         self._lease = lease
         self._most = most
+        self._marks = marks
+        # Topics that had such a list since the last time; beyond ``MARKED`` they are not counted.
+        self._marked: set[str] = set()
         # Two generations: a hit moves a list to the young one; when that has half the bound,
         # the old one is forgotten whole. Least recently used, at the cost of a plain dict.
         self._young: dict[str, Subscribers] = {}
@@ -139,10 +149,14 @@ class Directory:
         for pending in self._pending.values():
             pending.end()
 
-    def drop_where(self, matches: Callable[[Subscribers], bool]) -> None:
-        """Forget every list that matches, and any that is being read."""
-        lists: Iterable[Subscribers] = [*self._young.values(), *self._old.values()]
-        for topic in [*(one.topic for one in lists if matches(one)), *self._pending]:
+    def drop_marked(self) -> None:
+        """Forget every list that ``marks`` tells of, and any that is being read. Where those are
+        very many, all go: the time that this takes does not grow with what is cached."""
+        marked, self._marked = self._marked, set()
+        if len(marked) > MARKED:
+            self.forget()
+            return
+        for topic in [*marked, *self._pending]:
             self.drop(topic)
 
     async def settled(self, topics: Sequence[str] | None) -> None:
@@ -235,6 +249,8 @@ class Directory:
             del self._pending[topic]
             if pending.cut is None and isinstance(found, Subscribers):
                 self._keep(found)
+                if len(self._marked) <= MARKED and self._marks(found):
+                    self._marked.add(topic)
         for waiter in now:
             waiter(found)
         pending.served.set_result(None)

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import pytest
 
+from gearhorn.broker import directory
 from gearhorn.broker.copies import Subscribers
 from gearhorn.broker.directory import Directory
 from gearhorn.broker.lease import Lease
@@ -470,17 +471,56 @@ def test_empty_lists_are_cached_too() -> None:
     run(test)
 
 
-def test_drop_where_forgets_what_matches_and_what_is_being_read() -> None:
-    async def test(store: Store, lists: Directory) -> None:
-        lists._keep(Subscribers("limited", [b"q"], 1, ((0, 5),)))
-        lists._keep(Subscribers("plain", [b"q"], 1, ()))
+def is_limited(subscribers: Subscribers) -> bool:
+    """What the tests below mark."""
+    return subscribers.topic.startswith("limited")
+
+
+async def read(store: Store, lists: Directory, *topics: str) -> None:
+    """Have lists read, and kept."""
+    for topic in topics:
+        lists.when_known(topic, lambda _: None)
+        await turn()
+        store.reads[-1][1].set_result([b"q"])
+        await turn()
+
+
+def test_what_is_marked_and_what_is_being_read_is_dropped() -> None:
+    async def test(store: Store, _: Directory) -> None:
+        lists = Directory(store, 100, store.lease, is_limited)
+        await read(store, lists, "limited", "plain")
         lists.when_known("reading", lambda _: None)
         await turn()
-        lists.drop_where(lambda one: bool(one.limits))
-        store.reads[0][1].set_result([])
-        await turn()
-        assert lists.get("limited") is None
-        assert lists.get("plain") is not None
-        assert lists.get("reading") is None
+        for is_again in (False, True):
+            lists.drop_marked()
+            if not is_again:
+                store.reads[-1][1].set_result([])
+                await turn()
+            assert lists.get("limited") is None
+            assert lists.get("plain") is not None
+            assert lists.get("reading") is None
+            await read(store, lists, "limited")
+
+    run(test)
+
+
+def test_dropping_what_is_marked_looks_at_no_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(store: Store, _: Directory) -> None:
+        seen: list[str] = []
+
+        def marks(subscribers: Subscribers) -> bool:
+            seen.append(subscribers.topic)
+            return is_limited(subscribers)
+
+        monkeypatch.setattr(directory, "MARKED", 2)
+        lists = Directory(store, 1000, store.lease, marks)
+        await read(store, lists, "plain", *(f"limited{number}" for number in range(4)))
+        seen.clear()
+        lists.drop_marked()
+        assert not seen
+        assert lists.size == (0, 0), "more than are dropped one by one: all go"
+        await read(store, lists, "limited", "plain")
+        lists.drop_marked()
+        assert (lists.get("limited"), lists.size) == (None, (1, 1)), "it counts anew"
 
     run(test)
