@@ -206,3 +206,73 @@ def test_a_member_whose_vital_part_goes_on_crashing_stands_down_until_it_runs(
     eventually(lambda: joins(worker) > before, ANSWERED_S)
     assert other.stop() == 0
     service.works()
+
+
+class Asking:
+    """A request that is under way, on a connection of its own."""
+
+    def __init__(self, cluster: Cluster, function: str, **request: Any) -> None:
+        self._wire = Wire(cluster.address, ANSWERED_S)
+        self.handle = self._wire.submit(function.encode(), json.dumps(request).encode())
+        with Wire(cluster.address, ANSWERED_S) as other:
+            eventually(lambda: other.status(self.handle) != (True, False), ANSWERED_S)
+
+    def answer(self) -> tuple[str, bytes]:
+        """How it ended, and the first warning."""
+        with self._wire:
+            outcome = self._wire.outcome(self.handle, ANSWERED_S)
+        return outcome.kind, b"".join(outcome.warnings[:1])
+
+
+def crash(worker: SabotagedWorker, part: str) -> None:
+    """Have a kept loop crash once, where it waits now: while it connects to the store, a fault is
+    one of the connection and no crash, so it is made again."""
+    before = restarts(worker, part)
+    tasks = worker.order("tasks").items()
+    [key] = [key for key, (name, is_kept) in tasks if name == part and is_kept]
+
+    def is_done() -> bool:
+        if restarts(worker, part) > before:
+            return True
+        worker.order("break", key)
+        return False
+
+    eventually(is_done, ANSWERED_S, part)
+
+
+def subscribed(cluster: Cluster) -> set[str]:
+    """Who is subscribed to the topic, as the store says."""
+    found = json.loads(cluster.run("describe_fanout", ANSWERED_S, topic="t").data)
+    return set(found["topics"].get("t", {}).get("subscriptions", {}))
+
+
+@pytest.mark.parametrize("moment", ["writing", "asking what was written"])
+def test_changes_in_flight_are_answered_when_their_loop_crashes(
+    sabotaged: tuple[Cluster, SabotagedWorker], moment: str
+) -> None:
+    cluster, worker = sabotaged
+    cluster.subscribe("t", "early")
+    cluster.store.freeze()
+    try:
+        asked = [Asking(cluster, "subscribe_fanout", topic="t", client_id="alice")]
+        if moment == "asking what was written":
+            assert asked.pop().answer()[0] == "fail"
+        asked += [
+            Asking(cluster, "subscribe_fanout", topic="t", client_id="bob"),
+            Asking(cluster, "unsubscribe_fanout", topic="t", client_id="early", drain=True),
+        ]
+        crash(worker, "changes")
+        answers = [one.answer() for one in asked]
+    finally:
+        cluster.store.thaw()
+    assert {kind for kind, _ in answers} == {"fail"}
+    for _, words in answers:
+        assert words.startswith((b"internal error", b"unavailable: ")), words
+    Service(cluster).begin()
+    again = [f"again{number}" for number in range(3)]
+    cluster.subscribe("t", *again)
+    copies = len(subscribed(cluster))
+    assert copies >= len(again)
+    assert cluster.publish("t", "m").data == str(copies).encode()
+    assert cluster.run("unsubscribe_fanout", topic="t", client_id="early").kind == "complete"
+    assert "early" not in subscribed(cluster)
