@@ -28,6 +28,7 @@ from gearhorn.broker.states import (
     State,
 )
 from gearhorn.messages.durable import DurableOptions, Trouble
+from gearhorn.store.inherited import Sequences
 from gearhorn.store.lanes import Acquired
 from gearhorn.store.log import Entry
 
@@ -144,11 +145,11 @@ class Lane:
         self.ahead: list[tuple[int, int, str]] = []  # first, last, epoch: done, not in the store
         self.ahead_top = 0  # the highest sequence of those that the store may hold
         self.passed: deque[tuple[int, int]] = deque()  # done under a former owner: first, last
-        self.redrives: deque[int] = deque()  # sequences that were put back, to be delivered first
+        self.redrives = Sequences()  # what was put back, to be delivered first
         self.seen_redrive = 0  # the number of the last one that is among them
         self.laden: list[Delivery] = []  # hold payloads, until the round is over
         self.troubles: dict[int, Trouble] = {}  # of messages that failed under a former owner
-        self.skip: set[int] = set()  # parked under a former owner
+        self.skip: list[Sequences] = []  # parked under a former owner, or put back
         self.gap = 0  # messages that the log had dropped before they were delivered
         self.is_dirty = False  # something happened to it that no round has taken up
         self.in_round = False
@@ -211,8 +212,8 @@ class Lane:
     def inherit(self, acquired: Acquired) -> None:
         """Take over what a former owner left in the store."""
         self.troubles = acquired.troubles
-        self.skip = acquired.parked
-        self.redrives.extend(acquired.redrives)
+        self.skip = list(acquired.parked)
+        self.redrives = acquired.redrives
         self.seen_redrive = acquired.seen_redrive
         self.passed.extend(acquired.ahead)
         self.ahead_top = acquired.ahead_top
@@ -326,9 +327,11 @@ class Lane:
     def _is_over(self, entry: Entry) -> bool:
         """Whether a message needs no delivery: it is excluded, was parked, or is done."""
         sequence = entry.sequence
-        if sequence in self.skip:
-            self.skip.discard(sequence)
-            return True
+        if self.skip:
+            was_parked = [some.pass_to(sequence) for some in self.skip]
+            self.skip = [some for some in self.skip if some]
+            if any(was_parked):
+                return True
         passed = self.passed
         while passed and passed[0][1] < sequence:
             passed.popleft()
@@ -400,8 +403,7 @@ class Lane:
         self.pass_over(first - 1)
         dead = [n for n in self.troubles if n < first]
         if dead:
-            put_back = set(self.redrives)
-            dead = [n for n in dead if n not in put_back]
+            dead = [n for n in dead if not self.redrives.has(n)]
         for sequence in dead:
             del self.troubles[sequence]
         return dead

@@ -88,7 +88,7 @@ def wants_redriven(lane: Lane) -> list[int]:
     """Return the messages that were put back and that a lane may send now."""
     again = [delivery.sequence for delivery in _redriven(lane)]
     count = min(lane.redrive_room, READ_ENTRIES)
-    return again + [lane.redrives[at] for at in range(count)]
+    return again + lane.redrives.lowest(count)
 
 
 class Redriven:
@@ -138,7 +138,7 @@ class Redriven:
             if delivery is not None:
                 if entry is None or not delivery.refill([entry]):
                     self._outcomes.gone(delivery)
-            elif lane.redrives and lane.redrives[0] == sequence:
+            elif lane.redrives.lowest(1) == [sequence]:
                 lane.redrives.popleft()
                 if entry is not None and parked is not None:
                     resting = lane.take_redriven(entry, parked.trouble, now_s(), clock_ms)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from gearhorn.errors import StoreError, StoreReplaced
+from gearhorn.errors import StoreError, StoreRefused, StoreReplaced
 from gearhorn.messages import decode_options
 from gearhorn.messages.durable import (
     DurableOptions,
@@ -21,6 +21,7 @@ from gearhorn.messages.durable import (
     decode_trouble,
 )
 from gearhorn.store.connection import READ_TIMEOUT_S, Command, Connection
+from gearhorn.store.inherited import FIRST, Found, Sequences, range_of, read_long
 from gearhorn.store.line import Line
 from gearhorn.store.parked import ParkedMessages
 from gearhorn.store.rounds import PIECE, Commands, Round, RoundReply, Settlement
@@ -29,6 +30,7 @@ log = structlog.get_logger(__name__)
 
 PAGE = 100  # topics or lanes read in one round trip: a few milliseconds of the loop
 SCANNED = 200  # lanes of one topic read in one go, where it has many
+_BEGINNING = "LIMIT", 0, FIRST
 
 
 class Held(NamedTuple):
@@ -47,8 +49,8 @@ class Acquired(NamedTuple):
     position: int
     former: str  # who held it before, "-" where it was released
     troubles: dict[int, Trouble]
-    parked: set[int]  # sequences past the position that are parked or were
-    redrives: list[int]  # sequences that were put back
+    parked: Sequence[Sequences]  # what is parked or was put back, past the position
+    redrives: Sequences  # what was put back
     seen_redrive: int = 0  # the number of the last redrive that is among them
     ahead: Sequence[tuple[int, int]] = ()  # done beyond the position: first and last of each
     ahead_top: int = 0  # the highest sequence of those that the store keeps, also if it is passed
@@ -175,7 +177,10 @@ class Lanes(ParkedMessages):
     async def _look_into(
         self, taken: Sequence[_Taken], acquired: dict[str, list[Acquired]]
     ) -> set[str]:
-        """Add what lanes that were taken hold; return topics with lanes that cannot be read."""
+        """Add what lanes that were taken hold; return topics with lanes that cannot be read now.
+
+        The beginning of each is read for all of them together; where there is more, that lane is
+        read by itself."""
         connection = self._connection
         key = connection.key
         commands: list[Command] = [("GET", key("redrives"))]  # before those that it counts
@@ -183,29 +188,50 @@ class Lanes(ParkedMessages):
             pair = f"{topic}\0{client_id}"
             commands += [
                 ("HGETALL", key("trouble", pair)),
-                ("ZRANGEBYSCORE", key("order", pair), f"({position}", "+inf"),
-                ("ZRANGE", key("redrive", pair), 0, -1),
-                ("ZRANGE", key("ahead", pair), 0, -1),
+                ("ZRANGEBYSCORE", key("order", pair), f"({position}", "+inf", *_BEGINNING),
+                ("ZRANGEBYSCORE", key("redrive", pair), "-inf", "+inf", *_BEGINNING),
+                ("ZRANGEBYSCORE", key("ahead", pair), f"({position}", "+inf", *_BEGINNING),
+                ("ZRANGE", key("ahead", pair), -1, -1),
             ]
         count, *found = await connection.each(commands, READ_TIMEOUT_S)
         dead: list[Command] = []
         left = set()
         for at, lane in enumerate(taken):
             topic, client_id, *_ = lane
-            parts = found[4 * at : 4 * at + 4]
-            refused = next((one for one in parts if isinstance(one, StoreError)), None)
-            if refused is not None:
-                words = str(refused)
+            parts = found[5 * at : 5 * at + 5]
+            try:
+                whole = await self._whole(lane, parts, int(count or 0))
+            except StoreRefused as error:
+                words = str(error)
                 log.error("the store refuses a lane", topic=topic, client=client_id, error=words)
                 left.add(topic)
                 continue
-            one, over = _acquired(lane, parts, int(count or 0))
+            one, over = _acquired(lane, parts, whole)
+            await asyncio.sleep(0)
             if over:
                 dead.append(("HDEL", key("trouble", f"{topic}\0{client_id}"), *over))
             acquired.setdefault(topic, []).append(one)
         if dead:
             await connection.each(dead)
         return left
+
+    async def _whole(self, lane: _Taken, parts: Sequence[Any], count: int) -> Found:
+        """Return what is there of a lane whose beginning was read.
+
+        Raises ``StoreRefused`` where the store refuses a part of it."""
+        for one in parts:
+            if isinstance(one, StoreError):
+                raise one
+        _, order, redrives, ahead, _ = parts
+        if max(map(len, (order, redrives, ahead))) == FIRST:
+            topic, client_id, _, position, _ = lane
+            return await read_long(self._connection, f"{topic}\0{client_id}", position)
+        return Found(
+            Sequences(map(int, order)),
+            Sequences(map(int, redrives)),
+            sorted(map(range_of, ahead)),
+            count,
+        )
 
     async def release(
         self, member: str, lanes: Mapping[tuple[str, bool], Sequence[Settlement]]
@@ -285,27 +311,25 @@ def held_of(record: bytes) -> Held:
     return Held(owner.decode(), int(term), int(position))
 
 
-def _acquired(lane: _Taken, parts: Sequence[Any], count: int) -> tuple[Acquired, list[int]]:
+def _acquired(lane: _Taken, parts: Sequence[Any], whole: Found) -> tuple[Acquired, list[int]]:
     """Return a lane that was taken, and messages whose failed attempts are of no use any more."""
     _, client_id, term, position, former = lane
-    troubles, order, redrives, beyond = parts
-    put_back = [int(n) for n in redrives]
+    troubles, *_, top = parts
+    redrives = whole.redrives
     failed = {int(n): decode_trouble(body) for n, body in troubles.items()}
-    tried_again = set(put_back)
-    over = [n for n in failed if n <= position and n not in tried_again]
+    over = [n for n in failed if n <= position and not redrives.has(n)]
     for sequence in over:
         del failed[sequence]
-    ranges = sorted((int(first), int(last)) for first, last in (one.split(b"-") for one in beyond))
     acquired = Acquired(
         client_id,
         term,
         position,
         former.decode(),
         failed,
-        {int(n) for n in order}.union(n for n in put_back if n > position),
-        put_back,
-        count,
-        tuple(one for one in ranges if one[1] > position),
-        max((last for _, last in ranges), default=0),
+        [some for some in (whole.order, redrives.behind(position)) if some],
+        redrives,
+        whole.seen_redrive,
+        whole.ahead,
+        max((range_of(one)[1] for one in top), default=0),
     )
     return acquired, over

@@ -3,7 +3,7 @@ without a worker."""
 
 from __future__ import annotations
 
-from support.logs import NOTHING, LogBench, failed, run, trouble
+from support.logs import NOTHING, LogBench, failed, parked_in, run, trouble
 from support.servers import Redis
 from support.store import unsubscribe
 
@@ -85,7 +85,7 @@ def test_what_is_purged_beyond_the_position_is_not_found_in_the_log_again(server
         assert await bench.settle("t", "alice", first.term, 1)
         assert await bench.lanes.take_parked("t", "alice", "purge", None) == 2
         second = await again(bench)
-        assert (second.parked, tuple(second.ahead)) == (set(), ((4, 4),))
+        assert (parked_in(second), tuple(second.ahead)) == ([], ((4, 4),))
 
     run(server, test)
 
@@ -103,7 +103,8 @@ def test_a_late_acknowledgement_takes_a_message_out_of_the_parked_ones(server: R
         await bench.note(late)
         assert await bench.listed("t", "alice") == [5]
         second = await again(bench)
-        assert (second.redrives, second.parked, tuple(second.ahead)) == ([], {5}, ((4, 4),))
+        assert (parked_in(second), tuple(second.ahead)) == ([5], ((4, 4),))
+        assert not second.redrives
         assert await bench.lanes.parked("t", "alice", [1, 4]) == [None, None]
 
     run(server, test)
@@ -148,7 +149,7 @@ def test_redrives_are_found_in_their_order_after_any_of_them(server: Redis) -> N
         assert await bench.lanes.redriven(3) == []
         acquired = await bench.acquire("t", "alice")
         assert acquired is not None
-        assert (acquired.redrives, acquired.seen_redrive) == ([1, 2], 3)
+        assert (acquired.redrives.lowest(9), acquired.seen_redrive) == ([1, 2], 3)
         note = failed("t", "alice", acquired.term, 1, trouble())._replace(kind="redriven")
         await bench.note(note)
         assert len(await bench.lanes.redriven(0)) == 2, "2 is to be delivered still"

@@ -268,7 +268,7 @@ def test_a_log_with_a_setting_outlives_every_subscription(server: Redis) -> None
         await bench.begin("t", "alice", "all")
         acquired = await bench.acquire("t", "alice")
         assert acquired is not None
-        assert (acquired.position, acquired.troubles, acquired.parked) == (0, {}, set())
+        assert (acquired.position, acquired.troubles, acquired.parked) == (0, {}, [])
 
     run(server, test)
 
@@ -355,7 +355,7 @@ def test_parked_messages_are_taken_the_oldest_first_up_to_the_limit(
         again = await bench.acquire("t", "alice")
         assert again is not None
         is_kept = how == "redrive"
-        assert again.redrives == ([2, 9, 10, 11] if is_kept else [])
+        assert again.redrives.lowest(9) == ([2, 9, 10, 11] if is_kept else [])
         found = await bench.lanes.parked("t", "alice", [2, 9, 10, 11])
         assert [one is not None for one in found] == [is_kept] * 4
         assert await bench.lanes.take_parked("t", "bob", how, None) is None
@@ -368,7 +368,7 @@ def test_a_message_that_was_put_back_is_done_with_or_parked_again(server: Redis)
         await used(bench)
         acquired = await bench.acquire("t", "alice")
         assert acquired is not None
-        assert acquired.redrives == [1]
+        assert acquired.redrives.lowest(9) == [1]
         assert await bench.lanes.counts([("t", "alice")]) == [(2, {4: trouble()})]
         note = failed("t", "alice", acquired.term, 1, trouble())._replace(kind="redriven")
         await bench.note(note)
@@ -378,11 +378,11 @@ def test_a_message_that_was_put_back_is_done_with_or_parked_again(server: Redis)
         await bench.lanes.take_parked("t", "alice", "redrive", 1)
         acquired = await bench.acquire("t", "alice")
         assert acquired is not None
-        assert acquired.redrives == [2]
+        assert acquired.redrives.lowest(9) == [2]
         assert await bench.park("t", "alice", acquired.term, 2)
         assert await bench.listed("t", "alice") == [2, 3]
         again = await bench.acquire("t", "alice")
         assert again is not None
-        assert again.redrives == []
+        assert not again.redrives
 
     run(server, test)

@@ -43,6 +43,11 @@ def retain(topic: str, **settings: Any) -> Change:
     return Change("retain", topic, "", b"", json.dumps(settings).encode())
 
 
+def parked_in(acquired: Acquired) -> list[int]:
+    """What a new owner is told not to take from the log."""
+    return sorted({number for some in acquired.parked for number in some})
+
+
 class LogBench(Bench):
     """One member's view of a store with logs."""
 

@@ -19,6 +19,7 @@ from support.windows import (
 from gearhorn.broker.deliveries import JITTER
 from gearhorn.broker.lanes import SPAN
 from gearhorn.broker.states import Event, LaneEvent, State
+from gearhorn.store.inherited import Sequences
 
 OTHER = "fedcba9876543210"
 
@@ -27,7 +28,7 @@ OTHER = "fedcba9876543210"
 
 def test_messages_that_were_put_back_come_before_the_log() -> None:
     one = lane(7, in_flight=2)
-    one.redrives.extend([2, 5])
+    one.redrives = Sequences([2, 5])
     assert one.room == 0
     one.redrives.popleft()
     one.take_redriven(entry(2), trouble(20), 0.0, 0)
@@ -52,7 +53,7 @@ def test_a_message_that_was_put_back_leaves_the_position_where_it_is() -> None:
 
 def test_a_message_put_back_that_the_position_has_not_passed_moves_it_past_nothing() -> None:
     one = lane(3, in_flight=2)
-    one.skip = {5}
+    one.skip = [Sequences([5])]
     one.take_redriven(entry(5), trouble(20), 0.0, 0)
     finish(send(one)[0])
     assert one.position == 3
@@ -103,7 +104,7 @@ def test_what_was_put_back_and_failed_under_a_former_owner_rests_until_it_is_due
 
 def test_so_much_that_was_put_back_is_taken_as_may_be_under_way() -> None:
     one = settling(7, in_flight=2)
-    one.redrives.extend([1, 2, 3])
+    one.redrives = Sequences([1, 2, 3])
     assert one.redrive_room == 0, "it waits for the former owner's job"
     one.apply(LaneEvent.QUIET)
     assert one.redrive_room == 2
@@ -113,13 +114,13 @@ def test_so_much_that_was_put_back_is_taken_as_may_be_under_way() -> None:
     assert one.redrive_room == 0
     finish(send(one)[0])
     assert one.redrive_room == 1
-    one.redrives.clear()
+    one.redrives.popleft()
     assert one.redrive_room == 0
 
 
 def test_a_message_put_back_that_is_not_done_bounds_how_many_others_are_taken() -> None:
     one = lane(1000, in_flight=2)
-    one.redrives.extend(range(1, 1000))
+    one.redrives = Sequences(range(1, 1000))
     while one.redrive_room:
         sequence = one.redrives.popleft()
         one.take_redriven(entry(sequence), trouble(20), 0.0, 0)

@@ -22,6 +22,7 @@ from gearhorn.broker.deliveries import rest_s
 from gearhorn.broker.lanes import SPAN, Delivery, Lane
 from gearhorn.broker.states import UNDER_WAY, Action, Event, LaneEvent, LaneState, State
 from gearhorn.messages.durable import DurableOptions, Trouble
+from gearhorn.store.inherited import Sequences
 from gearhorn.store.lanes import Acquired
 from gearhorn.store.log import Entry
 
@@ -75,7 +76,8 @@ class Promise(RuleBasedStateMachine):
         for number in list(store.troubles):
             if number <= store.position and number not in store.redrives:
                 del store.troubles[number]
-        skip = {number for number in (*store.parked, *store.redrives) if number > store.position}
+        redrives = Sequences(sorted(store.redrives))
+        parked = Sequences(sorted(store.parked)).behind(store.position)
         store.ahead = [one for one in store.ahead if one[1] > store.position]
         self.lane.inherit(
             Acquired(
@@ -84,8 +86,8 @@ class Promise(RuleBasedStateMachine):
                 store.position,
                 "?",
                 dict(store.troubles),
-                skip,
-                sorted(store.redrives),
+                [parked, redrives.behind(store.position)],
+                redrives,
                 0,
                 sorted(store.ahead),
                 max((last for _, last in store.ahead), default=0),

@@ -12,6 +12,7 @@ from gearhorn.broker.lanes import Delivery, Lane
 from gearhorn.broker.rereads import PUT_BACK, Redriven
 from gearhorn.broker.states import LaneEvent
 from gearhorn.messages.durable import DurableOptions, Info, Parked
+from gearhorn.store.inherited import Sequences
 
 
 class Looked(Lane):
@@ -85,7 +86,7 @@ def test_a_window_is_walked_through_once_however_many_messages_are_read_again() 
 
 def test_what_is_gone_is_passed_by() -> None:
     one = Looked("t", 5)
-    one.redrives.extend([1, 2, 3])
+    one.redrives = Sequences([1, 2, 3])
     read(Store(2), Outcomes(), one)
     assert sequences(one.window) == [[1], [3]]
     assert not one.redrives
@@ -94,7 +95,7 @@ def test_what_is_gone_is_passed_by() -> None:
 def test_one_round_asks_for_so_many_messages_and_no_more() -> None:
     lanes = [Looked(f"t{number}", 100) for number in range(40)]
     for one in lanes:
-        one.redrives.extend(range(1, 101))
+        one.redrives = Sequences(range(1, 101))
     store = Store()
     asking: Sequence[Lane] = lanes
     for _ in range(20):

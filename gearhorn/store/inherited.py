@@ -1,0 +1,109 @@
+"""What a lane's new owner finds in the store: what is parked, put back, or done ahead of others.
+
+Rules: any number of messages may be there. They are read in pages, so that neither the store nor
+the event loop is held up, and kept packed: a million of them are 8 MB, and are freed at once.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import AsyncIterator, Iterable
+from operator import neg
+from typing import NamedTuple
+
+from gearhorn.store.connection import READ_TIMEOUT_S, Connection
+
+FIRST = 100  # read of every lane together with others; a lane that has more is read by itself
+PAGE = 5000  # then: a millisecond of the store, a few of the event loop
+
+
+class Sequences(array):  # type: ignore[type-arg]  # Python 3.11 has no array[int]
+    """Sequences of messages from which the lowest are taken. They are kept in descending order:
+    an array loses its end at no cost, and asking whether it is empty calls no Python."""
+
+    def __new__(cls, ascending: Iterable[int] = ()) -> Sequences:
+        """Keep these sequences, which ascend."""
+        made = super().__new__(cls, "q", ascending)
+        made.reverse()
+        return made  # type: ignore[return-value]
+
+    def popleft(self) -> int:
+        """Take the lowest one, which there must be."""
+        return int(self.pop())
+
+    def lowest(self, count: int) -> list[int]:
+        """Return the lowest ones in their order, as many as there are of so many."""
+        return self[: -count - 1 : -1].tolist() if count else []
+
+    def behind(self, sequence: int) -> Sequences:
+        """Return a copy with those behind a sequence."""
+        copy = Sequences()
+        copy.extend(self[: bisect_left(self, -sequence, key=neg)])
+        return copy
+
+    def pass_to(self, sequence: int) -> bool:
+        """Take all up to a sequence; return whether that was one of them."""
+        if not self or self[-1] > sequence:
+            return False
+        at = bisect_left(self, -sequence, key=neg)
+        found = self[at : at + 1].tolist() == [sequence]
+        del self[at:]
+        return found
+
+    def has(self, sequence: int) -> bool:
+        """Whether a sequence is one of them."""
+        at = bisect_left(self, -sequence, key=neg)
+        return self[at : at + 1].tolist() == [sequence]
+
+
+class Found(NamedTuple):
+    """What is there of a lane, and the number of the last redrive that is among it."""
+
+    order: Sequences
+    redrives: Sequences
+    ahead: list[tuple[int, int]]  # first and last of each range, sorted
+    seen_redrive: int
+
+
+def range_of(text: bytes) -> tuple[int, int]:
+    """Return the first and the last sequence of "FIRST-LAST"."""
+    first, last = text.split(b"-")
+    return int(first), int(last)
+
+
+async def read_long(connection: Connection, pair: str, position: int) -> Found:
+    """Read a lane of which there may be much; the caller must hold it.
+
+    Messages may be put back or purged meanwhile: they leave those that are parked, for those that
+    were put back or are done. So what is parked is read first, and each is found in one place at
+    least. A redrive that comes meanwhile has a higher number than the one that is returned.
+
+    Raises ``StoreError``.
+    """
+    key = connection.key
+    [count] = await connection.pipeline([("GET", key("redrives"))])
+    order, redrives = Sequences(), Sequences()
+    for name, after, into in (("order", position, order), ("redrive", -1, redrives)):
+        async for page in _pages(connection, key(name, pair), after):
+            into.extend(map(int, page))
+        into.reverse()
+    ahead: set[tuple[int, int]] = set()
+    async for page in _pages(connection, key("ahead", pair), position):
+        ahead.update(map(range_of, page))
+    return Found(order, redrives, sorted(ahead), int(count or 0))
+
+
+async def _pages(connection: Connection, key: str, after: int) -> AsyncIterator[list[bytes]]:
+    """Yield the members of a sorted set whose scores are above ``after``, page by page. Where
+    scores are members, each comes once; ranges of one score may be parted by the end of a page, and
+    those at the end come once more."""
+    bound = f"({after}"
+    while True:
+        command = "ZRANGEBYSCORE", key, bound, "+inf", "LIMIT", 0, PAGE
+        [page] = await connection.pipeline([command], READ_TIMEOUT_S)
+        yield page
+        if len(page) < PAGE:
+            return
+        first, is_range, last = page[-1].decode().partition("-")
+        bound = last if is_range else f"({first}"
