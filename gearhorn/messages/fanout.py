@@ -156,7 +156,7 @@ def _checked(key: str, text: msgspec.Raw) -> bytes | msgspec.Raw:
     size = memoryview(text).nbytes
     if key == "payload":
         return b"0"  # it is taken as it is
-    if key == "background":
+    if key == "background" and size > MAX_VALUE_BYTES:
         return b"false" if _FALSE.match(text) else b"true"
     if key == "exclude":
         if size > MAX_EXCLUDE_BYTES:
