@@ -62,6 +62,7 @@ class Talk:
         self._heard: dict[str, tuple[Gossip, float]] = {}
         self._listeners: Subscribers | None = None  # that are no members
         self._reading = False  # who they are
+        self._changed = 0  # times that they did
         self._owed: Counter[int] = Counter()  # messages by server that it has not answered
         self._since_s = now_s()  # when it was last alone, or heard
         self.state = "solitary"
@@ -180,12 +181,20 @@ class Talk:
                     words = Submission(outcome, block.heads, block.tail, False)
                     self._cluster.submit(block.place, words)
 
+    def listeners_changed(self) -> None:
+        """Tell nobody but members before it is known again who else listens."""
+        self._listeners = None
+        self._changed += 1
+
     async def _look_up(self) -> None:
         """Read who else listens, for the next message."""
         self._reading = True
+        changed = self._changed
         try:
             with contextlib.suppress(StoreError):
-                self._listeners = await self._read(GOSSIP)
+                listeners = await self._read(GOSSIP)
+                if changed == self._changed:
+                    self._listeners = listeners
         finally:
             self._reading = False
 

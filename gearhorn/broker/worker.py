@@ -385,12 +385,15 @@ class Broker:
         if is_durable:
             self._durable.changed(topic, client_id)
         self._directory.drop(topic)
+        if topic == GOSSIP:
+            self._talk.listeners_changed()
         if client_id != "":
             self._limits.changed(topic, queue_of(topic, client_id) if client_id else None)
 
     def forget(self) -> None:
         """Any topic may have changed."""
         self._directory.forget()
+        self._talk.listeners_changed()
         self._limits.forget()
         self._durable.changed("")
 
@@ -404,6 +407,8 @@ class Broker:
                 await self._copies.barrier()
                 await self._overflow.settled(topics)
                 await self._copies.barrier()  # what was sent again meanwhile, as a server went
+            if topics is None or GOSSIP in topics:
+                await asyncio.gather(*self._control.barriers())
             await self._drops.settled(topics)
 
     def overflowed(self, topic: str, client_id: str, seen: int) -> None:

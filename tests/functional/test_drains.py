@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
 
 from support.cluster import Cluster, eventually
@@ -61,3 +62,15 @@ def test_all_job_servers_are_drained_and_the_count_is_logged(make_cluster: MakeC
     assert json.loads(cluster.run("unsubscribe_fanout", **DRAIN).data)["drained"] == 60
     cluster.workers[0].logs("event=drained queue=t_alice copies=60")
     assert not any(waiting(server.address, "t_alice") for server in cluster.job_servers)
+
+
+def test_nothing_is_left_for_who_listened_to_gossip(make_cluster: MakeCluster) -> None:
+    interval_s = 0.5
+    cluster = make_cluster(workers=2, options=("--gossip-interval", str(interval_s)))
+    listener = {"topic": "__gossip", "client_id": "watcher"}
+    for _ in range(3):
+        cluster.subscribe("__gossip", "watcher")
+        eventually(lambda: waiting(cluster.address, "__gossip_watcher") == 2)
+        cluster.run("unsubscribe_fanout", **listener, drain=True)
+        time.sleep(3 * interval_s)
+        assert not waiting(cluster.address, "__gossip_watcher")
