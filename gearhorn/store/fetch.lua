@@ -3,8 +3,10 @@
 --       5 the topic's drops
 -- ARGV: 1 client_id, or ''  2 the epoch the caller knows, or ''  3 the position to move to, or ''
 --       4 up to where to purge, or ''
+--       5 the mark and 6 the position of a reading of many lanes (see slowest), or ''
 -- Returns false where there is no log; else {what, epoch, first, last, position, messages that a
--- pull subscription has missed, 1 where there is more to purge}; what is 'ok', 'epoch' (another
+-- pull subscription has missed, 1 where there is more to purge, 2 where the
+-- lanes are to be read first}; what is 'ok', 'epoch' (another
 -- one: nothing is changed), 'client' (no durable subscription), 'pull' (one that is delivered to),
 -- 'ack' or 'purge' (beyond the last). What a subscription has missed is counted here, once: nobody
 -- delivers for it.
@@ -14,8 +16,8 @@ if not log then
     return false
 end
 local position, missed = 0, 0
-local function answer(what, is_more)
-    return {what, log.epoch, log.first, log.last, position, missed, is_more and 1 or 0}
+local function answer(what, more)
+    return {what, log.epoch, log.first, log.last, position, missed, more or 0}
 end
 local record = ARGV[1] ~= '' and redis.call('HGET', KEYS[4], ARGV[1])
 if ARGV[1] ~= '' then
@@ -51,4 +53,11 @@ if moved > position then
     position = moved
     redis.call('HSET', KEYS[4], ARGV[1], 'pull 0 ' .. string.format('%.0f', position))
 end
-return answer('ok', purge and forget(log, math.min(purge, slowest(log, KEYS[4])) + 1))
+if not purge then
+    return answer('ok')
+end
+local done = slowest(log, KEYS[4], ARGV[5], ARGV[6])
+if not done then
+    return answer('ok', 2)
+end
+return answer('ok', forget(log, math.min(purge, done) + 1) and 1 or 0)

@@ -3,7 +3,7 @@
 -- in ms, OFFSET the bytes that were logged before it. Sequences have no gaps but at the beginning.
 -- The log is a hash: epoch, base (the first sequence under it), last, first, bytes (logged since the
 -- beginning), floor (those that are forgotten), dropped (by the caps), run (the server's run id),
--- mark (of the newest block; of no use while the log is empty), retained (where it has a retention
+-- mark (of the newest block; of no use while the log is empty), joined (counts lanes made), retained (where it has a retention
 -- setting) and the settings themselves.
 -- Reading an entry reads its payload. So that a search needs not, entries are parted into blocks, of
 -- at most 64 entries and 64 KiB, or of one entry; "SEQUENCE CLOCK OFFSET" of each block's first entry
@@ -11,6 +11,7 @@
 
 local MAX_AGE, MAX_MESSAGES, MAX_BYTES = 120, 1000000, 268435456
 local BLOCK_ENTRIES, BLOCK_BYTES = 64, 65536
+local LANES = 2000 -- whose positions are read at once: a millisecond
 local PLAIN_INFO = 128 -- bytes of an entry's info that are not counted
 local FORGOTTEN, FORGOTTEN_BYTES = 100000, 33554432 -- in one go: a few milliseconds
 
@@ -171,9 +172,17 @@ local function position_of(record)
     return tonumber(string.match(record, '(%d+)$'))
 end
 
--- Returns up to where every durable subscription has done with the log.
-local function slowest(log, lanes)
+-- Returns up to where every durable subscription has done with the log. Of many the caller reads the
+-- positions, page by page, and "EPOCH JOINED" of the log before: positions rise, unless a lane is made.
+-- Returns nil where that has to be done, or done again.
+local function slowest(log, lanes, mark, position)
     local done = log.last
+    if redis.call('HLEN', lanes) > LANES then
+        if mark ~= log.epoch .. ' ' .. (redis.call('HGET', log.key, 'joined') or 0) then
+            return nil
+        end
+        return math.min(done, tonumber(position))
+    end
     for _, record in ipairs(redis.call('HVALS', lanes)) do
         done = math.min(done, position_of(record))
     end

@@ -20,13 +20,19 @@ from gearhorn.messages.durable import Info, decode_info
 from gearhorn.store.asked import Asked
 from gearhorn.store.connection import READ_TIMEOUT_S, WRITE_TIMEOUT_S, Command, Connection
 from gearhorn.store.line import Line
+from gearhorn.store.slowest import Slowest, read_slowest
 
 FETCH_BYTES = 8 * 1024 * 1024  # in one reply
 READ_ENTRIES = 1000  # read in one go: a few milliseconds of the store's time and of the loop's
 PRUNED = 10_000  # entries in one go: 2 ms of the store's time
+STEPS = 100  # of pruning after one reading of many lanes; then other logs have their turn
+READINGS = 5  # of many lanes for one purge, while lanes are made
 DUE = 100  # logs that one member prunes at a time
 TROUBLED_MS = 60_000  # until a log that could not be pruned is tried again
 SLOWEST_BYTES_S = 1024 * 1024  # what a store that is slow takes of appends in a second
+
+_MORE, _READ_LANES = 1, 2  # what ``fetch.lua`` has left to do
+_UNREAD = -2  # ``prune.lua``: the lanes are to be read first
 
 log = structlog.get_logger(__name__)
 
@@ -243,9 +249,10 @@ class Log:
         """Acknowledge and purge as asked, and return where the log stands; None: there is none."""
         key = self._connection.key
         keys = [key(name, topic) for name in ("log", "messages", "marks", "lanes", "drops")]
+        arguments = ["" if one is None else one for one in (ack, purge)]
+        slowest, readings = Slowest(), 0
         while True:
-            arguments = ["" if one is None else one for one in (ack, purge)]
-            command = self._connection.script("fetch", keys, client_id, epoch, *arguments)
+            command = self._connection.script("fetch", keys, client_id, epoch, *arguments, *slowest)
             [reply] = await self._connection.pipeline([command])
             if not reply:
                 return None
@@ -257,7 +264,10 @@ class Log:
                     client=client_id,
                     count=missed,
                 )
-            if not is_more:
+            if is_more == _READ_LANES and readings < READINGS:
+                slowest = await read_slowest(self._connection, topic)
+                readings += 1
+            elif is_more != _MORE:
                 return Place(what.decode(), found.decode(), first, last, position)
 
     async def prune(self, clock_ms: int) -> int | None:
@@ -273,20 +283,33 @@ class Log:
         if not due:
             return _score_of(following)
         topics = [name.decode() for name in due]
-        commands = []
-        for topic in topics:
-            own = ("log", "messages", "marks", "lanes", "logged", "places")
-            keys = [*(key(one, topic) for one in own), key("clock"), key("due")]
-            commands.append(self._connection.script("prune", keys, topic, clock_ms, PRUNED))
+        commands = [self._prune_command(topic, clock_ms, Slowest()) for topic in topics]
         replies = await self._connection.each(commands, READ_TIMEOUT_S)
         troubled = []
         for topic, reply in zip(topics, replies, strict=True):
             if isinstance(reply, StoreError):
                 log.warning("a log cannot be pruned", topic=topic, error=str(reply))
                 troubled.append(("ZADD", key("due"), "XX", clock_ms + TROUBLED_MS, topic))
+            elif reply == _UNREAD:
+                await self._prune_many(topic, clock_ms)
         if troubled:
             await self._connection.each(troubled)
         return clock_ms  # there may be more
+
+    async def _prune_many(self, topic: str, clock_ms: int) -> None:
+        """Prune a log with many lanes; where one is made meanwhile, it is due again soon."""
+        slowest = await read_slowest(self._connection, topic)
+        for _ in range(STEPS):
+            command = self._prune_command(topic, clock_ms, slowest)
+            [count] = await self._connection.pipeline([command], READ_TIMEOUT_S)
+            if count <= 0:
+                return
+
+    def _prune_command(self, topic: str, clock_ms: int, slowest: Slowest) -> Command:
+        key = self._connection.key
+        own = ("log", "messages", "marks", "lanes", "logged", "places")
+        keys = [*(key(one, topic) for one in own), key("clock"), key("due")]
+        return self._connection.script("prune", keys, topic, clock_ms, PRUNED, *slowest)
 
     async def describe(self, topics: Sequence[str]) -> list[dict[str, str] | None]:
         """Return the fields of each topic's log (see ``log.lua``); None: there is none."""

@@ -3,7 +3,10 @@
 -- KEYS: 1 the log  2 its messages  3 the marks of its blocks  4 the lanes
 --       5 when which unique was logged  6 where each was  7 the clock  8 when which log is due
 -- ARGV: 1 topic  2 the caller's reading of the clock, ms  3 how many at most
--- Returns how many are forgotten, or -1 where it was not due.
+--       4 the mark and 5 the position of a reading of many lanes (see slowest), or ''
+-- Returns how many are forgotten, -1 where it was not due, -2 where the lanes are to be read first.
+
+local READING = 2000 -- ms: another member reads them if the caller has not done so by then
 
 local log = open_log(KEYS[1], KEYS[2], KEYS[3])
 if not log then
@@ -12,7 +15,7 @@ if not log then
 end
 local now = clock_now(KEYS[7], ARGV[2])
 local due = redis.call('ZSCORE', KEYS[8], ARGV[1])
-if due and tonumber(due) > now then
+if ARGV[4] == '' and due and tonumber(due) > now then
     return -1 -- another member was faster
 end
 local most = tonumber(ARGV[3])
@@ -23,7 +26,12 @@ if #old > 0 then
 end
 local before = log.first
 local is_more = log.first <= log.last and cap(log)
-local keep = math.min(slowest(log, KEYS[4]) + 1, log.first + most, log.last)
+local done = slowest(log, KEYS[4], ARGV[4], ARGV[5])
+if not done then
+    redis.call('ZADD', KEYS[8], now + READING, ARGV[1])
+    return -2
+end
+local keep = math.min(done + 1, log.first + most, log.last)
 if keep > log.first then
     is_more = forget(log, math.min(keep, first_since(log, now - 1000 * log.max_age))) or is_more
 end

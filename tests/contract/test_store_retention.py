@@ -176,7 +176,7 @@ def test_of_members_that_prune_at_once_one_does(server: Redis) -> None:
         key = bench.connection.key
         names = ("log", "messages", "marks", "lanes", "logged", "places")
         keys = [*(key(name, "t") for name in names), key("clock"), key("due")]
-        command = bench.connection.script("prune", keys, "t", 20_000, 1)
+        command = bench.connection.script("prune", keys, "t", 20_000, 1, "", 0)
         assert await bench.connection.pipeline([command]) == [1]
         await bench.ask("ZADD", "due", 20_001, "t")
         assert await bench.connection.pipeline([command]) == [-1], "another one has"
