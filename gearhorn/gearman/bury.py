@@ -32,6 +32,8 @@ async def bury(server: Server, tls: ssl.SSLContext | None, queue: bytes) -> bool
         try:
             writer.write(b"drop function %s\r\n" % queue)
             answer = await reader.readline()
+        except ValueError as error:  # a line without an end
+            raise ConnectionError(f"not an answer: {error}") from error
         finally:
             writer.close()
     if not answer:
