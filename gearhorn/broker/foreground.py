@@ -78,7 +78,9 @@ class Foreground(Copying):
         self._tally = Tally(subscribers, chosen)
         self._needed = copies_needed(message.quorum, total + len(receivers))
         self._left = total + len(receivers)  # that have not finished
-        self._awaited = set(receivers)  # durable ones among them
+        # Durable ones among them. Garbage collection walks through sets, not through such dicts,
+        # and there may be hundreds of fan-outs to 10,000 receivers each.
+        self._awaited = dict.fromkeys(receivers)
         self._lost = 0  # copies that were accepted by servers that went away
         self._discarded = 0  # copies that were accepted, and dropped for younger ones
         self._again: list[int] = []  # copies whose server went down, to be sent together
@@ -97,7 +99,7 @@ class Foreground(Copying):
         """A durable receiver has done with the message, or it was parked."""
         if client_id not in self._awaited or self.over:
             return
-        self._awaited.remove(client_id)
+        del self._awaited[client_id]
         self._left -= 1
         if not self.replied:
             self._tally.acknowledge(client_id, error)

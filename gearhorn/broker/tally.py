@@ -42,7 +42,7 @@ class Tally:
         self._reasons: dict[int, str] = {}
         self._results: dict[int, bytes] = {}
         self._omitted: set[int] = set()
-        self._acknowledged: list[str] = []
+        self._acknowledged: dict[str, None] = {}  # garbage collection walks through lists
         self._parked: dict[str, str] = {}
 
     @property
@@ -102,7 +102,7 @@ class Tally:
         if error:
             self._parked[client_id] = f"parked: {error}"
         else:
-            self._acknowledged.append(client_id)
+            self._acknowledged[client_id] = None
 
     def steps(self, states: bytes, reason: str = "") -> Generator[None, None, Named]:
         """Name the copies in these states, a slice of the list with each step. Each takes the room

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -330,3 +331,27 @@ def test_fanouts_that_a_quorum_answered_are_bounded_in_number_too() -> None:
         places.enter(0, 0)
     lingering.pop().leave()
     assert places.enter(0, 0).take(1)
+
+
+def test_garbage_collection_does_not_walk_through_the_durable_receivers_of_each_fan_out() -> None:
+    names = tuple(f"c{number}" for number in range(1000))
+
+    def test(bench: Bench) -> None:
+        fanout = Foreground(
+            bench.outbox,
+            Job(),  # type: ignore[arg-type]
+            message(b"x"),
+            bench.subscribers,
+            total=0,
+            chosen=None,
+            place=bench.places.enter(1, 0),
+            receivers=names,
+        )
+        for name in names[:500]:
+            fanout.done(name, "")
+        assert (len(fanout.missing()), fanout.misses(names[7])) == (500, False)
+        gc.collect()  # tuples of plain values are found to be such by it
+        found = [one for one in gc.get_referents(fanout, fanout._tally) if gc.is_tracked(one)]
+        assert max(len(gc.get_referents(one)) for one in found) < 100
+
+    on_bench(test)
