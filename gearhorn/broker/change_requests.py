@@ -10,7 +10,6 @@ import secrets
 
 import structlog
 
-from gearhorn.broker.requests import check_length
 from gearhorn.errors import RequestError, Reserved
 from gearhorn.gearman.drain import Drained
 from gearhorn.gearman.worker import Job
@@ -30,6 +29,7 @@ from gearhorn.messages.durable import (
     encode_start,
 )
 from gearhorn.names import GOSSIP, check_publish, check_subscription
+from gearhorn.requests import check_length
 from gearhorn.store.subscriptions import Applied, Change
 
 log = structlog.get_logger(__name__)

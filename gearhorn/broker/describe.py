@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from gearhorn.broker.backlog import Backlog
 from gearhorn.broker.durable import Durable
 from gearhorn.broker.gossip import Talk
-from gearhorn.broker.requests import answer
 from gearhorn.errors import Unknown
 from gearhorn.gearman.worker import Job
 from gearhorn.messages import (
@@ -36,6 +35,7 @@ from gearhorn.messages.durable import (
     Trouble,
 )
 from gearhorn.names import check_name, queue_of
+from gearhorn.requests import answer
 from gearhorn.store.lanes import Held
 from gearhorn.store.listing import Listing, Stored
 from gearhorn.tasks import Tasks

@@ -20,7 +20,6 @@ from functools import partial
 from gearhorn.broker.copies import Subscribers
 from gearhorn.broker.outbox import Copying, Outbox, Part
 from gearhorn.broker.places import REASONS_BYTES, RESULTS_BYTES, Place, Share
-from gearhorn.broker.requests import attempt
 from gearhorn.broker.tally import (
     DELIVERED,
     DROPPED,
@@ -35,6 +34,7 @@ from gearhorn.gearman.results import DISCARDED, Result
 from gearhorn.gearman.submission import Submission
 from gearhorn.gearman.worker import Job
 from gearhorn.messages import Fanout, Logged, copies_needed
+from gearhorn.requests import attempt
 
 STATUS_INTERVAL_S = 0.05  # between two WORK_STATUS of one fan-out
 _ENDED = bytes((DROPPED, FAILED))  # states that a failure names

@@ -14,7 +14,6 @@ from typing import Any
 import structlog
 
 from gearhorn.broker.membership import Membership
-from gearhorn.broker.requests import answering
 from gearhorn.errors import BadRequest
 from gearhorn.gearman import packets
 from gearhorn.gearman.cluster import Cluster
@@ -31,6 +30,7 @@ from gearhorn.messages import (
     encode,
 )
 from gearhorn.names import MATCHMAKING, queue_of
+from gearhorn.requests import answering
 from gearhorn.store.members import Member
 from gearhorn.tasks import Tasks
 

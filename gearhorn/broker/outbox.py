@@ -23,7 +23,6 @@ from gearhorn.broker.overflow import Overflow
 from gearhorn.broker.packed import Packed
 from gearhorn.broker.places import Places
 from gearhorn.broker.portions import Portions
-from gearhorn.broker.requests import answering, attempt
 from gearhorn.broker.tally import Named
 from gearhorn.broker.waiting import Waiting
 from gearhorn.errors import InternalError
@@ -32,6 +31,7 @@ from gearhorn.gearman.results import Result, Room
 from gearhorn.gearman.submission import Submission
 from gearhorn.gearman.worker import Job
 from gearhorn.messages import Fanout, Logged
+from gearhorn.requests import answering, attempt
 from gearhorn.tasks import Tasks
 
 STEPS = 8  # slices of a list that are named in one turn of the loop: 4 ms

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from gearhorn.broker.requests import answer
 from gearhorn.broker.sleepers import Sleeper, Sleepers
 from gearhorn.errors import BadRequest, Unknown
 from gearhorn.gearman.worker import Job
@@ -25,6 +24,7 @@ from gearhorn.messages.durable import (
     encode_parked_list,
 )
 from gearhorn.names import check_name
+from gearhorn.requests import answer
 from gearhorn.store.lanes import Lanes
 from gearhorn.store.log import FETCH_BYTES, Entry, Log, Place
 from gearhorn.tasks import Tasks

@@ -40,7 +40,6 @@ from gearhorn.broker.overflow import Overflow
 from gearhorn.broker.places import RESULTS_BYTES, Places
 from gearhorn.broker.policy import watch_policy
 from gearhorn.broker.presence import Presence
-from gearhorn.broker.requests import REQUEST_BYTES
 from gearhorn.broker.serving import Serving
 from gearhorn.config import Config
 from gearhorn.errors import StartError, StoreError
@@ -52,6 +51,7 @@ from gearhorn.gearman.packets import KEPT_BYTES
 from gearhorn.gearman.worker import Job, Worker
 from gearhorn.messages import Gossip
 from gearhorn.names import GOSSIP, MATCHMAKING, queue_of
+from gearhorn.requests import REQUEST_BYTES
 from gearhorn.store.connection import Connection
 from gearhorn.store.listing import Listing
 from gearhorn.store.members import Members

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "gearhorn"
 LAYERS = [
     {"errors", "names", "messages", "timing", "tasks", "config", "__init__"},
     {"gearman", "store"},
+    {"requests"},
     {"broker", "standalone"},
     {"cli"},
 ]

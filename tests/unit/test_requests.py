@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 import structlog
 
-from gearhorn.broker.requests import answer, answering, attempt
 from gearhorn.errors import BadRequest, StoreError
 from gearhorn.gearman import packets
 from gearhorn.gearman.connection import Connection, Server
 from gearhorn.gearman.worker import Job, Worker
+from gearhorn.requests import answer, answering, attempt
 
 
 class Written:
