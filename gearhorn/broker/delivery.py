@@ -11,12 +11,12 @@ from collections.abc import Callable
 from gearhorn.broker.feed import Feed
 from gearhorn.broker.held_lanes import HeldLanes
 from gearhorn.broker.lanes import Lane
-from gearhorn.broker.membership import Membership
 from gearhorn.broker.notes import Notes
 from gearhorn.broker.outcomes import Outcomes
 from gearhorn.broker.rounds import Rounds
 from gearhorn.broker.states import LaneEvent
 from gearhorn.gearman.cluster import Cluster
+from gearhorn.members.membership import Membership
 from gearhorn.store.lanes import Acquired, Lanes
 
 

@@ -13,7 +13,6 @@ import structlog
 from gearhorn.broker.appends import Appends
 from gearhorn.broker.delivery import Deliverer
 from gearhorn.broker.looks import Looks
-from gearhorn.broker.membership import Membership
 from gearhorn.broker.ownership import Ownership
 from gearhorn.broker.pruning import prune
 from gearhorn.broker.quiet import Quiet
@@ -22,6 +21,7 @@ from gearhorn.broker.redrives import Redrives
 from gearhorn.broker.waiting import Waiting
 from gearhorn.errors import StoreError
 from gearhorn.gearman.cluster import Cluster
+from gearhorn.members.membership import Membership
 from gearhorn.store.asked import Askers
 from gearhorn.store.connection import Connection
 from gearhorn.store.events import Events

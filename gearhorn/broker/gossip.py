@@ -17,12 +17,12 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from gearhorn.broker.copies import Subscribers, unique_id
-from gearhorn.broker.membership import Membership
 from gearhorn.errors import BadRequest, StoreError
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.gearman.results import Result
 from gearhorn.gearman.submission import Submission
 from gearhorn.gearman.worker import Job
+from gearhorn.members.membership import Membership
 from gearhorn.messages import Fanout, Gossip, decode_gossip, encode
 from gearhorn.names import GOSSIP, queue_of
 from gearhorn.tasks import Tasks

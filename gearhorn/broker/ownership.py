@@ -16,10 +16,10 @@ import structlog
 
 from gearhorn.broker.delivery import Deliverer
 from gearhorn.broker.lanes import Lane
-from gearhorn.broker.membership import Membership
 from gearhorn.broker.redrives import Redrives
 from gearhorn.broker.states import LaneState
 from gearhorn.errors import StoreError
+from gearhorn.members.membership import Membership
 from gearhorn.messages.durable import DurableOptions
 from gearhorn.names import queue_of
 from gearhorn.store.lanes import PAGE, Held, Lanes

@@ -22,13 +22,13 @@ import structlog
 from gearhorn.broker.feed import Feed, Plan
 from gearhorn.broker.held_lanes import HeldLanes
 from gearhorn.broker.lanes import Delivery, Lane
-from gearhorn.broker.membership import Membership
 from gearhorn.broker.notes import Notes, Taken, parking
 from gearhorn.broker.outcomes import Outcomes
 from gearhorn.broker.rereads import Redriven, Replies, Rereads
 from gearhorn.broker.states import LaneEvent, LaneState
 from gearhorn.errors import StoreError, StoreReplaced
 from gearhorn.gearman.cluster import Cluster
+from gearhorn.members.membership import Membership
 from gearhorn.store.lanes import Lanes
 from gearhorn.store.log import Entry
 from gearhorn.store.rounds import Note, Pair, Round, RoundReply, Settlement

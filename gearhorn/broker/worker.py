@@ -21,8 +21,6 @@ import structlog
 
 from gearhorn import __version__
 from gearhorn.broker.backlog import Backlog
-from gearhorn.broker.burials import Burials
-from gearhorn.broker.changes import Changes
 from gearhorn.broker.copies import Subscribers
 from gearhorn.broker.describe import Descriptions
 from gearhorn.broker.directory import Directory
@@ -30,16 +28,12 @@ from gearhorn.broker.drops import Drops
 from gearhorn.broker.durable import Durable
 from gearhorn.broker.fanout import Fanouts
 from gearhorn.broker.gossip import Talk
-from gearhorn.broker.lease import Lease
 from gearhorn.broker.limits import Limits
 from gearhorn.broker.lists import Lists
-from gearhorn.broker.matchmaking import Matchmaker
-from gearhorn.broker.membership import LINGER_S, Membership
 from gearhorn.broker.outbox import Outbox
 from gearhorn.broker.overflow import Overflow
 from gearhorn.broker.places import RESULTS_BYTES, Places
 from gearhorn.broker.policy import watch_policy
-from gearhorn.broker.presence import Presence
 from gearhorn.broker.serving import Serving
 from gearhorn.config import Config
 from gearhorn.errors import StartError, StoreError
@@ -49,6 +43,12 @@ from gearhorn.gearman.connection import Server, can_connect
 from gearhorn.gearman.drain import Drained, drain
 from gearhorn.gearman.packets import KEPT_BYTES
 from gearhorn.gearman.worker import Job, Worker
+from gearhorn.members.burials import Burials
+from gearhorn.members.changes import Changes
+from gearhorn.members.lease import Lease
+from gearhorn.members.matchmaking import Matchmaker
+from gearhorn.members.membership import LINGER_S, Membership
+from gearhorn.members.presence import Presence
 from gearhorn.messages import Gossip
 from gearhorn.names import GOSSIP, MATCHMAKING, queue_of
 from gearhorn.requests import REQUEST_BYTES

@@ -8,9 +8,9 @@ from collections.abc import Callable, Coroutine, Sequence
 
 import pytest
 
-from gearhorn.broker.matchmaking import Matchmaker
 from gearhorn.gearman.results import Result
 from gearhorn.gearman.submission import Submission
+from gearhorn.members.matchmaking import Matchmaker
 from gearhorn.messages import Changed
 from gearhorn.names import MATCHMAKING, queue_of
 from gearhorn.store.members import Member
@@ -159,7 +159,7 @@ class Bench:
 def run(test: Callable[[Bench], Coroutine[None, None, None]], patience_s: float = NEVER_S) -> None:
     async def main() -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("gearhorn.broker.matchmaking.PATIENCE_S", patience_s)
+            patch.setattr("gearhorn.members.matchmaking.PATIENCE_S", patience_s)
             await test(Bench())
 
     asyncio.run(main())

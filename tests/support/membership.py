@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import pytest
 from structlog.testing import capture_logs
 
-from gearhorn.broker.lease import SAFE_PART, Lease
-from gearhorn.broker.membership import Membership
 from gearhorn.errors import StoreError
+from gearhorn.members.lease import SAFE_PART, Lease
+from gearhorn.members.membership import Membership
 from gearhorn.store.members import Member, Renewal
 
 LEASE_S = 10.0
@@ -231,7 +231,7 @@ def run(
         loop = asyncio.get_running_loop()
         assert isinstance(loop, Loop)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("gearhorn.broker.membership.now_s", clock or loop.time)
+            patch.setattr("gearhorn.members.membership.now_s", clock or loop.time)
             bench = Bench(loop, stale_s)
             try:
                 await test(bench)

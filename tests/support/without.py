@@ -10,15 +10,15 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gearhorn.broker.change_requests import Request
-from gearhorn.broker.changes import Changes
 from gearhorn.broker.directory import _Pending
-from gearhorn.broker.lease import Lease
-from gearhorn.broker.matchmaking import Matchmaker
-from gearhorn.broker.membership import Duties, Membership
 from gearhorn.cli.worker import run
 from gearhorn.gearman.drain import _Drain
 from gearhorn.gearman.worker import Job
+from gearhorn.members.change_requests import Request
+from gearhorn.members.changes import Changes
+from gearhorn.members.lease import Lease
+from gearhorn.members.matchmaking import Matchmaker
+from gearhorn.members.membership import Duties, Membership
 from gearhorn.messages import MatchmakingAnswer, encode
 from gearhorn.store.members import Member
 from gearhorn.store.subscriptions import Applied

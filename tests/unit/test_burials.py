@@ -9,8 +9,8 @@ from collections.abc import Callable, Coroutine
 import pytest
 from support.membership import Loop
 
-from gearhorn.broker.burials import AGAIN_S, MOST, TRIES, Burials
 from gearhorn.gearman.connection import Server
+from gearhorn.members.burials import AGAIN_S, MOST, TRIES, Burials
 
 
 class Client:
@@ -44,7 +44,7 @@ def run(test: Callable[[Bench], Coroutine[None, None, None]]) -> None:
     async def main() -> None:
         bench = Bench()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("gearhorn.broker.burials.bury", bench.bury)
+            patch.setattr("gearhorn.members.burials.bury", bench.bury)
             bench.running = asyncio.create_task(bench.burials.run())
             await test(bench)
             bench.running.cancel()

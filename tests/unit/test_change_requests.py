@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gearhorn.broker.change_requests import Request
+from gearhorn.members.change_requests import Request
 from gearhorn.store.subscriptions import Change
 
 

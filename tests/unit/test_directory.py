@@ -11,8 +11,8 @@ import pytest
 from gearhorn.broker import directory
 from gearhorn.broker.copies import Subscribers
 from gearhorn.broker.directory import Directory
-from gearhorn.broker.lease import Lease
 from gearhorn.errors import StoreError, StoreRefused, Unavailable
+from gearhorn.members.lease import Lease
 
 LEASE_S = 10.0
 

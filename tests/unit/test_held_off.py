@@ -8,8 +8,8 @@ from collections.abc import Callable, Coroutine, Sequence
 import pytest
 from support.membership import Loop
 
-from gearhorn.broker.held_off import MOST, MOST_EACH, POLL_S, HeldOff
 from gearhorn.errors import RequestError, StoreError
+from gearhorn.members.held_off import MOST, MOST_EACH, POLL_S, HeldOff
 
 MOST_S = 40.0
 
@@ -55,7 +55,7 @@ class Bench:
 def run(test: Callable[[Bench], Coroutine[None, None, None]]) -> None:
     async def main() -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("gearhorn.broker.held_off.now_s", asyncio.get_running_loop().time)
+            patch.setattr("gearhorn.members.held_off.now_s", asyncio.get_running_loop().time)
             await test(Bench())
 
     with asyncio.Runner(loop_factory=Loop) as runner:

@@ -13,6 +13,7 @@ LAYERS = [
     {"errors", "names", "messages", "timing", "tasks", "config", "__init__"},
     {"gearman", "store"},
     {"requests"},
+    {"members"},
     {"broker", "standalone"},
     {"cli"},
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gearhorn.broker.lease import SAFE_PART, Lease
+from gearhorn.members.lease import SAFE_PART, Lease
 
 NEVER = float("-inf")
 

@@ -18,8 +18,8 @@ from support.membership import (
     turn,
 )
 
-from gearhorn.broker.membership import HEARD, LINGER_S, RENEWALS
 from gearhorn.errors import StoreError
+from gearhorn.members.membership import HEARD, LINGER_S, RENEWALS
 from gearhorn.store.members import Member
 
 # Joining

@@ -8,8 +8,8 @@ import itertools
 import pytest
 from support.membership import LEASE_S, Bench, peer, polled, renewal, run, turn
 
-from gearhorn.broker.membership import POLL_S, RENEWALS, SENT_S
 from gearhorn.errors import StoreError
+from gearhorn.members.membership import POLL_S, RENEWALS, SENT_S
 from gearhorn.store.members import Member
 
 # Peers

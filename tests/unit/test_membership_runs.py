@@ -9,8 +9,8 @@ import time
 import pytest
 from support.membership import EVERYTHING, LEASE_S, Bench, peer, renewal, run, turn
 
-from gearhorn.broker.membership import POLL_S
 from gearhorn.errors import StoreError
+from gearhorn.members.membership import POLL_S
 from gearhorn.store.members import Member
 from gearhorn.timing import now_s
 

@@ -20,11 +20,6 @@ from typing import Literal
 
 import structlog
 
-from gearhorn.broker.change_requests import Request, ending, retention, subscription
-from gearhorn.broker.drains import Drains
-from gearhorn.broker.held_off import HeldOff
-from gearhorn.broker.matchmaking import Matchmaker
-from gearhorn.broker.membership import SENT_S, Membership
 from gearhorn.errors import (
     BadRequest,
     InternalError,
@@ -37,6 +32,11 @@ from gearhorn.errors import (
 )
 from gearhorn.gearman.drain import Drained
 from gearhorn.gearman.worker import Job
+from gearhorn.members.change_requests import Request, ending, retention, subscription
+from gearhorn.members.drains import Drains
+from gearhorn.members.held_off import HeldOff
+from gearhorn.members.matchmaking import Matchmaker
+from gearhorn.members.membership import SENT_S, Membership
 from gearhorn.messages import Changed
 from gearhorn.names import queue_of
 from gearhorn.store.members import DUE, Member

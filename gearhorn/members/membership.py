@@ -20,9 +20,9 @@ from typing import NamedTuple, Protocol
 
 import structlog
 
-from gearhorn.broker.lease import Lease
-from gearhorn.broker.store_past import StorePast
 from gearhorn.errors import StoreError
+from gearhorn.members.lease import Lease
+from gearhorn.members.store_past import StorePast
 from gearhorn.store.members import Member, Members, Renewal
 from gearhorn.tasks import Tasks, on_crash, went_well
 from gearhorn.timing import Backoff, now_s

@@ -15,9 +15,9 @@ from functools import partial
 
 import structlog
 
-from gearhorn.broker.membership import Membership
 from gearhorn.errors import StoreError
 from gearhorn.gearman.drain import Drained
+from gearhorn.members.membership import Membership
 from gearhorn.store.subscriptions import Change, Subscriptions
 from gearhorn.tasks import Tasks
 from gearhorn.timing import Backoff

@@ -13,7 +13,6 @@ from typing import Any
 
 import structlog
 
-from gearhorn.broker.membership import Membership
 from gearhorn.errors import BadRequest
 from gearhorn.gearman import packets
 from gearhorn.gearman.cluster import Cluster
@@ -21,6 +20,7 @@ from gearhorn.gearman.packets import KEPT_BYTES
 from gearhorn.gearman.results import Bound, Result
 from gearhorn.gearman.submission import Submission
 from gearhorn.gearman.worker import Job
+from gearhorn.members.membership import Membership
 from gearhorn.messages import (
     Changed,
     Matchmaking,
