@@ -14,8 +14,8 @@ import asyncio
 from collections.abc import Sequence
 
 from gearhorn.broker.backlog import Backlog
-from gearhorn.broker.durable import Durable
 from gearhorn.broker.gossip import Talk
+from gearhorn.durable.service import Durable
 from gearhorn.errors import Unknown
 from gearhorn.gearman.worker import Job
 from gearhorn.messages import (

@@ -11,7 +11,6 @@ from functools import partial
 
 import structlog
 
-from gearhorn.broker.appends import Appends
 from gearhorn.broker.background import Background, Direct
 from gearhorn.broker.copies import Subscribers
 from gearhorn.broker.directory import Directory
@@ -19,6 +18,7 @@ from gearhorn.broker.foreground import Foreground
 from gearhorn.broker.outbox import Outbox
 from gearhorn.broker.places import Place
 from gearhorn.config import Config
+from gearhorn.durable.appends import Appends
 from gearhorn.errors import RequestError, TooLarge, Unavailable
 from gearhorn.gearman.worker import Job
 from gearhorn.messages import Fanout, Logged, decode_fanout, encode_receipt

@@ -24,7 +24,7 @@ from gearhorn.broker.packed import Packed
 from gearhorn.broker.places import Places
 from gearhorn.broker.portions import Portions
 from gearhorn.broker.tally import Named
-from gearhorn.broker.waiting import Waiting
+from gearhorn.durable.ack_waiters import Waiting
 from gearhorn.errors import InternalError
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.gearman.results import Result, Room

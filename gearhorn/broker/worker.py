@@ -25,7 +25,6 @@ from gearhorn.broker.copies import Subscribers
 from gearhorn.broker.describe import Descriptions
 from gearhorn.broker.directory import Directory
 from gearhorn.broker.drops import Drops
-from gearhorn.broker.durable import Durable
 from gearhorn.broker.fanout import Fanouts
 from gearhorn.broker.gossip import Talk
 from gearhorn.broker.limits import Limits
@@ -36,6 +35,7 @@ from gearhorn.broker.places import RESULTS_BYTES, Places
 from gearhorn.broker.policy import watch_policy
 from gearhorn.broker.serving import Serving
 from gearhorn.config import Config
+from gearhorn.durable.service import Durable
 from gearhorn.errors import StartError, StoreError
 from gearhorn.gearman.client import WINDOW_COPIES
 from gearhorn.gearman.cluster import Cluster

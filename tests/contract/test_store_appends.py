@@ -10,7 +10,7 @@ import pytest
 from support.logs import LogBench, item, run
 from support.servers import Redis
 
-from gearhorn.broker.appends import Appends
+from gearhorn.durable.appends import Appends
 from gearhorn.errors import StoreError, StoreUnanswered
 from gearhorn.messages import Logged, decode_fanout
 from gearhorn.store.asked import Asked

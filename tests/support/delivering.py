@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-from gearhorn.broker.held_lanes import HeldLanes
-from gearhorn.broker.lanes import Delivery, Lane
-from gearhorn.broker.notes import Notes
-from gearhorn.broker.outcomes import Outcomes
-from gearhorn.broker.shipping import Shipment
+from gearhorn.durable.held_lanes import HeldLanes
+from gearhorn.durable.lanes import Delivery, Lane
+from gearhorn.durable.outcomes import Outcomes
+from gearhorn.durable.pending_writes import Notes
+from gearhorn.durable.shipping import Shipment
 from gearhorn.gearman.results import DONE
 from support.windows import entries, lane
 

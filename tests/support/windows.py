@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from gearhorn.broker.lanes import Delivery, Lane
-from gearhorn.broker.states import Event, LaneEvent, State
+from gearhorn.durable.lanes import Delivery, Lane
+from gearhorn.durable.states import Event, LaneEvent, State
 from gearhorn.messages.durable import DurableOptions, Info, Trouble
 from gearhorn.store.log import Entry
 

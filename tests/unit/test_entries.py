@@ -6,7 +6,7 @@ import random
 
 from support.windows import EPOCH, entries, entry
 
-from gearhorn.broker.entries import ENTRY_BYTES, Entries
+from gearhorn.durable.entries import ENTRY_BYTES, Entries
 from gearhorn.store.log import Entry
 
 SIZE = ENTRY_BYTES + 1  # of an entry with a payload of one byte

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from support.windows import entries, entry
 
-from gearhorn.broker.feed import (
+from gearhorn.durable.log_cache import (
     FIRST_READS,
     MOST_ENTRIES,
     READ_ENTRIES,

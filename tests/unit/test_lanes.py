@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.windows import entry, lane, settling
 
-from gearhorn.broker.deliveries import JITTER, rest_s
-from gearhorn.broker.lanes import Delivery, Lane
-from gearhorn.broker.states import Action, Event, LaneEvent, LaneState, State
+from gearhorn.durable.delivery import JITTER, rest_s
+from gearhorn.durable.lanes import Delivery, Lane
+from gearhorn.durable.states import Action, Event, LaneEvent, LaneState, State
 
 # One delivery. Written out here once more, row by row; whatever is not here changes nothing.
 

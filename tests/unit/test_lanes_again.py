@@ -16,9 +16,9 @@ from support.windows import (
     trouble,
 )
 
-from gearhorn.broker.deliveries import JITTER
-from gearhorn.broker.lanes import SPAN
-from gearhorn.broker.states import Event, LaneEvent, State
+from gearhorn.durable.delivery import JITTER
+from gearhorn.durable.lanes import SPAN
+from gearhorn.durable.states import Event, LaneEvent, State
 from gearhorn.store.inherited import Sequences
 
 OTHER = "fedcba9876543210"

@@ -18,9 +18,9 @@ from hypothesis.stateful import (
 )
 from support.windows import CLIENT, entry, trouble
 
-from gearhorn.broker.deliveries import rest_s
-from gearhorn.broker.lanes import SPAN, Delivery, Lane
-from gearhorn.broker.states import UNDER_WAY, Action, Event, LaneEvent, LaneState, State
+from gearhorn.durable.delivery import rest_s
+from gearhorn.durable.lanes import SPAN, Delivery, Lane
+from gearhorn.durable.states import UNDER_WAY, Action, Event, LaneEvent, LaneState, State
 from gearhorn.messages.durable import DurableOptions, Trouble
 from gearhorn.store.inherited import Sequences
 from gearhorn.store.lanes import Acquired

@@ -17,9 +17,9 @@ from support.windows import (
     trouble,
 )
 
-from gearhorn.broker.deliveries import JITTER
-from gearhorn.broker.lanes import SPAN, Lane
-from gearhorn.broker.states import Event, LaneEvent, State
+from gearhorn.durable.delivery import JITTER
+from gearhorn.durable.lanes import SPAN, Lane
+from gearhorn.durable.states import Event, LaneEvent, State
 from gearhorn.store.inherited import Sequences
 
 OTHER = "fedcba9876543210"

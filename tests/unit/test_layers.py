@@ -14,6 +14,7 @@ LAYERS = [
     {"gearman", "store"},
     {"requests"},
     {"members"},
+    {"durable"},
     {"broker", "standalone"},
     {"cli"},
 ]

@@ -10,8 +10,8 @@ from support.delivering import Bed
 from support.proxy import on_loop
 from support.windows import entries
 
-from gearhorn.broker.looks import Looks
-from gearhorn.broker.states import Event, LaneEvent, State
+from gearhorn.durable.job_watch import Looks
+from gearhorn.durable.states import Event, LaneEvent, State
 
 
 def looks_of(bed: Bed) -> Looks:

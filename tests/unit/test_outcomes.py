@@ -10,11 +10,11 @@ from support.delivering import Bed
 from support.proxy import on_loop
 from support.windows import entries
 
-from gearhorn.broker import shipping as shipping_module
-from gearhorn.broker.lanes import Delivery, Lane
-from gearhorn.broker.outcomes import PARKED_LATE
-from gearhorn.broker.retries import FORMER
-from gearhorn.broker.states import Event, State
+from gearhorn.durable import shipping as shipping_module
+from gearhorn.durable.lanes import Delivery, Lane
+from gearhorn.durable.outcomes import PARKED_LATE
+from gearhorn.durable.retries import FORMER
+from gearhorn.durable.states import Event, State
 from gearhorn.store.rounds import Note
 
 

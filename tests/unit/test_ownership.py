@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any
 
-from gearhorn.broker.ownership import TURN, Ownership
+from gearhorn.durable.ownership import TURN, Ownership
 from gearhorn.messages.durable import DurableOptions
 from gearhorn.store.lanes import Held, Looked
 

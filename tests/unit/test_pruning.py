@@ -7,8 +7,8 @@ import contextlib
 
 import pytest
 
-from gearhorn.broker import pruning
-from gearhorn.broker.pruning import prune
+from gearhorn.durable import pruning
+from gearhorn.durable.pruning import prune
 from gearhorn.errors import StoreError
 
 

@@ -8,9 +8,9 @@ from typing import Any, cast
 
 from support.windows import CLIENT, EPOCH, entry, sequences, trouble
 
-from gearhorn.broker.lanes import Delivery, Lane
-from gearhorn.broker.rereads import PUT_BACK, Redriven
-from gearhorn.broker.states import LaneEvent
+from gearhorn.durable.lanes import Delivery, Lane
+from gearhorn.durable.rereads import PUT_BACK, Redriven
+from gearhorn.durable.states import LaneEvent
 from gearhorn.messages.durable import DurableOptions, Info, Parked
 from gearhorn.store.inherited import Sequences
 

@@ -9,8 +9,8 @@ from typing import Any, cast
 from support.delivering import Bed
 from support.proxy import on_loop
 
-from gearhorn.broker.feed import Feed
-from gearhorn.broker.rounds import AHEAD, Rounds
+from gearhorn.durable.log_cache import Feed
+from gearhorn.durable.rounds import AHEAD, Rounds
 from gearhorn.gearman.results import DONE
 from gearhorn.store.rounds import PIECE, RANGES, Commands, Round, RoundReply, Settlement
 

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from support.proxy import on_loop
 
-from gearhorn.broker import sleepers as module
-from gearhorn.broker.sleepers import AT_ONCE, Sleeper, Sleepers
+from gearhorn.durable import sleepers as module
+from gearhorn.durable.sleepers import AT_ONCE, Sleeper, Sleepers
 from gearhorn.errors import Busy
 
 

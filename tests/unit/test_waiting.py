@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from support.proxy import on_loop
 
-from gearhorn.broker.waiting import Waiting
+from gearhorn.durable.ack_waiters import Waiting
 from gearhorn.errors import StoreError
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from gearhorn.broker.lanes import Lane
-from gearhorn.broker.states import LaneEvent, LaneState
+from gearhorn.durable.lanes import Lane
+from gearhorn.durable.states import LaneEvent, LaneState
 
 LANES_IN_ROUND = 1000
 

@@ -12,9 +12,9 @@ import asyncio
 
 import structlog
 
-from gearhorn.broker.delivery import Deliverer
-from gearhorn.broker.lanes import Lane
-from gearhorn.broker.states import LaneState
+from gearhorn.durable.deliverer import Deliverer
+from gearhorn.durable.lanes import Lane
+from gearhorn.durable.states import LaneState
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.timing import now_s
 

@@ -14,10 +14,10 @@ from hashlib import sha256
 
 import structlog
 
-from gearhorn.broker.delivery import Deliverer
-from gearhorn.broker.lanes import Lane
-from gearhorn.broker.redrives import Redrives
-from gearhorn.broker.states import LaneState
+from gearhorn.durable.deliverer import Deliverer
+from gearhorn.durable.lanes import Lane
+from gearhorn.durable.redrives import Redrives
+from gearhorn.durable.states import LaneState
 from gearhorn.errors import StoreError
 from gearhorn.members.membership import Membership
 from gearhorn.messages.durable import DurableOptions

@@ -10,9 +10,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from gearhorn.broker.lanes import Delivery, Lane
-from gearhorn.broker.states import LaneEvent
-from gearhorn.broker.withdrawals import Withdrawal, Withdrawals
+from gearhorn.durable.lanes import Delivery, Lane
+from gearhorn.durable.states import LaneEvent
+from gearhorn.durable.withdrawals import Withdrawal, Withdrawals
 from gearhorn.gearman import packets
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.gearman.connection import Connection

@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from gearhorn.broker.deliveries import Timer, rest_s
-from gearhorn.broker.keeper import Keeper
-from gearhorn.broker.lanes import Delivery
-from gearhorn.broker.notes import Notes
-from gearhorn.broker.shipping import Shipping
-from gearhorn.broker.states import Action, Event, State
+from gearhorn.durable.delivery import Timer, rest_s
+from gearhorn.durable.keeper import Keeper
+from gearhorn.durable.lanes import Delivery
+from gearhorn.durable.pending_writes import Notes
+from gearhorn.durable.shipping import Shipping
+from gearhorn.durable.states import Action, Event, State
 from gearhorn.messages.durable import Trouble
 from gearhorn.timing import now_s
 

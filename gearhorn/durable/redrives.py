@@ -12,7 +12,7 @@ import asyncio
 
 import structlog
 
-from gearhorn.broker.delivery import Deliverer
+from gearhorn.durable.deliverer import Deliverer
 from gearhorn.errors import StoreError
 from gearhorn.store.lanes import Lanes
 from gearhorn.store.parked import REDRIVEN

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Literal, NamedTuple
 
-from gearhorn.broker.lanes import Delivery, Lane
+from gearhorn.durable.lanes import Delivery, Lane
 from gearhorn.messages.codec import encode
 from gearhorn.messages.durable import Parked, Trouble
 from gearhorn.store.rounds import Note, Parking

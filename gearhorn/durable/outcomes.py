@@ -11,13 +11,13 @@ from functools import partial
 
 import structlog
 
-from gearhorn.broker.held_lanes import HeldLanes
-from gearhorn.broker.lanes import Delivery, Lane
-from gearhorn.broker.notes import Notes
-from gearhorn.broker.retries import Retries, Wait
-from gearhorn.broker.shipping import OVER, Job, Shipment, Shipping
-from gearhorn.broker.states import UNDER_WAY, Action, Event, LaneState, State
-from gearhorn.broker.withdrawals import Withdrawals
+from gearhorn.durable.held_lanes import HeldLanes
+from gearhorn.durable.lanes import Delivery, Lane
+from gearhorn.durable.pending_writes import Notes
+from gearhorn.durable.retries import Retries, Wait
+from gearhorn.durable.shipping import OVER, Job, Shipment, Shipping
+from gearhorn.durable.states import UNDER_WAY, Action, Event, LaneState, State
+from gearhorn.durable.withdrawals import Withdrawals
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.gearman.results import Result
 from gearhorn.gearman.submission import Submission

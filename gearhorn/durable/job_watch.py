@@ -15,10 +15,10 @@ from itertools import islice
 
 import structlog
 
-from gearhorn.broker.delivery import Deliverer
-from gearhorn.broker.lanes import Delivery
-from gearhorn.broker.shipping import Job
-from gearhorn.broker.states import LaneState, State
+from gearhorn.durable.deliverer import Deliverer
+from gearhorn.durable.lanes import Delivery
+from gearhorn.durable.shipping import Job
+from gearhorn.durable.states import LaneState, State
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.timing import now_s
 

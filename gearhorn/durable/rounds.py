@@ -19,13 +19,13 @@ from typing import NamedTuple
 
 import structlog
 
-from gearhorn.broker.feed import Feed, Plan
-from gearhorn.broker.held_lanes import HeldLanes
-from gearhorn.broker.lanes import Delivery, Lane
-from gearhorn.broker.notes import Notes, Taken, parking
-from gearhorn.broker.outcomes import Outcomes
-from gearhorn.broker.rereads import Redriven, Replies, Rereads
-from gearhorn.broker.states import LaneEvent, LaneState
+from gearhorn.durable.held_lanes import HeldLanes
+from gearhorn.durable.lanes import Delivery, Lane
+from gearhorn.durable.log_cache import Feed, Plan
+from gearhorn.durable.outcomes import Outcomes
+from gearhorn.durable.pending_writes import Notes, Taken, parking
+from gearhorn.durable.rereads import Redriven, Replies, Rereads
+from gearhorn.durable.states import LaneEvent, LaneState
 from gearhorn.errors import StoreError, StoreReplaced
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.members.membership import Membership

@@ -10,15 +10,15 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from gearhorn.broker.appends import Appends
-from gearhorn.broker.delivery import Deliverer
-from gearhorn.broker.looks import Looks
-from gearhorn.broker.ownership import Ownership
-from gearhorn.broker.pruning import prune
-from gearhorn.broker.quiet import Quiet
-from gearhorn.broker.reading import Reading
-from gearhorn.broker.redrives import Redrives
-from gearhorn.broker.waiting import Waiting
+from gearhorn.durable.ack_waiters import Waiting
+from gearhorn.durable.appends import Appends
+from gearhorn.durable.deliverer import Deliverer
+from gearhorn.durable.fetching import Reading
+from gearhorn.durable.job_watch import Looks
+from gearhorn.durable.ownership import Ownership
+from gearhorn.durable.pruning import prune
+from gearhorn.durable.quiet import Quiet
+from gearhorn.durable.redrives import Redrives
 from gearhorn.errors import StoreError
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.members.membership import Membership

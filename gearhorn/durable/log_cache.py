@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from gearhorn.broker.deliveries import LARGEST_BATCH
-from gearhorn.broker.entries import Entries
+from gearhorn.durable.delivery import LARGEST_BATCH
+from gearhorn.durable.entries import Entries
 from gearhorn.store.log import Entry
 from gearhorn.store.rounds import Wanted
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from gearhorn.broker.feed import READ_ENTRIES, Feed, Plan
-from gearhorn.broker.lanes import Delivery, Lane
-from gearhorn.broker.outcomes import Outcomes
-from gearhorn.broker.states import LaneState
+from gearhorn.durable.lanes import Delivery, Lane
+from gearhorn.durable.log_cache import READ_ENTRIES, Feed, Plan
+from gearhorn.durable.outcomes import Outcomes
+from gearhorn.durable.states import LaneState
 from gearhorn.errors import StoreError
 from gearhorn.messages.durable import Parked
 from gearhorn.store.lanes import Lanes

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gearhorn.broker.feed import Feed
-from gearhorn.broker.held_lanes import HeldLanes
-from gearhorn.broker.lanes import Lane
-from gearhorn.broker.notes import Notes
-from gearhorn.broker.outcomes import Outcomes
-from gearhorn.broker.rounds import Rounds
-from gearhorn.broker.states import LaneEvent
+from gearhorn.durable.held_lanes import HeldLanes
+from gearhorn.durable.lanes import Lane
+from gearhorn.durable.log_cache import Feed
+from gearhorn.durable.outcomes import Outcomes
+from gearhorn.durable.pending_writes import Notes
+from gearhorn.durable.rounds import Rounds
+from gearhorn.durable.states import LaneEvent
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.members.membership import Membership
 from gearhorn.store.lanes import Acquired, Lanes

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from gearhorn.broker.sleepers import Sleeper, Sleepers
+from gearhorn.durable.sleepers import Sleeper, Sleepers
 from gearhorn.errors import BadRequest, Unknown
 from gearhorn.gearman.worker import Job
 from gearhorn.messages.codec import encode

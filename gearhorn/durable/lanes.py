@@ -16,9 +16,9 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from gearhorn.broker.deliveries import JITTER, Attempts, batches
-from gearhorn.broker.keeper import NOBODY, Keeper
-from gearhorn.broker.states import (
+from gearhorn.durable.delivery import JITTER, Attempts, batches
+from gearhorn.durable.keeper import NOBODY, Keeper
+from gearhorn.durable.states import (
     DELIVERIES,
     LANES,
     Action,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gearhorn.broker.states import State
+from gearhorn.durable.states import State
 from gearhorn.messages.durable import DurableOptions
 from gearhorn.store.log import Entry
 

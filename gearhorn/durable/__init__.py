@@ -1,0 +1,1 @@
+"""Durable topics: from the log through the lanes to the receivers."""
