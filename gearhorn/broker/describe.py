@@ -13,10 +13,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from gearhorn.broker.backlog import Backlog
 from gearhorn.broker.gossip import Talk
 from gearhorn.durable.service import Durable
 from gearhorn.errors import Unknown
+from gearhorn.fanout.backlog import Backlog
 from gearhorn.gearman.worker import Job
 from gearhorn.messages import (
     Describe,

@@ -16,8 +16,8 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from gearhorn.broker.copies import Subscribers, unique_id
 from gearhorn.errors import BadRequest, StoreError
+from gearhorn.fanout.copies import Subscribers, unique_id
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.gearman.results import Result
 from gearhorn.gearman.submission import Submission

@@ -20,23 +20,23 @@ from typing import Any
 import structlog
 
 from gearhorn import __version__
-from gearhorn.broker.backlog import Backlog
-from gearhorn.broker.copies import Subscribers
 from gearhorn.broker.describe import Descriptions
-from gearhorn.broker.directory import Directory
-from gearhorn.broker.drops import Drops
-from gearhorn.broker.fanout import Fanouts
 from gearhorn.broker.gossip import Talk
-from gearhorn.broker.limits import Limits
-from gearhorn.broker.lists import Lists
-from gearhorn.broker.outbox import Outbox
-from gearhorn.broker.overflow import Overflow
-from gearhorn.broker.places import RESULTS_BYTES, Places
 from gearhorn.broker.policy import watch_policy
 from gearhorn.broker.serving import Serving
 from gearhorn.config import Config
 from gearhorn.durable.service import Durable
 from gearhorn.errors import StartError, StoreError
+from gearhorn.fanout.backlog import Backlog
+from gearhorn.fanout.copies import Subscribers
+from gearhorn.fanout.directory import Directory
+from gearhorn.fanout.drops import Drops
+from gearhorn.fanout.handler import Fanouts
+from gearhorn.fanout.limits import Limits
+from gearhorn.fanout.lists import Lists
+from gearhorn.fanout.outbox import Outbox
+from gearhorn.fanout.overflow import Overflow
+from gearhorn.fanout.places import RESULTS_BYTES, Places
 from gearhorn.gearman.client import WINDOW_COPIES
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.gearman.connection import Server, can_connect

@@ -7,7 +7,7 @@ import time
 from support.servers import Redis
 from support.store import Bench, run, subscribe, unsubscribe
 
-from gearhorn.broker.drops import PIECE
+from gearhorn.fanout.drops import PIECE
 from gearhorn.store.subscriptions import Subscriptions
 
 pytest_plugins = ["support.store"]

@@ -20,8 +20,8 @@ from support.servers import Gearmand, Redis
 from support.turns import InProcess, Turns
 from support.wire import Wire
 
-from gearhorn.broker.packed import LONG
 from gearhorn.config import Config, parse_server
+from gearhorn.fanout.packed import LONG
 
 MakeCluster = Callable[..., Cluster]
 COUNT = 100_000

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gearhorn.broker.copies import Subscribers
-from gearhorn.broker.outbox import Outbox
-from gearhorn.broker.packed import Packed, Packer
-from gearhorn.broker.places import Places
+from gearhorn.fanout.copies import Subscribers
+from gearhorn.fanout.outbox import Outbox
+from gearhorn.fanout.packed import Packed, Packer
+from gearhorn.fanout.places import Places
 from gearhorn.gearman import packets
 from gearhorn.gearman.client import Client
 from gearhorn.gearman.connection import Connection, Server

@@ -6,8 +6,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 
-from gearhorn.broker.copies import Subscribers
-from gearhorn.broker.limits import Limits
+from gearhorn.fanout.copies import Subscribers
+from gearhorn.fanout.limits import Limits
 
 
 class Admin:

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gearhorn.broker.directory import _Pending
 from gearhorn.cli.worker import run
+from gearhorn.fanout.directory import _Pending
 from gearhorn.gearman.drain import _Drain
 from gearhorn.gearman.worker import Job
 from gearhorn.members.change_requests import Request

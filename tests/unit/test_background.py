@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from support.fanouts import Bench, Job, message
 
-from gearhorn.broker.background import Background, Direct
+from gearhorn.fanout.background import Background, Direct
 
 
 def on_bench(test: Callable[[Bench], None], *clients: str, **options: object) -> None:

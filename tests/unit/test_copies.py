@@ -7,7 +7,7 @@ from hashlib import sha256
 
 import pytest
 
-from gearhorn.broker.copies import Subscribers, unique_id
+from gearhorn.fanout.copies import Subscribers, unique_id
 from gearhorn.gearman import packets
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.gearman.connection import Server

@@ -8,10 +8,10 @@ from itertools import pairwise
 
 import pytest
 
-from gearhorn.broker import directory
-from gearhorn.broker.copies import Subscribers
-from gearhorn.broker.directory import Directory
 from gearhorn.errors import StoreError, StoreRefused, Unavailable
+from gearhorn.fanout import directory
+from gearhorn.fanout.copies import Subscribers
+from gearhorn.fanout.directory import Directory
 from gearhorn.members.lease import Lease
 
 LEASE_S = 10.0
@@ -59,7 +59,7 @@ def run(test: Callable[[Store, Directory], Coroutine[None, None, None]], most: i
     async def main() -> None:
         store = Store()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("gearhorn.broker.directory.now_s", lambda: store.now_s)
+            patch.setattr("gearhorn.fanout.directory.now_s", lambda: store.now_s)
             await test(store, Directory(store, most, store.lease))
 
     asyncio.run(main())
@@ -350,7 +350,7 @@ def test_one_list_that_fails_is_not_the_store_being_away(is_up: bool) -> None:
 def test_those_who_wait_for_a_list_that_cannot_be_read_are_refused_in_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gearhorn.broker.directory.LIST_S", 0.3)
+    monkeypatch.setattr("gearhorn.fanout.directory.LIST_S", 0.3)
 
     async def test(store: Store, lists: Directory) -> None:
         store.is_up = True
@@ -371,7 +371,7 @@ def test_those_who_wait_for_a_list_that_cannot_be_read_are_refused_in_the_end(
 def test_while_the_store_is_away_those_who_wait_for_it_go_on_waiting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gearhorn.broker.directory.LIST_S", 0.1)
+    monkeypatch.setattr("gearhorn.fanout.directory.LIST_S", 0.1)
 
     async def test(store: Store, lists: Directory) -> None:
         served = Served()

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 import pytest
 from support.limits import run, subscribers
 
-from gearhorn.broker import drops as drops_module
-from gearhorn.broker.drops import PIECE, Drops
 from gearhorn.errors import StoreUnanswered
+from gearhorn.fanout import drops as drops_module
+from gearhorn.fanout.drops import PIECE, Drops
 
 
 class Store:

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from support.fanouts import Bench, Job, long_list, message
 
-from gearhorn.broker.foreground import Foreground
-from gearhorn.broker.places import COPY_BYTES, LINGERING, REASONS_BYTES, RESULTS_BYTES, Places
-from gearhorn.broker.tally import SLICE
 from gearhorn.errors import Busy
+from gearhorn.fanout.foreground import Foreground
+from gearhorn.fanout.places import COPY_BYTES, LINGERING, REASONS_BYTES, RESULTS_BYTES, Places
+from gearhorn.fanout.tally import SLICE
 from gearhorn.gearman.packets import WORK_DATA
 from gearhorn.gearman.results import DISCARDED, REASON_BYTES
 

@@ -15,6 +15,7 @@ LAYERS = [
     {"requests"},
     {"members"},
     {"durable"},
+    {"fanout"},
     {"broker", "standalone"},
     {"cli"},
 ]

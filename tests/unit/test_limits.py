@@ -8,8 +8,8 @@ import time
 import pytest
 from support.limits import Bench, run, subscribers
 
-from gearhorn.broker import limit_setter, limits
-from gearhorn.broker.limits import EAGER_LIMIT
+from gearhorn.fanout import limit_setter, limits
+from gearhorn.fanout.limits import EAGER_LIMIT
 
 
 def test_low_limits_are_set_before_a_list_is_used_and_high_ones_are_not() -> None:

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 from support.limits import run, subscribers
 
-from gearhorn.broker import overflow as overflow_module
-from gearhorn.broker.copies import Subscribers
-from gearhorn.broker.overflow import Overflow
+from gearhorn.fanout import overflow as overflow_module
+from gearhorn.fanout.copies import Subscribers
+from gearhorn.fanout.overflow import Overflow
 
 
 class Queue:

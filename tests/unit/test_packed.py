@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gearhorn.broker.packed import PAGE, AllBut, Overflows, OwnLimits, Packed, Packer, Text
+from gearhorn.fanout.packed import PAGE, AllBut, Overflows, OwnLimits, Packed, Packer, Text
 
 LENGTHS = [0, 1, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE + 7]
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.fanouts import long_list
 
-from gearhorn.broker.copies import Subscribers
-from gearhorn.broker.tally import DELIVERED, DROPPED, FAILED, HELD, PENDING, SLICE, Tally, exhaust
+from gearhorn.fanout.copies import Subscribers
+from gearhorn.fanout.tally import DELIVERED, DROPPED, FAILED, HELD, PENDING, SLICE, Tally, exhaust
 from gearhorn.messages.receipts import REPLY_BYTES
 
 ALL = bytes((PENDING, HELD, DELIVERED, FAILED, DROPPED))

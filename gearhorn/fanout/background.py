@@ -5,9 +5,9 @@ Law: runs on the event loop; small objects that count answers.
 
 from __future__ import annotations
 
-from gearhorn.broker.copies import Block, Share, Subscribers
-from gearhorn.broker.outbox import Copying, Outbox, Part
 from gearhorn.errors import InternalError
+from gearhorn.fanout.copies import Block, Share, Subscribers
+from gearhorn.fanout.outbox import Copying, Outbox, Part
 from gearhorn.gearman import packets
 from gearhorn.gearman.results import Result
 from gearhorn.gearman.submission import Submission

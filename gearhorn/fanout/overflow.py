@@ -21,8 +21,8 @@ from typing import Protocol
 
 import structlog
 
-from gearhorn.broker.copies import Subscribers, mark
-from gearhorn.broker.limits import Limits
+from gearhorn.fanout.copies import Subscribers, mark
+from gearhorn.fanout.limits import Limits
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.tasks import Tasks
 

@@ -16,10 +16,10 @@ from array import array
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from gearhorn.broker.backlog import Backlog
-from gearhorn.broker.copies import NO_LIMIT, Subscribers
-from gearhorn.broker.limits import EAGER_LIMIT, Limits
-from gearhorn.broker.packed import LONG, Overflows, OwnLimits, Packed, Packer, Text
+from gearhorn.fanout.backlog import Backlog
+from gearhorn.fanout.copies import NO_LIMIT, Subscribers
+from gearhorn.fanout.limits import EAGER_LIMIT, Limits
+from gearhorn.fanout.packed import LONG, Overflows, OwnLimits, Packed, Packer, Text
 from gearhorn.store.subscriptions import Listed, Subscriptions
 from gearhorn.tasks import Tasks
 

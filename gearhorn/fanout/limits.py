@@ -27,8 +27,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from gearhorn.broker.copies import Subscribers
-from gearhorn.broker.limit_setter import WAIT_S, Setter
+from gearhorn.fanout.copies import Subscribers
+from gearhorn.fanout.limit_setter import WAIT_S, Setter
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.gearman.connection import Connection
 from gearhorn.tasks import Tasks

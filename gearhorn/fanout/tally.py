@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 
-from gearhorn.broker.copies import Subscribers
-from gearhorn.broker.packed import Packed
+from gearhorn.fanout.copies import Subscribers
+from gearhorn.fanout.packed import Packed
 from gearhorn.messages import Logged, encode_failures, encode_receipt
 from gearhorn.messages.receipts import REPLY_BYTES
 

@@ -17,10 +17,10 @@ import asyncio
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
 
-from gearhorn.broker.copies import Subscribers
-from gearhorn.broker.outbox import Copying, Outbox, Part
-from gearhorn.broker.places import REASONS_BYTES, RESULTS_BYTES, Place, Share
-from gearhorn.broker.tally import (
+from gearhorn.fanout.copies import Subscribers
+from gearhorn.fanout.outbox import Copying, Outbox, Part
+from gearhorn.fanout.places import REASONS_BYTES, RESULTS_BYTES, Place, Share
+from gearhorn.fanout.tally import (
     DELIVERED,
     DROPPED,
     FAILED,

@@ -24,8 +24,8 @@ from typing import Protocol
 
 import structlog
 
-from gearhorn.broker.copies import Subscribers
 from gearhorn.errors import InternalError, RequestError, StoreError, StoreRefused, Unavailable
+from gearhorn.fanout.copies import Subscribers
 from gearhorn.members.lease import Lease
 from gearhorn.tasks import Tasks
 from gearhorn.timing import Backoff, now_s

@@ -16,8 +16,8 @@ from itertools import islice
 
 import structlog
 
-from gearhorn.broker.copies import Subscribers
 from gearhorn.errors import StoreError
+from gearhorn.fanout.copies import Subscribers
 from gearhorn.store.subscriptions import Subscriptions
 
 FLUSH_INTERVAL_S = 1.0

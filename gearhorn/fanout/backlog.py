@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import structlog
 
-from gearhorn.broker.copies import Subscribers
-from gearhorn.broker.directory import Directory
-from gearhorn.broker.limits import EAGER_LIMIT, Limits
+from gearhorn.fanout.copies import Subscribers
+from gearhorn.fanout.directory import Directory
+from gearhorn.fanout.limits import EAGER_LIMIT, Limits
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.names import splits_of
 from gearhorn.tasks import Tasks

@@ -16,16 +16,16 @@ from functools import partial
 
 import structlog
 
-from gearhorn.broker.backlog import Backlog
-from gearhorn.broker.copies import Block, Subscribers, unique_id
-from gearhorn.broker.drops import Drops
-from gearhorn.broker.overflow import Overflow
-from gearhorn.broker.packed import Packed
-from gearhorn.broker.places import Places
-from gearhorn.broker.portions import Portions
-from gearhorn.broker.tally import Named
 from gearhorn.durable.ack_waiters import Waiting
 from gearhorn.errors import InternalError
+from gearhorn.fanout.backlog import Backlog
+from gearhorn.fanout.copies import Block, Subscribers, unique_id
+from gearhorn.fanout.drops import Drops
+from gearhorn.fanout.overflow import Overflow
+from gearhorn.fanout.packed import Packed
+from gearhorn.fanout.places import Places
+from gearhorn.fanout.portions import Portions
+from gearhorn.fanout.tally import Named
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.gearman.results import Result, Room
 from gearhorn.gearman.submission import Submission

@@ -11,15 +11,15 @@ from functools import partial
 
 import structlog
 
-from gearhorn.broker.background import Background, Direct
-from gearhorn.broker.copies import Subscribers
-from gearhorn.broker.directory import Directory
-from gearhorn.broker.foreground import Foreground
-from gearhorn.broker.outbox import Outbox
-from gearhorn.broker.places import Place
 from gearhorn.config import Config
 from gearhorn.durable.appends import Appends
 from gearhorn.errors import RequestError, TooLarge, Unavailable
+from gearhorn.fanout.background import Background, Direct
+from gearhorn.fanout.copies import Subscribers
+from gearhorn.fanout.directory import Directory
+from gearhorn.fanout.foreground import Foreground
+from gearhorn.fanout.outbox import Outbox
+from gearhorn.fanout.places import Place
 from gearhorn.gearman.worker import Job
 from gearhorn.messages import Fanout, Logged, decode_fanout, encode_receipt
 from gearhorn.names import check_publish

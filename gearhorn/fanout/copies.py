@@ -16,7 +16,7 @@ from itertools import count
 from types import MappingProxyType
 from typing import NamedTuple
 
-from gearhorn.broker.packed import AllBut, OwnLimits, Packed, Text
+from gearhorn.fanout.packed import AllBut, OwnLimits, Packed, Text
 from gearhorn.gearman import packets
 from gearhorn.gearman.cluster import Cluster
 from gearhorn.messages import Fanout, envelope

@@ -1,0 +1,1 @@
+"""Fan-outs: a message in, a copy for each subscriber out."""
