@@ -18,7 +18,7 @@ import structlog
 
 from gearhorn.errors import BadRequest, StoreError
 from gearhorn.fanout.copies import Subscribers, unique_id
-from gearhorn.gearman.cluster import Cluster
+from gearhorn.gearman.job_servers import Cluster
 from gearhorn.gearman.results import Result
 from gearhorn.gearman.submission import Submission
 from gearhorn.gearman.worker import Job

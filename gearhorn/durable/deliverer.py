@@ -15,7 +15,7 @@ from gearhorn.durable.outcomes import Outcomes
 from gearhorn.durable.pending_writes import Notes
 from gearhorn.durable.rounds import Rounds
 from gearhorn.durable.states import LaneEvent
-from gearhorn.gearman.cluster import Cluster
+from gearhorn.gearman.job_servers import Cluster
 from gearhorn.members.membership import Membership
 from gearhorn.store.lanes import Acquired, Lanes
 

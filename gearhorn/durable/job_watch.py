@@ -19,7 +19,7 @@ from gearhorn.durable.deliverer import Deliverer
 from gearhorn.durable.lanes import Delivery
 from gearhorn.durable.shipping import Job
 from gearhorn.durable.states import LaneState, State
-from gearhorn.gearman.cluster import Cluster
+from gearhorn.gearman.job_servers import Cluster
 from gearhorn.timing import now_s
 
 TICK_S = 0.25

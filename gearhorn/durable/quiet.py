@@ -15,7 +15,7 @@ import structlog
 from gearhorn.durable.deliverer import Deliverer
 from gearhorn.durable.lanes import Lane
 from gearhorn.durable.states import LaneState
-from gearhorn.gearman.cluster import Cluster
+from gearhorn.gearman.job_servers import Cluster
 from gearhorn.timing import now_s
 
 QUIET_S = 0.1  # between two looks at queues that a former owner used

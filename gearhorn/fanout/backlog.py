@@ -16,7 +16,7 @@ import structlog
 from gearhorn.fanout.copies import Subscribers
 from gearhorn.fanout.directory import Directory
 from gearhorn.fanout.limits import EAGER_LIMIT, Limits
-from gearhorn.gearman.cluster import Cluster
+from gearhorn.gearman.job_servers import Cluster
 from gearhorn.names import splits_of
 from gearhorn.tasks import Tasks
 from gearhorn.timing import now_s

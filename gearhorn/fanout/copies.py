@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from gearhorn.fanout.packed import AllBut, OwnLimits, Packed, Text
 from gearhorn.gearman import packets
-from gearhorn.gearman.cluster import Cluster
+from gearhorn.gearman.job_servers import Cluster
 from gearhorn.messages import Fanout, envelope
 from gearhorn.names import client_of, queue_of
 

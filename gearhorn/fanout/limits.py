@@ -29,8 +29,8 @@ from contextlib import contextmanager
 
 from gearhorn.fanout.copies import Subscribers
 from gearhorn.fanout.limit_setter import WAIT_S, Setter
-from gearhorn.gearman.cluster import Cluster
 from gearhorn.gearman.connection import Connection
+from gearhorn.gearman.job_servers import Cluster
 from gearhorn.tasks import Tasks
 
 EAGER_LIMIT = 10_000

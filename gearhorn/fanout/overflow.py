@@ -23,7 +23,7 @@ import structlog
 
 from gearhorn.fanout.copies import Subscribers, mark
 from gearhorn.fanout.limits import Limits
-from gearhorn.gearman.cluster import Cluster
+from gearhorn.gearman.job_servers import Cluster
 from gearhorn.tasks import Tasks
 
 BATCH = 64  # copies that are made room for at a time

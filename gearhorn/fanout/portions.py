@@ -22,7 +22,7 @@ from typing import Protocol
 
 import structlog
 
-from gearhorn.gearman.cluster import Cluster
+from gearhorn.gearman.job_servers import Cluster
 from gearhorn.gearman.worker import Job
 from gearhorn.tasks import Tasks
 

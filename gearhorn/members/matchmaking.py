@@ -15,7 +15,7 @@ import structlog
 
 from gearhorn.errors import BadRequest
 from gearhorn.gearman import packets
-from gearhorn.gearman.cluster import Cluster
+from gearhorn.gearman.job_servers import Cluster
 from gearhorn.gearman.packets import KEPT_BYTES
 from gearhorn.gearman.results import Bound, Result
 from gearhorn.gearman.submission import Submission
