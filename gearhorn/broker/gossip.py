@@ -18,7 +18,7 @@ import structlog
 
 from gearhorn.errors import BadRequest, StoreError
 from gearhorn.fanout.copies import Subscribers, unique_id
-from gearhorn.gearman.job_servers import Cluster
+from gearhorn.gearman.job_servers import JobServers
 from gearhorn.gearman.results import Result
 from gearhorn.gearman.submission import Submission
 from gearhorn.gearman.worker import Job
@@ -44,7 +44,7 @@ class Talk:
     def __init__(
         self,
         membership: Membership,
-        cluster: Cluster,
+        cluster: JobServers,
         read: Callable[[str], Awaitable[Subscribers]],
         own: Callable[[str], Gossip],
         bury: Callable[[str], None],

@@ -40,7 +40,7 @@ from gearhorn.fanout.places import RESULTS_BYTES, Places
 from gearhorn.gearman.client import WINDOW_COPIES
 from gearhorn.gearman.connection import Server, can_connect
 from gearhorn.gearman.drain import Drained, drain
-from gearhorn.gearman.job_servers import Cluster
+from gearhorn.gearman.job_servers import JobServers
 from gearhorn.gearman.packets import KEPT_BYTES
 from gearhorn.gearman.worker import Job, Worker
 from gearhorn.members.burials import Burials
@@ -83,10 +83,10 @@ class Broker:
         lease = Lease(config.lease, config.serve_stale)
         self._membership = Membership(Members(self._store), lease)
         client_id = _client_id(self._membership.id)
-        self._copies = Cluster(
+        self._copies = JobServers(
             self._servers, self._tls, client_id, RESULTS_BYTES + KEPT_BYTES, is_spokesman=True
         )
-        self._control = Cluster(self._servers, self._tls, client_id, REQUEST_BYTES)
+        self._control = JobServers(self._servers, self._tls, client_id, REQUEST_BYTES)
         self._limits = Limits(
             self._copies,
             default=config.max_backlog,
@@ -100,7 +100,7 @@ class Broker:
         self._copies.on_change(self._directory.drop_marked)
         self._drops = Drops(self._subscriptions, self.overflowed)
         tag = secrets.token_hex(4)
-        self._deliveries = Cluster(self._servers, self._tls, client_id, KEPT_BYTES)
+        self._deliveries = JobServers(self._servers, self._tls, client_id, KEPT_BYTES)
         parked = config.parked_function.encode()
         self._durable = Durable(
             self._store,

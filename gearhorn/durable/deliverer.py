@@ -15,7 +15,7 @@ from gearhorn.durable.outcomes import Outcomes
 from gearhorn.durable.pending_writes import Notes
 from gearhorn.durable.rounds import Rounds
 from gearhorn.durable.states import LaneEvent
-from gearhorn.gearman.job_servers import Cluster
+from gearhorn.gearman.job_servers import JobServers
 from gearhorn.members.membership import Membership
 from gearhorn.store.lanes import Acquired, Lanes
 
@@ -28,7 +28,7 @@ class Deliverer:
     def __init__(
         self,
         store: Lanes,
-        cluster: Cluster,
+        cluster: JobServers,
         membership: Membership,
         lost: Callable[[str], None],
         dropped: Callable[[str, str, int], None],

@@ -19,7 +19,7 @@ from gearhorn.durable.deliverer import Deliverer
 from gearhorn.durable.lanes import Delivery
 from gearhorn.durable.shipping import Job
 from gearhorn.durable.states import LaneState, State
-from gearhorn.gearman.job_servers import Cluster
+from gearhorn.gearman.job_servers import JobServers
 from gearhorn.timing import now_s
 
 TICK_S = 0.25
@@ -41,7 +41,7 @@ log = structlog.get_logger(__name__)
 class Looks:
     """Looks after the deliveries of this member."""
 
-    def __init__(self, deliverer: Deliverer, cluster: Cluster) -> None:
+    def __init__(self, deliverer: Deliverer, cluster: JobServers) -> None:
         self._deliverer = deliverer
         self._cluster = cluster
         self._tables_s: dict[int, float] = {}  # when a server's table may be read again

@@ -18,7 +18,7 @@ from gearhorn.durable.retries import Retries, Wait
 from gearhorn.durable.shipping import OVER, Job, Shipment, Shipping
 from gearhorn.durable.states import UNDER_WAY, Action, Event, LaneState, State
 from gearhorn.durable.withdrawals import Withdrawals
-from gearhorn.gearman.job_servers import Cluster
+from gearhorn.gearman.job_servers import JobServers
 from gearhorn.gearman.results import Result
 from gearhorn.gearman.submission import Submission
 
@@ -35,7 +35,7 @@ class Outcomes:
 
     def __init__(
         self,
-        cluster: Cluster,
+        cluster: JobServers,
         held: HeldLanes,
         notes: Notes,
         clock_ms: Callable[[], int],

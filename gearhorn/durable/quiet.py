@@ -15,7 +15,7 @@ import structlog
 from gearhorn.durable.deliverer import Deliverer
 from gearhorn.durable.lanes import Lane
 from gearhorn.durable.states import LaneState
-from gearhorn.gearman.job_servers import Cluster
+from gearhorn.gearman.job_servers import JobServers
 from gearhorn.timing import now_s
 
 QUIET_S = 0.1  # between two looks at queues that a former owner used
@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 class Quiet:
     """Opens lanes that were taken over."""
 
-    def __init__(self, deliverer: Deliverer, cluster: Cluster) -> None:
+    def __init__(self, deliverer: Deliverer, cluster: JobServers) -> None:
         self._deliverer = deliverer
         self._cluster = cluster
 

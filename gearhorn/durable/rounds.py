@@ -27,7 +27,7 @@ from gearhorn.durable.pending_writes import Notes, Taken, parking
 from gearhorn.durable.rereads import Redriven, Replies, Rereads
 from gearhorn.durable.states import LaneEvent, LaneState
 from gearhorn.errors import StoreError, StoreReplaced
-from gearhorn.gearman.job_servers import Cluster
+from gearhorn.gearman.job_servers import JobServers
 from gearhorn.members.membership import Membership
 from gearhorn.store.lanes import Lanes
 from gearhorn.store.log import Entry
@@ -61,7 +61,7 @@ class Rounds:
         self,
         *,
         store: Lanes,
-        cluster: Cluster,
+        cluster: JobServers,
         membership: Membership,
         held: HeldLanes,
         feed: Feed,

@@ -20,7 +20,7 @@ from gearhorn.durable.pruning import prune
 from gearhorn.durable.quiet import Quiet
 from gearhorn.durable.redrives import Redrives
 from gearhorn.errors import StoreError
-from gearhorn.gearman.job_servers import Cluster
+from gearhorn.gearman.job_servers import JobServers
 from gearhorn.members.membership import Membership
 from gearhorn.store.asked import Askers
 from gearhorn.store.connection import Connection
@@ -40,7 +40,7 @@ class Durable:
         self,
         store: Connection,
         membership: Membership,
-        cluster: Cluster,
+        cluster: JobServers,
         process: str,
         parked_function: bytes,
         dropped: Callable[[str, str, int], None],

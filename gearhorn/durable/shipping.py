@@ -15,7 +15,7 @@ from gearhorn.durable.states import LaneEvent
 from gearhorn.durable.withdrawals import Withdrawal, Withdrawals
 from gearhorn.gearman import packets
 from gearhorn.gearman.connection import Connection
-from gearhorn.gearman.job_servers import Cluster
+from gearhorn.gearman.job_servers import JobServers
 from gearhorn.gearman.submission import Outcome, Submission
 from gearhorn.messages.codec import encode
 from gearhorn.messages.durable import DurableOptions, Info, durable_envelope
@@ -78,7 +78,7 @@ class Told(Protocol):
 class Shipping:
     """Sends deliveries; ``outcome`` is told what becomes of them."""
 
-    def __init__(self, cluster: Cluster, outcome: Outcome, withdrawals: Withdrawals) -> None:
+    def __init__(self, cluster: JobServers, outcome: Outcome, withdrawals: Withdrawals) -> None:
         self._cluster = cluster
         self._outcome = outcome
         self._withdrawals = withdrawals

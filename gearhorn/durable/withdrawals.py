@@ -16,7 +16,7 @@ from typing import NamedTuple
 import structlog
 
 from gearhorn.gearman.connection import Connection
-from gearhorn.gearman.job_servers import Cluster
+from gearhorn.gearman.job_servers import JobServers
 from gearhorn.tasks import Tasks
 from gearhorn.timing import Backoff, now_s
 
@@ -39,7 +39,7 @@ class Withdrawal(NamedTuple):
 class Withdrawals:
     """Takes jobs back, for one job server after the other as they come."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: JobServers) -> None:
         self._cluster = cluster
         self._waiting: defaultdict[int, list[Withdrawal]] = defaultdict(list)  # by server
         self._running: set[int] = set()  # servers that are worked on

@@ -16,7 +16,7 @@ import structlog
 from gearhorn.fanout.copies import Subscribers
 from gearhorn.fanout.directory import Directory
 from gearhorn.fanout.limits import EAGER_LIMIT, Limits
-from gearhorn.gearman.job_servers import Cluster
+from gearhorn.gearman.job_servers import JobServers
 from gearhorn.names import splits_of
 from gearhorn.tasks import Tasks
 from gearhorn.timing import now_s
@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 class Backlog:
     """Looks at backlogs; ``members`` tells how many workers share that."""
 
-    def __init__(self, cluster: Cluster, limits: Limits, members: Callable[[], int]) -> None:
+    def __init__(self, cluster: JobServers, limits: Limits, members: Callable[[], int]) -> None:
         self._cluster = cluster
         self._limits = limits
         self._members = members

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from gearhorn.fanout.packed import AllBut, OwnLimits, Packed, Text
 from gearhorn.gearman import packets
-from gearhorn.gearman.job_servers import Cluster
+from gearhorn.gearman.job_servers import JobServers
 from gearhorn.messages import Fanout, envelope
 from gearhorn.names import client_of, queue_of
 
@@ -179,7 +179,7 @@ class Subscribers:
             return self.durable.without(exclude)
         return tuple(one for one in self.durable if one not in exclude)
 
-    def shares(self, cluster: Cluster) -> list[Share]:
+    def shares(self, cluster: JobServers) -> list[Share]:
         """Return how a list that is not long is spread over the servers that are up; one must
         be."""
         if self._session != cluster.sessions:
@@ -189,7 +189,7 @@ class Subscribers:
             self._only = self._shares[0] if is_one else None
         return self._shares
 
-    def only_share(self, cluster: Cluster) -> Share | None:
+    def only_share(self, cluster: JobServers) -> Share | None:
         """Return the share that is all of the list, if a server that is up carries all of it and
         nobody takes envelopes."""
         if self._session != cluster.sessions:
@@ -198,7 +198,7 @@ class Subscribers:
             self.shares(cluster)
         return self._only
 
-    def _spread(self, cluster: Cluster, indexes: Sequence[int]) -> list[Share]:
+    def _spread(self, cluster: JobServers, indexes: Sequence[int]) -> list[Share]:
         """Spread some of the queues, in order."""
         shares: list[Share] = []
         queues = self.queues
@@ -220,7 +220,7 @@ class Subscribers:
         return shares
 
     def _spread_pages(
-        self, cluster: Cluster, queues: Packed, indexes: Sequence[int]
+        self, cluster: JobServers, queues: Packed, indexes: Sequence[int]
     ) -> list[Share]:
         """Spread some of the queues of a long list, in order."""
         places = self._carriers(cluster, queues, indexes)
@@ -238,7 +238,7 @@ class Subscribers:
                 shares.append(Share(place, mine, clients, enveloped, queues.prefix))
         return shares
 
-    def _carriers(self, cluster: Cluster, queues: Packed, indexes: Sequence[int]) -> array[int]:
+    def _carriers(self, cluster: JobServers, queues: Packed, indexes: Sequence[int]) -> array[int]:
         """Return, per index, the place of the server that carries the queue."""
         if cluster.only is not None:
             return array("H", [cluster.only]) * len(indexes)
@@ -261,7 +261,7 @@ class Subscribers:
 
     def blocks(
         self,
-        cluster: Cluster,
+        cluster: JobServers,
         message: Fanout,
         foreground: bool,
         unique: bytes,

@@ -30,7 +30,7 @@ from contextlib import contextmanager
 from gearhorn.fanout.copies import Subscribers
 from gearhorn.fanout.limit_setter import WAIT_S, Setter
 from gearhorn.gearman.connection import Connection
-from gearhorn.gearman.job_servers import Cluster
+from gearhorn.gearman.job_servers import JobServers
 from gearhorn.tasks import Tasks
 
 EAGER_LIMIT = 10_000
@@ -66,7 +66,7 @@ class Limits:
 
     def __init__(
         self,
-        cluster: Cluster,
+        cluster: JobServers,
         *,
         default: int,
         most: int,

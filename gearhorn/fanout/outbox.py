@@ -26,7 +26,7 @@ from gearhorn.fanout.packed import Packed
 from gearhorn.fanout.places import Places
 from gearhorn.fanout.portions import Portions
 from gearhorn.fanout.tally import Named
-from gearhorn.gearman.job_servers import Cluster
+from gearhorn.gearman.job_servers import JobServers
 from gearhorn.gearman.results import Result, Room
 from gearhorn.gearman.submission import Submission
 from gearhorn.gearman.worker import Job
@@ -45,7 +45,7 @@ class Outbox:
 
     def __init__(
         self,
-        cluster: Cluster,
+        cluster: JobServers,
         *,
         backlog: Backlog,
         drops: Drops,

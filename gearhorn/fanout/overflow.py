@@ -23,7 +23,7 @@ import structlog
 
 from gearhorn.fanout.copies import Subscribers, mark
 from gearhorn.fanout.limits import Limits
-from gearhorn.gearman.job_servers import Cluster
+from gearhorn.gearman.job_servers import JobServers
 from gearhorn.tasks import Tasks
 
 BATCH = 64  # copies that are made room for at a time
@@ -82,7 +82,7 @@ class Overflow:
 
     def __init__(
         self,
-        cluster: Cluster,
+        cluster: JobServers,
         limits: Limits,
         trim: Callable[[bytes, int], Awaitable[int]],
         dropped: Callable[[Subscribers, int], None],

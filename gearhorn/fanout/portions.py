@@ -22,7 +22,7 @@ from typing import Protocol
 
 import structlog
 
-from gearhorn.gearman.job_servers import Cluster
+from gearhorn.gearman.job_servers import JobServers
 from gearhorn.gearman.worker import Job
 from gearhorn.tasks import Tasks
 
@@ -47,7 +47,7 @@ class Portioned(Protocol):
 class Portions:
     """The lines of the topics that have long fan-outs under way."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: JobServers) -> None:
         self._cluster = cluster
         self.topics: dict[str, deque[tuple[Portioned, Sequence[int]] | asyncio.Future[None]]] = {}
         self._tasks = Tasks()

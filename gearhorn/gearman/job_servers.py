@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 class _Member(Client):
     """A client that tells its cluster when it comes and goes."""
 
-    def __init__(self, cluster: Cluster, tls: ssl.SSLContext | None, server: Server) -> None:
+    def __init__(self, cluster: JobServers, tls: ssl.SSLContext | None, server: Server) -> None:
         super().__init__(server, tls, cluster.client_id, cluster.limit)
         self._cluster = cluster
 
@@ -65,7 +65,7 @@ class _Barrier:
         self._settle(False)
 
 
-class Cluster:
+class JobServers:
     """One client per server, and the choice among them.
 
     ``limit`` is the longest result in bytes that is read whole. ``sessions`` grows whenever a

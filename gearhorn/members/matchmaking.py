@@ -15,7 +15,7 @@ import structlog
 
 from gearhorn.errors import BadRequest
 from gearhorn.gearman import packets
-from gearhorn.gearman.job_servers import Cluster
+from gearhorn.gearman.job_servers import JobServers
 from gearhorn.gearman.packets import KEPT_BYTES
 from gearhorn.gearman.results import Bound, Result
 from gearhorn.gearman.submission import Submission
@@ -93,7 +93,7 @@ class Matchmaker:
     def __init__(
         self,
         membership: Membership,
-        cluster: Cluster,
+        cluster: JobServers,
         drop: Callable[[str, bool, str | None], None],
         settle: Callable[[Sequence[str]], Awaitable[None]],
         bury: Callable[[str], None],

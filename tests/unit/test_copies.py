@@ -10,7 +10,7 @@ import pytest
 from gearhorn.fanout.copies import Subscribers, unique_id
 from gearhorn.gearman import packets
 from gearhorn.gearman.connection import Server
-from gearhorn.gearman.job_servers import Cluster
+from gearhorn.gearman.job_servers import JobServers
 from gearhorn.messages import decode_fanout
 
 PREFIX = b"0123456789abcdef.1:"
@@ -46,9 +46,9 @@ class _Up:
     """Stands for a connection, so that a client counts as up."""
 
 
-def cluster_of(*up: bool) -> Cluster:
+def cluster_of(*up: bool) -> JobServers:
     servers = [Server("127.0.0.1", 4730 + number) for number in range(len(up))]
-    cluster = Cluster(servers, None, b"test", 1 << 20)
+    cluster = JobServers(servers, None, b"test", 1 << 20)
     for client, is_up in zip(cluster.clients, up, strict=True):
         client.connection = _Up() if is_up else None  # type: ignore[assignment]
     cluster._changed()
