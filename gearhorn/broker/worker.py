@@ -38,9 +38,9 @@ from gearhorn.fanout.outbox import Outbox
 from gearhorn.fanout.overflow import Overflow
 from gearhorn.fanout.places import RESULTS_BYTES, Places
 from gearhorn.gearman.client import WINDOW_COPIES
-from gearhorn.gearman.connection import Server, can_connect
 from gearhorn.gearman.drain import Drained, drain
 from gearhorn.gearman.job_servers import JobServers
+from gearhorn.gearman.link import Server, can_connect
 from gearhorn.gearman.packets import KEPT_BYTES
 from gearhorn.gearman.worker import Job, Worker
 from gearhorn.members.burials import Burials

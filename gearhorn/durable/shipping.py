@@ -14,8 +14,8 @@ from gearhorn.durable.lanes import Delivery, Lane
 from gearhorn.durable.states import LaneEvent
 from gearhorn.durable.withdrawals import Withdrawal, Withdrawals
 from gearhorn.gearman import packets
-from gearhorn.gearman.connection import Connection
 from gearhorn.gearman.job_servers import JobServers
+from gearhorn.gearman.link import Connection
 from gearhorn.gearman.submission import Outcome, Submission
 from gearhorn.messages.codec import encode
 from gearhorn.messages.durable import DurableOptions, Info, durable_envelope

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import structlog
 
-from gearhorn.gearman.connection import Connection
 from gearhorn.gearman.job_servers import JobServers
+from gearhorn.gearman.link import Connection
 from gearhorn.tasks import Tasks
 from gearhorn.timing import Backoff, now_s
 

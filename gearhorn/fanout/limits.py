@@ -29,8 +29,8 @@ from contextlib import contextmanager
 
 from gearhorn.fanout.copies import Subscribers
 from gearhorn.fanout.limit_setter import WAIT_S, Setter
-from gearhorn.gearman.connection import Connection
 from gearhorn.gearman.job_servers import JobServers
+from gearhorn.gearman.link import Connection
 from gearhorn.tasks import Tasks
 
 EAGER_LIMIT = 10_000

@@ -15,8 +15,8 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 
-from gearhorn.gearman.connection import CONNECT_TIMEOUT_S, Server, open_streams
 from gearhorn.gearman.kept import Kept, Streams
+from gearhorn.gearman.link import CONNECT_TIMEOUT_S, Server, open_streams
 
 ANSWER_TIMEOUT_S = 10.0  # for a whole table
 SILENCE_S = 2.0  # between two answers to single commands

@@ -20,7 +20,7 @@ import structlog
 
 from gearhorn.errors import ProtocolError
 from gearhorn.gearman import packets
-from gearhorn.gearman.connection import Connection, Link, Server
+from gearhorn.gearman.link import Connection, Link, Server
 from gearhorn.gearman.packets import Packet
 from gearhorn.gearman.results import DONE, LOST, Awaited
 from gearhorn.gearman.submission import Submission, broke, finish, tell

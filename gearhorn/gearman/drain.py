@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from gearhorn.gearman.connection import CONNECT_TIMEOUT_S, Connection, Server
+from gearhorn.gearman.link import CONNECT_TIMEOUT_S, Connection, Server
 from gearhorn.gearman.packets import Packet
 from gearhorn.gearman.worker import GRABS, Job, Worker
 

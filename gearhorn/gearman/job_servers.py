@@ -16,7 +16,7 @@ import structlog
 
 from gearhorn.gearman.admin import Admin
 from gearhorn.gearman.client import Client
-from gearhorn.gearman.connection import Connection, Server
+from gearhorn.gearman.link import Connection, Server
 from gearhorn.gearman.reap import reap
 from gearhorn.gearman.results import Result
 from gearhorn.gearman.submission import Submission

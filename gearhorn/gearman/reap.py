@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from gearhorn.errors import ProtocolError
 from gearhorn.gearman import packets
-from gearhorn.gearman.connection import Server, open_streams
+from gearhorn.gearman.link import Server, open_streams
 from gearhorn.gearman.packets import Splitter
 
 REAP_S = 5.0

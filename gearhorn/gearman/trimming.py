@@ -12,8 +12,8 @@ import ssl
 
 from gearhorn.errors import ProtocolError
 from gearhorn.gearman import packets
-from gearhorn.gearman.connection import Server
 from gearhorn.gearman.kept import Kept, Streams
+from gearhorn.gearman.link import Server
 from gearhorn.gearman.packets import Splitter
 from gearhorn.gearman.results import DISCARDED
 

@@ -16,7 +16,7 @@ import structlog
 
 from gearhorn.errors import InternalError, ProtocolError
 from gearhorn.gearman import packets
-from gearhorn.gearman.connection import Connection, Link, Server
+from gearhorn.gearman.link import Connection, Link, Server
 from gearhorn.gearman.packets import MAX_UNIQUE_BYTES, Packet, pack
 
 GRABS = 128  # outstanding: gearmand hands out 64 at a time in 7 us each, 128 in 5 us (measured)

@@ -11,7 +11,7 @@ import asyncio
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 
-from gearhorn.gearman.connection import Server
+from gearhorn.gearman.link import Server
 from gearhorn.gearman.worker import Job, Worker
 
 MOST = 10_000  # jobs in hand of one queue

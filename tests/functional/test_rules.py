@@ -12,8 +12,8 @@ from support import without
 from support.cluster import Cluster, eventually
 from support.trial import TOPIC, Trial
 
-from gearhorn.gearman.connection import Server
 from gearhorn.gearman.drain import _Drain, drain
+from gearhorn.gearman.link import Server
 
 MakeCluster = Callable[..., Cluster]
 

@@ -11,7 +11,7 @@ from gearhorn.fanout.packed import Packed, Packer
 from gearhorn.fanout.places import Places
 from gearhorn.gearman import packets
 from gearhorn.gearman.client import Client
-from gearhorn.gearman.connection import Connection, Server
+from gearhorn.gearman.link import Connection, Server
 from gearhorn.gearman.submission import Submission
 from gearhorn.messages import Fanout
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gearhorn.gearman import packets
 from gearhorn.gearman.client import CHUNK_COPIES, WINDOW_BYTES, WINDOW_COPIES, Client
-from gearhorn.gearman.connection import Connection, Server
+from gearhorn.gearman.link import Connection, Server
 from gearhorn.gearman.results import Bound, Result
 from gearhorn.gearman.submission import Submission
 

@@ -9,8 +9,8 @@ import pytest
 
 from gearhorn.fanout.copies import Subscribers, unique_id
 from gearhorn.gearman import packets
-from gearhorn.gearman.connection import Server
 from gearhorn.gearman.job_servers import JobServers
+from gearhorn.gearman.link import Server
 from gearhorn.messages import decode_fanout
 
 PREFIX = b"0123456789abcdef.1:"

@@ -12,7 +12,7 @@ import structlog
 
 from gearhorn.gearman import packets
 from gearhorn.gearman.client import Client
-from gearhorn.gearman.connection import Connection, Link, Server
+from gearhorn.gearman.link import Connection, Link, Server
 from gearhorn.gearman.reap import reap
 from gearhorn.gearman.results import Result
 from gearhorn.gearman.submission import Submission

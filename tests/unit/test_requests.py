@@ -10,7 +10,7 @@ import structlog
 
 from gearhorn.errors import BadRequest, StoreError
 from gearhorn.gearman import packets
-from gearhorn.gearman.connection import Connection, Server
+from gearhorn.gearman.link import Connection, Server
 from gearhorn.gearman.worker import Job, Worker
 from gearhorn.requests import answer, answering, attempt
 

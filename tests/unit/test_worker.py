@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable
 
 from gearhorn.gearman import packets
-from gearhorn.gearman.connection import Connection, Server
+from gearhorn.gearman.link import Connection, Server
 from gearhorn.gearman.worker import GRABS, HELD_BYTES, Job, Worker
 
 
