@@ -22,8 +22,8 @@ from gearhorn.messages.durable import (
 )
 from gearhorn.store.connection import READ_TIMEOUT_S, Command, Connection
 from gearhorn.store.inherited import FIRST, Found, Sequences, range_of, read_long
-from gearhorn.store.line import Line
 from gearhorn.store.parked import ParkedMessages
+from gearhorn.store.pipelined import Line
 from gearhorn.store.rounds import PIECE, Commands, Round, RoundReply, Settlement
 
 log = structlog.get_logger(__name__)

@@ -19,7 +19,7 @@ from gearhorn.messages import Logged
 from gearhorn.messages.durable import Info, decode_info
 from gearhorn.store.asked import Asked
 from gearhorn.store.connection import READ_TIMEOUT_S, WRITE_TIMEOUT_S, Command, Connection
-from gearhorn.store.line import Line
+from gearhorn.store.pipelined import Line
 from gearhorn.store.slowest import Slowest, read_slowest
 
 FETCH_BYTES = 8 * 1024 * 1024  # in one reply

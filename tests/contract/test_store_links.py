@@ -10,10 +10,11 @@ from support.proxy import Proxy, on_loop
 from support.servers import Redis
 
 from gearhorn.errors import StoreError, StoreUnanswered
-from gearhorn.store import events, line, pool
+from gearhorn.store import events, pool
+from gearhorn.store import pipelined as line
 from gearhorn.store.connection import Connection
 from gearhorn.store.events import Events
-from gearhorn.store.line import Line
+from gearhorn.store.pipelined import Line
 
 pytest_plugins = ["support.store"]
 PATIENCE_S = 20.0
