@@ -23,7 +23,7 @@ from gearhorn.messages.durable import (
 from gearhorn.store.connection import READ_TIMEOUT_S, Command, Connection
 from gearhorn.store.inherited import FIRST, Found, Sequences, range_of, read_long
 from gearhorn.store.parked import ParkedMessages
-from gearhorn.store.pipelined import Line
+from gearhorn.store.pipelined import PipelinedConnection
 from gearhorn.store.rounds import PIECE, Commands, Round, RoundReply, Settlement
 
 log = structlog.get_logger(__name__)
@@ -68,7 +68,7 @@ class Lanes(ParkedMessages):
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection)
-        self._line = Line(connection)
+        self._line = PipelinedConnection(connection)
 
     async def close(self) -> None:
         """Write no more rounds."""

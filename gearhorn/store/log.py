@@ -19,7 +19,7 @@ from gearhorn.messages import Logged
 from gearhorn.messages.durable import Info, decode_info
 from gearhorn.store.asked import Asked
 from gearhorn.store.connection import READ_TIMEOUT_S, WRITE_TIMEOUT_S, Command, Connection
-from gearhorn.store.pipelined import Line
+from gearhorn.store.pipelined import PipelinedConnection
 from gearhorn.store.slowest import Slowest, read_slowest
 
 FETCH_BYTES = 8 * 1024 * 1024  # in one reply
@@ -126,7 +126,7 @@ class Log:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._line = Line(connection, is_strict=True)
+        self._line = PipelinedConnection(connection, is_strict=True)
         self._asked = Asked(connection)
         self._open: dict[str, int] = {}  # by topic the last append of which nothing is known yet
         self._unanswered = 0  # bytes

@@ -65,7 +65,7 @@ class _Session:
                     raise StoreUnanswered("no sign of life") from None
 
 
-class Line:
+class PipelinedConnection:
     """With ``is_strict`` a line that failed refuses everything until ``mend``, so that nothing
     overtakes what has to be asked again."""
 

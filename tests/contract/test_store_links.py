@@ -14,7 +14,7 @@ from gearhorn.store import events, pool
 from gearhorn.store import pipelined as line
 from gearhorn.store.connection import Connection
 from gearhorn.store.events import Events
-from gearhorn.store.pipelined import Line
+from gearhorn.store.pipelined import PipelinedConnection
 
 pytest_plugins = ["support.store"]
 PATIENCE_S = 20.0
@@ -49,7 +49,7 @@ async def test_a_line_that_fell_silent_while_idle_is_made_anew_before_it_is_need
 ) -> None:
     async with Proxy(server.address) as proxy:
         connection = connect(proxy)
-        one = Line(connection, is_strict)
+        one = PipelinedConnection(connection, is_strict)
         assert await one.ask([("PING",)], 5) == [b"PONG"]
         sent = len(proxy.sent)
         await until(lambda: len(proxy.sent) > sent)  # a sign of life is asked for
@@ -70,7 +70,7 @@ async def test_what_is_unanswered_on_a_line_that_breaks_has_an_unknown_fate(
 ) -> None:
     async with Proxy(server.address) as proxy:
         connection = connect(proxy)
-        strict = Line(connection, is_strict=True)
+        strict = PipelinedConnection(connection, is_strict=True)
         await strict.ask([("PING",)], 5)
         proxy.is_silent = True
         asking = [asyncio.create_task(strict.ask([("ECHO", n)], PATIENCE_S)) for n in range(3)]
@@ -148,7 +148,7 @@ async def test_no_connection_leads_to_a_former_server_once_one_leads_to_another(
     with Redis() as other:
         async with Proxy(server.address) as proxy:
             connection = connect(proxy)
-            apart = Line(connection)
+            apart = PipelinedConnection(connection)
             assert await apart.ask([("PING",)], PATIENCE_S) == [b"PONG"]
             [former] = await servers_of(connection, 4)
             proxy.move(other.address)
