@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from gearhorn.broker.gossip import Talk
+from gearhorn.broker.gossip import Gossiper
 from gearhorn.durable.service import Durable
 from gearhorn.errors import Unknown
 from gearhorn.fanout.backlog import Backlog
@@ -50,7 +50,7 @@ class Descriptions:
 
     def __init__(
         self,
-        talk: Talk,
+        talk: Gossiper,
         listing: Listing,
         durable: Durable,
         backlog: Backlog,

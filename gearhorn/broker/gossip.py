@@ -35,7 +35,7 @@ SILENT_INTERVALS = 3  # without a word from anybody: isolated
 log = structlog.get_logger(__name__)
 
 
-class Talk:
+class Gossiper:
     """What one member says and has heard. ``read`` fetches lists, ``own`` returns the member's
     present state, ``bury`` empties the queues of a member that has gone; ``interval_s`` is the
     shortest time between two messages. The list of listeners is not the directory's: nobody may

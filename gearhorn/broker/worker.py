@@ -21,7 +21,7 @@ import structlog
 
 from gearhorn import __version__
 from gearhorn.broker.describe import Descriptions
-from gearhorn.broker.gossip import Talk
+from gearhorn.broker.gossip import Gossiper
 from gearhorn.broker.policy import watch_policy
 from gearhorn.broker.serving import Serving
 from gearhorn.config import Config
@@ -141,7 +141,7 @@ class Broker:
         )
 
         self._started_s = now_s()
-        self._talk = Talk(
+        self._talk = Gossiper(
             self._membership,
             self._control,
             lists.read,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gearhorn.broker import gossip
-from gearhorn.broker.gossip import JOBS_PER_S, Talk
+from gearhorn.broker.gossip import JOBS_PER_S, Gossiper
 from gearhorn.messages import Gossip, encode
 from gearhorn.store.members import Member
 
@@ -29,13 +29,13 @@ class Job:
         self.outcome = text
 
 
-def with_talk(test: Callable[[Talk, Any], None], peers: int = 0, listeners: int = 0) -> None:
+def with_talk(test: Callable[[Gossiper, Any], None], peers: int = 0, listeners: int = 0) -> None:
     async def main() -> None:
         members = {f"m{n}": Member(f"m{n}", b"1 0 10000") for n in range(peers)}
         lease = SimpleNamespace(until_s=1e18)
         membership: Any = SimpleNamespace(peers=members, id="me", lease=lease)
         unused: Any = None
-        talk = Talk(membership, unused, unused, lambda state: Gossip("me"), unused, 1.0)
+        talk = Gossiper(membership, unused, unused, lambda state: Gossip("me"), unused, 1.0)
         if listeners:
             talk._listeners = SimpleNamespace(queues=[b""] * listeners)  # type: ignore[assignment]
         test(talk, membership)
@@ -45,7 +45,7 @@ def with_talk(test: Callable[[Talk, Any], None], peers: int = 0, listeners: int 
 
 @pytest.mark.parametrize(("members", "listeners"), [(2, 0), (10, 0), (15, 3), (100, 0), (100, 5)])
 def test_all_members_together_talk_within_bounds(members: int, listeners: int) -> None:
-    def test(talk: Talk, _: Any) -> None:
+    def test(talk: Gossiper, _: Any) -> None:
         jobs = members * (members - 1 + listeners)
         assert jobs / talk.interval_s <= JOBS_PER_S
         if members <= 10:
@@ -55,7 +55,7 @@ def test_all_members_together_talk_within_bounds(members: int, listeners: int) -
 
 
 def test_who_has_gone_is_forgotten_and_who_was_never_heard_is_named() -> None:
-    def test(talk: Talk, membership: Any) -> None:
+    def test(talk: Gossiper, membership: Any) -> None:
         for member in ("m0", "m1"):
             job: Any = Job(encode(Gossip(member, state="clustered")))
             talk.hear(job)
@@ -70,7 +70,7 @@ def test_who_has_gone_is_forgotten_and_who_was_never_heard_is_named() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"member": 1}', b"\xff"])
 def test_what_is_no_gossip_is_refused(body: bytes) -> None:
-    def test(talk: Talk, _: Any) -> None:
+    def test(talk: Gossiper, _: Any) -> None:
         job: Any = Job(body)
         talk.hear(job)
         assert job.outcome.startswith("bad_request: ")
@@ -82,7 +82,7 @@ def test_who_hears_nobody_for_three_intervals_is_isolated(monkeypatch: pytest.Mo
     now = [1000.0]
     monkeypatch.setattr(gossip, "now_s", lambda: now[0])
 
-    def test(talk: Talk, membership: Any) -> None:
+    def test(talk: Gossiper, membership: Any) -> None:
         states = []
         for seconds, peers in ((0, {}), (1, membership.peers), (1, membership.peers)):
             now[0] += seconds
