@@ -23,7 +23,7 @@ from gearhorn.gearman.results import Result
 from gearhorn.gearman.submission import Submission
 from gearhorn.gearman.worker import Job
 from gearhorn.members.membership import Membership
-from gearhorn.messages import Fanout, Gossip, decode_gossip, encode
+from gearhorn.messages import Fanout, MemberState, decode_gossip, encode
 from gearhorn.names import GOSSIP, queue_of
 from gearhorn.tasks import Tasks
 from gearhorn.timing import now_s
@@ -46,7 +46,7 @@ class Gossiper:
         membership: Membership,
         cluster: JobServers,
         read: Callable[[str], Awaitable[Subscribers]],
-        own: Callable[[str], Gossip],
+        own: Callable[[str], MemberState],
         bury: Callable[[str], None],
         interval_s: float,
     ) -> None:
@@ -59,7 +59,7 @@ class Gossiper:
         self._asking = False  # who the members are
         self._tasks = Tasks()
         self._base_s = interval_s
-        self._heard: dict[str, tuple[Gossip, float]] = {}
+        self._heard: dict[str, tuple[MemberState, float]] = {}
         self._listeners: Subscribers | None = None  # that are no members
         self._reading = False  # who they are
         self._changed = 0  # times that they did
@@ -75,11 +75,11 @@ class Gossiper:
         jobs = members * (members - 1 + listeners)
         return max(self._base_s, jobs / JOBS_PER_S)
 
-    def known(self) -> list[Gossip]:
+    def known(self) -> list[MemberState]:
         """Return what every member last said, this one's present state first."""
         self._forget()
         others = [said for said, _ in self._heard.values()]
-        silent = [Gossip(peer) for peer in self._membership.peers if peer not in self._heard]
+        silent = [MemberState(peer) for peer in self._membership.peers if peer not in self._heard]
         return [self._own(self.state), *others, *silent]
 
     def start(self) -> None:
@@ -115,7 +115,7 @@ class Gossiper:
         await self._membership.refresh()
         self._forget()
 
-    async def _meet(self, said: Gossip) -> None:
+    async def _meet(self, said: MemberState) -> None:
         """Hear somebody who joined since the members were last looked at, if he did."""
         try:
             await asyncio.sleep(MEETING_S)  # a stranger may talk as often as he likes
@@ -125,7 +125,7 @@ class Gossiper:
         if said.member in self._membership.peers:
             self._note(said)
 
-    def _note(self, said: Gossip) -> None:
+    def _note(self, said: MemberState) -> None:
         if said.member not in self._heard and said.servers != self._own(self.state).servers:
             log.error(
                 "members have different job servers, and copies of one queue go to different ones",

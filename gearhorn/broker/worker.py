@@ -49,7 +49,7 @@ from gearhorn.members.lease import Lease
 from gearhorn.members.matchmaking import Matchmaker
 from gearhorn.members.membership import LINGER_S, Membership
 from gearhorn.members.presence import Presence
-from gearhorn.messages import Gossip
+from gearhorn.messages import MemberState
 from gearhorn.names import GOSSIP, MATCHMAKING, queue_of
 from gearhorn.requests import REQUEST_BYTES
 from gearhorn.store.connection import Connection
@@ -423,10 +423,10 @@ class Broker:
         sinces = self._directory.waiting_since, self._durable.appends.waiting_since
         return min((since for since in sinces if since is not None), default=None)
 
-    def _state(self, state: str) -> Gossip:
+    def _state(self, state: str) -> MemberState:
         """Return how this member is."""
         copies = self._copies.clients
-        return Gossip(
+        return MemberState(
             self._membership.id,
             socket.gethostname(),
             os.getpid(),

@@ -137,7 +137,7 @@ class DescribedTopic(msgspec.Struct, frozen=True, omit_defaults=True):
 class Described(msgspec.Struct, frozen=True):
     """Reply to a ``describe_fanout``; ``cursor`` is for the next page, None is the last one."""
 
-    members: list[Gossip]
+    members: list[MemberState]
     topics: dict[str, DescribedTopic]
     cursor: str | None
 
@@ -169,7 +169,7 @@ class MatchmakingAnswer(msgspec.Struct, frozen=True):
     version: int
 
 
-class Gossip(msgspec.Struct, frozen=True):
+class MemberState(msgspec.Struct, frozen=True):
     """How a member is (PROTOCOL §7). ``at`` is Unix time and ``uptime`` seconds; both inform and
     decide nothing. Of a member that has not been heard of, only ``member`` is known."""
 
@@ -198,7 +198,7 @@ _describe = msgspec.json.Decoder(Describe)
 _matchmaking = msgspec.json.Decoder(Matchmaking)
 _answer = msgspec.json.Decoder(MatchmakingAnswer)
 _options = msgspec.json.Decoder(SubscriptionOptions)
-_gossip = msgspec.json.Decoder(Gossip)
+_gossip = msgspec.json.Decoder(MemberState)
 
 
 def decode_subscribe(body: bytes) -> Subscribe:
@@ -283,7 +283,7 @@ def decode_answer(body: bytes) -> MatchmakingAnswer:
     return decode_body(_answer, body)
 
 
-def decode_gossip(body: bytes) -> Gossip:
+def decode_gossip(body: bytes) -> MemberState:
     """Decode what a member says of itself; raises ``BadRequest``."""
     return decode_body(_gossip, body)
 

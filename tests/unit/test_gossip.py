@@ -11,7 +11,7 @@ import pytest
 
 from gearhorn.broker import gossip
 from gearhorn.broker.gossip import JOBS_PER_S, Gossiper
-from gearhorn.messages import Gossip, encode
+from gearhorn.messages import MemberState, encode
 from gearhorn.store.members import Member
 
 
@@ -35,7 +35,7 @@ def with_talk(test: Callable[[Gossiper, Any], None], peers: int = 0, listeners: 
         lease = SimpleNamespace(until_s=1e18)
         membership: Any = SimpleNamespace(peers=members, id="me", lease=lease)
         unused: Any = None
-        talk = Gossiper(membership, unused, unused, lambda state: Gossip("me"), unused, 1.0)
+        talk = Gossiper(membership, unused, unused, lambda state: MemberState("me"), unused, 1.0)
         if listeners:
             talk._listeners = SimpleNamespace(queues=[b""] * listeners)  # type: ignore[assignment]
         test(talk, membership)
@@ -57,7 +57,7 @@ def test_all_members_together_talk_within_bounds(members: int, listeners: int) -
 def test_who_has_gone_is_forgotten_and_who_was_never_heard_is_named() -> None:
     def test(talk: Gossiper, membership: Any) -> None:
         for member in ("m0", "m1"):
-            job: Any = Job(encode(Gossip(member, state="clustered")))
+            job: Any = Job(encode(MemberState(member, state="clustered")))
             talk.hear(job)
             assert job.outcome == "complete"
         known = {one.member: one.state for one in talk.known()}
@@ -93,7 +93,7 @@ def test_who_hears_nobody_for_three_intervals_is_isolated(monkeypatch: pytest.Mo
         now[0] += 3
         talk._look()
         states.append(talk.state)
-        job: Any = Job(encode(Gossip("m0")))
+        job: Any = Job(encode(MemberState("m0")))
         talk.hear(job)
         talk._look()
         states.append(talk.state)
