@@ -38,7 +38,7 @@ DUTY = 300  # which may take so much less of a job server's time than passes bet
 log = structlog.get_logger(__name__)
 
 
-class Looks:
+class JobWatcher:
     """Looks after the deliveries of this member."""
 
     def __init__(self, deliverer: Deliverer, cluster: JobServers) -> None:

@@ -14,7 +14,7 @@ from gearhorn.durable.ack_waiters import Waiting
 from gearhorn.durable.appends import Appends
 from gearhorn.durable.deliverer import Deliverer
 from gearhorn.durable.fetching import Reading
-from gearhorn.durable.job_watch import Looks
+from gearhorn.durable.job_watch import JobWatcher
 from gearhorn.durable.ownership import Ownership
 from gearhorn.durable.pruning import prune
 from gearhorn.durable.quiet import Quiet
@@ -53,7 +53,7 @@ class Durable:
         self.waiting = Waiting(self.lanes)
         self.reading = Reading(self.log, self.lanes, parked_function)
         self.deliverer = Deliverer(self.lanes, cluster, membership, self.changed, dropped)
-        self._looks = Looks(self.deliverer, cluster)
+        self._looks = JobWatcher(self.deliverer, cluster)
         self._redrives = Redrives(self.lanes, self.deliverer)
         self._quiet = Quiet(self.deliverer, cluster)
         self._ownership = Ownership(

@@ -10,15 +10,15 @@ from support.delivering import Bed
 from support.proxy import on_loop
 from support.windows import entries
 
-from gearhorn.durable.job_watch import Looks
+from gearhorn.durable.job_watch import JobWatcher
 from gearhorn.durable.states import Event, LaneEvent, State
 
 
-def looks_of(bed: Bed) -> Looks:
+def looks_of(bed: Bed) -> JobWatcher:
     """What looks after the lanes of a bed."""
     deliverer: Any = SimpleNamespace(held=bed.held, outcomes=bed.outcomes)
     cluster: Any = bed.cluster
-    return Looks(deliverer, cluster)
+    return JobWatcher(deliverer, cluster)
 
 
 def waiting_lanes(bed: Bed, count: int) -> None:
