@@ -12,7 +12,7 @@ from gearhorn.durable.held_lanes import HeldLanes
 from gearhorn.durable.lanes import Lane
 from gearhorn.durable.log_cache import Feed
 from gearhorn.durable.outcomes import Outcomes
-from gearhorn.durable.pending_writes import Notes
+from gearhorn.durable.pending_writes import PendingWrites
 from gearhorn.durable.rounds import Rounds
 from gearhorn.durable.states import LaneEvent
 from gearhorn.gearman.job_servers import JobServers
@@ -35,7 +35,7 @@ class Deliverer:
     ) -> None:
         self._feed = Feed()
         self.held = HeldLanes()
-        notes = Notes()
+        notes = PendingWrites()
         self._lost = lost
         self.outcomes = Outcomes(
             cluster, self.held, notes, lambda: membership.clock_ms, self._start_over

@@ -1,7 +1,7 @@
 """Outcomes: what becomes of the jobs that lanes have sent.
 
 Rules: runs on the event loop. Whatever happens, the delivery's own table says what follows; here it
-is told to the store's side (``Notes``), to the job servers (``Shipping``) and to the next round.
+is told to the store's side (``PendingWrites``), to the job servers (``Shipping``) and to the next round.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import structlog
 
 from gearhorn.durable.held_lanes import HeldLanes
 from gearhorn.durable.lanes import Delivery, Lane
-from gearhorn.durable.pending_writes import Notes
+from gearhorn.durable.pending_writes import PendingWrites
 from gearhorn.durable.retries import Retries, Wait
 from gearhorn.durable.shipping import OVER, Job, Shipment, Shipping
 from gearhorn.durable.states import UNDER_WAY, Action, Event, LaneState, State
@@ -37,7 +37,7 @@ class Outcomes:
         self,
         cluster: JobServers,
         held: HeldLanes,
-        notes: Notes,
+        notes: PendingWrites,
         clock_ms: Callable[[], int],
         start_over: Callable[[], None],
     ) -> None:

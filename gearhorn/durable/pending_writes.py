@@ -42,7 +42,7 @@ class Taken(NamedTuple):
         return [one for some in self.writes.values() for one in some if isinstance(one, Delivery)]
 
 
-class Notes:
+class PendingWrites:
     """Collects, by lane."""
 
     def __init__(self) -> None:

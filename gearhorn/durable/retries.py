@@ -17,7 +17,7 @@ import structlog
 from gearhorn.durable.delivery import Timer, rest_s
 from gearhorn.durable.keeper import Keeper
 from gearhorn.durable.lanes import Delivery
-from gearhorn.durable.pending_writes import Notes
+from gearhorn.durable.pending_writes import PendingWrites
 from gearhorn.durable.shipping import Shipping
 from gearhorn.durable.states import Action, Event, State
 from gearhorn.messages.durable import Trouble
@@ -56,7 +56,7 @@ class Retries:
     """``keeper`` works lanes off, ``clock_ms`` reads the members' clock."""
 
     def __init__(
-        self, shipping: Shipping, notes: Notes, keeper: Keeper, clock_ms: Callable[[], int]
+        self, shipping: Shipping, notes: PendingWrites, keeper: Keeper, clock_ms: Callable[[], int]
     ) -> None:
         self._shipping = shipping
         self._notes = notes

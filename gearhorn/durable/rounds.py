@@ -23,7 +23,7 @@ from gearhorn.durable.held_lanes import HeldLanes
 from gearhorn.durable.lanes import Delivery, Lane
 from gearhorn.durable.log_cache import Feed, Plan
 from gearhorn.durable.outcomes import Outcomes
-from gearhorn.durable.pending_writes import Notes, Taken, parking
+from gearhorn.durable.pending_writes import PendingWrites, Taken, parking
 from gearhorn.durable.rereads import Redriven, Replies, Rereads
 from gearhorn.durable.states import LaneEvent, LaneState
 from gearhorn.errors import StoreError, StoreReplaced
@@ -65,7 +65,7 @@ class Rounds:
         membership: Membership,
         held: HeldLanes,
         feed: Feed,
-        notes: Notes,
+        notes: PendingWrites,
         outcomes: Outcomes,
         lost: Callable[[str], None],
         dropped: Callable[[str, str, int], None],

@@ -8,7 +8,7 @@ from typing import Any
 from gearhorn.durable.held_lanes import HeldLanes
 from gearhorn.durable.lanes import Delivery, Lane
 from gearhorn.durable.outcomes import Outcomes
-from gearhorn.durable.pending_writes import Notes
+from gearhorn.durable.pending_writes import PendingWrites
 from gearhorn.durable.shipping import Shipment
 from gearhorn.gearman.results import DONE
 from support.windows import entries, lane
@@ -104,7 +104,7 @@ class Bed:
         self.client: Client = self.cluster.clients[0]
         self.admin: Admin = self.cluster.admins[0]
         self.held = HeldLanes()
-        self.notes = Notes()
+        self.notes = PendingWrites()
         self.started_over = 0
         cluster: Any = self.cluster
         self.outcomes = Outcomes(cluster, self.held, self.notes, lambda: 0, self._start_over)
