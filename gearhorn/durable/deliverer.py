@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from gearhorn.durable.held_lanes import HeldLanes
 from gearhorn.durable.lanes import Lane
-from gearhorn.durable.log_cache import Feed
+from gearhorn.durable.log_cache import LogCache
 from gearhorn.durable.outcomes import Outcomes
 from gearhorn.durable.pending_writes import PendingWrites
 from gearhorn.durable.rounds import Rounds
@@ -33,7 +33,7 @@ class Deliverer:
         lost: Callable[[str], None],
         dropped: Callable[[str, str, int], None],
     ) -> None:
-        self._feed = Feed()
+        self._feed = LogCache()
         self.held = HeldLanes()
         notes = PendingWrites()
         self._lost = lost

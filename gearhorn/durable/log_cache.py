@@ -55,7 +55,7 @@ class Found(NamedTuple):
     lost: list[str]  # topics whose logs do not have what somebody told of
 
 
-class Feed:
+class LogCache:
     """The logs that this member delivers from."""
 
     def __init__(self) -> None:

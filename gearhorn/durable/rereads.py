@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from gearhorn.durable.lanes import Delivery, Lane
-from gearhorn.durable.log_cache import READ_ENTRIES, Feed, Plan
+from gearhorn.durable.log_cache import READ_ENTRIES, LogCache, Plan
 from gearhorn.durable.outcomes import Outcomes
 from gearhorn.durable.states import LaneState
 from gearhorn.errors import StoreError
@@ -28,7 +28,7 @@ Replies = Sequence[tuple[list[Entry], bool]]
 class Rereads:
     """What one round reads again."""
 
-    def __init__(self, feed: Feed, outcomes: Outcomes) -> None:
+    def __init__(self, feed: LogCache, outcomes: Outcomes) -> None:
         self._feed = feed
         self._outcomes = outcomes
         self._missing: list[Delivery] = []

@@ -21,7 +21,7 @@ import structlog
 
 from gearhorn.durable.held_lanes import HeldLanes
 from gearhorn.durable.lanes import Delivery, Lane
-from gearhorn.durable.log_cache import Feed, Plan
+from gearhorn.durable.log_cache import LogCache, Plan
 from gearhorn.durable.outcomes import Outcomes
 from gearhorn.durable.pending_writes import PendingWrites, Taken, parking
 from gearhorn.durable.rereads import Redriven, Replies, Rereads
@@ -64,7 +64,7 @@ class Rounds:
         cluster: JobServers,
         membership: Membership,
         held: HeldLanes,
-        feed: Feed,
+        feed: LogCache,
         notes: PendingWrites,
         outcomes: Outcomes,
         lost: Callable[[str], None],

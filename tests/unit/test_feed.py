@@ -12,12 +12,12 @@ from gearhorn.durable.log_cache import (
     ROUND_ENTRIES,
     RUN_BYTES,
     RUN_ENTRIES,
-    Feed,
+    LogCache,
 )
 
 
 def test_a_lane_with_room_for_a_million_has_a_few_thousand_read() -> None:
-    feed = Feed()
+    feed = LogCache()
     feed.follow("t")
     [wanted] = feed.plan({"t": {1: 1_000_000}}).reads
     assert (wanted.first, wanted.most) == (1, MOST_ENTRIES)
@@ -28,7 +28,7 @@ def test_a_lane_with_room_for_a_million_has_a_few_thousand_read() -> None:
 
 
 def test_fewer_parts_are_read_while_they_turn_out_to_be_large() -> None:
-    feed = Feed()
+    feed = LogCache()
     topics = [f"t{number}" for number in range(100)]
     for topic in topics:
         feed.follow(topic)
@@ -44,7 +44,7 @@ def test_fewer_parts_are_read_while_they_turn_out_to_be_large() -> None:
 
 
 def test_a_lane_takes_a_few_thousand_at_once() -> None:
-    feed = Feed()
+    feed = LogCache()
     feed.follow("t")
     plan = feed.plan({"t": {1: 10_000}})
     feed.take_in(plan, [(entries(1, 10_000), True)])
@@ -53,7 +53,7 @@ def test_a_lane_takes_a_few_thousand_at_once() -> None:
 
 
 def test_a_lane_takes_a_mebibyte_at_once_or_one_message() -> None:
-    feed = Feed()
+    feed = LogCache()
     feed.follow("t")
     plan = feed.plan({"t": {1: 10}})
     sizes = [RUN_BYTES // 2, RUN_BYTES // 2, 1, RUN_BYTES + 1, 1]

@@ -9,7 +9,7 @@ from typing import Any, cast
 from support.delivering import Bed
 from support.proxy import on_loop
 
-from gearhorn.durable.log_cache import Feed
+from gearhorn.durable.log_cache import LogCache
 from gearhorn.durable.rounds import AHEAD, Rounds
 from gearhorn.gearman.results import DONE
 from gearhorn.store.rounds import PIECE, RANGES, Commands, Round, RoundReply, Settlement
@@ -42,7 +42,7 @@ async def test_what_many_lanes_have_done_beyond_their_positions_is_told_part_by_
         cluster=cast(Any, bed.cluster),
         membership=cast(Any, SimpleNamespace(id="me", lease=until, clock_ms=0)),
         held=bed.held,
-        feed=Feed(),
+        feed=LogCache(),
         notes=bed.notes,
         outcomes=bed.outcomes,
         lost=lambda topic: None,
