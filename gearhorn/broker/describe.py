@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Sequence
 
 from gearhorn.broker.gossip import Gossiper
-from gearhorn.durable.service import Durable
+from gearhorn.durable.service import DurableTopics
 from gearhorn.errors import Unknown
 from gearhorn.fanout.backlog import Backlog
 from gearhorn.gearman.worker import Job
@@ -52,7 +52,7 @@ class Descriptions:
         self,
         talk: Gossiper,
         listing: Listing,
-        durable: Durable,
+        durable: DurableTopics,
         backlog: Backlog,
         max_backlog: int,
     ) -> None:

@@ -25,7 +25,7 @@ from gearhorn.broker.gossip import Gossiper
 from gearhorn.broker.policy import watch_policy
 from gearhorn.broker.serving import Serving
 from gearhorn.config import Config
-from gearhorn.durable.service import Durable
+from gearhorn.durable.service import DurableTopics
 from gearhorn.errors import StartError, StoreError
 from gearhorn.fanout.backlog import Backlog
 from gearhorn.fanout.copies import Subscribers
@@ -102,7 +102,7 @@ class Broker:
         tag = secrets.token_hex(4)
         self._deliveries = JobServers(self._servers, self._tls, client_id, KEPT_BYTES)
         parked = config.parked_function.encode()
-        self._durable = Durable(
+        self._durable = DurableTopics(
             self._store,
             self._membership,
             self._deliveries,

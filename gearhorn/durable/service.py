@@ -32,7 +32,7 @@ from gearhorn.tasks import Tasks
 log = structlog.get_logger(__name__)
 
 
-class Durable:
+class DurableTopics:
     """``process`` is this worker's name for whoever waits; ``dropped`` counts messages that a log
     had dropped before a subscription got them."""
 
