@@ -68,7 +68,7 @@ class _Topic:
         self.due &= self.waiters.keys()
 
 
-class Waiting:
+class AckWaiters:
     """Who waits for what, by topic and sequence."""
 
     def __init__(self, store: Lanes) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from gearhorn.durable.ack_waiters import Waiting
+from gearhorn.durable.ack_waiters import AckWaiters
 from gearhorn.durable.appends import Appends
 from gearhorn.durable.deliverer import Deliverer
 from gearhorn.durable.fetching import Reading
@@ -50,7 +50,7 @@ class DurableTopics:
         self._askers = Askers(store)
         self._membership = membership
         self.appends = Appends(self.log, lambda: membership.clock_ms, process)
-        self.waiting = Waiting(self.lanes)
+        self.waiting = AckWaiters(self.lanes)
         self.reading = Reading(self.log, self.lanes, parked_function)
         self.deliverer = Deliverer(self.lanes, cluster, membership, self.changed, dropped)
         self._looks = JobWatcher(self.deliverer, cluster)

@@ -16,7 +16,7 @@ from functools import partial
 
 import structlog
 
-from gearhorn.durable.ack_waiters import Waiting
+from gearhorn.durable.ack_waiters import AckWaiters
 from gearhorn.errors import InternalError
 from gearhorn.fanout.backlog import Backlog
 from gearhorn.fanout.copies import Block, Subscribers, unique_id
@@ -50,7 +50,7 @@ class Outbox:
         backlog: Backlog,
         drops: Drops,
         overflow: Overflow,
-        waiting: Waiting,
+        waiting: AckWaiters,
         places: Places,
         tag: bytes,
     ) -> None:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from support.proxy import on_loop
 
-from gearhorn.durable.ack_waiters import Waiting
+from gearhorn.durable.ack_waiters import AckWaiters
 from gearhorn.errors import StoreError
 
 
@@ -56,12 +56,12 @@ class Fanout:
         return client_id in self.left
 
 
-def waiting(store: Store) -> Waiting:
+def waiting(store: Store) -> AckWaiters:
     """What looks at a store."""
-    return Waiting(cast(Any, store))
+    return AckWaiters(cast(Any, store))
 
 
-async def look(one: Waiting, times: int = 2) -> None:
+async def look(one: AckWaiters, times: int = 2) -> None:
     """Look; what is waited for only now is looked at by the second."""
     for _ in range(times):
         await one.look()
