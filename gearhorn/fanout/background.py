@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from gearhorn.errors import InternalError
 from gearhorn.fanout.copies import Block, Share, Subscribers
-from gearhorn.fanout.outbox import Copying, Outbox, Part
+from gearhorn.fanout.outbox import Outbox, Part, RunningFanout
 from gearhorn.gearman import packets
 from gearhorn.gearman.results import Result
 from gearhorn.gearman.submission import Submission
@@ -15,7 +15,7 @@ from gearhorn.gearman.worker import Job
 from gearhorn.messages import Fanout, encode_receipt
 
 
-class Background(Copying):
+class Background(RunningFanout):
     """A fan-out that replies once every copy is accepted."""
 
     __slots__ = ()

@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator, Sequence
 from functools import partial
 
 from gearhorn.fanout.copies import Subscribers
-from gearhorn.fanout.outbox import Copying, Outbox, Part
+from gearhorn.fanout.outbox import Outbox, Part, RunningFanout
 from gearhorn.fanout.places import REASONS_BYTES, RESULTS_BYTES, Place, Share
 from gearhorn.fanout.tally import (
     DELIVERED,
@@ -42,7 +42,7 @@ _LATE = bytes((*_ENDED, PENDING, HELD))  # those at the timeout
 _ALL = bytes((*_LATE, DELIVERED))
 
 
-class Foreground(Copying):
+class Foreground(RunningFanout):
     """A fan-out that replies once its receivers have finished, or a quorum of them.
 
     ``total`` are the copies, ``chosen`` the queues that they go to (None: all of the list), and

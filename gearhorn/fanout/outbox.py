@@ -63,7 +63,7 @@ class Outbox:
         self.portions = Portions(cluster)
         self._tag = tag
         self._generation = 0
-        self._stranded: list[tuple[Copying, Sequence[int] | None]] = []
+        self._stranded: list[tuple[RunningFanout, Sequence[int] | None]] = []
         self._tasks = Tasks()
         cluster.on_change(self._server_changed)
 
@@ -89,11 +89,11 @@ class Outbox:
         prefix = b"%s%x:" % (self._tag, self._generation % 16**11) if foreground else None
         return unique_id(message.unique, message.payload, prefix)
 
-    def strand(self, copying: Copying, indexes: Sequence[int] | None) -> None:
+    def strand(self, copying: RunningFanout, indexes: Sequence[int] | None) -> None:
         """Keep copies until a server is up; they are handed to ``send_stranded`` then."""
         self._stranded.append((copying, indexes))
 
-    def unstrand(self, copying: Copying) -> None:
+    def unstrand(self, copying: RunningFanout) -> None:
         """Keep the copies of a fan-out no more."""
         self._stranded = [one for one in self._stranded if one[0] is not copying]
 
@@ -170,7 +170,7 @@ class Part(Submission):
 
     __slots__ = ("_is_counted", "connection", "indexes", "place")
 
-    def __init__(self, copying: Copying, block: Block, foreground: bool) -> None:
+    def __init__(self, copying: RunningFanout, block: Block, foreground: bool) -> None:
         super().__init__(
             copying, block.heads, block.tail, foreground, copying.results, copying.reasons
         )
@@ -196,7 +196,7 @@ class Part(Submission):
         return self.connection is not None and self.connection.is_open
 
 
-class Copying:
+class RunningFanout:
     """What background and foreground fan-outs share: sending, and sending again.
 
     ``total`` are the copies; ``receivers`` are client_ids that the log keeps the message for."""
