@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from gearhorn.errors import InternalError
 from gearhorn.fanout.copies import Block, Share, Subscribers
-from gearhorn.fanout.outbox import Outbox, Part, RunningFanout
+from gearhorn.fanout.outbox import Outbox, RunningFanout, ServerBatch
 from gearhorn.gearman import packets
 from gearhorn.gearman.results import Result
 from gearhorn.gearman.submission import Submission
@@ -21,7 +21,7 @@ class Background(RunningFanout):
     __slots__ = ()
 
     def accepted(self, submission: Submission) -> None:
-        assert isinstance(submission, Part)
+        assert isinstance(submission, ServerBatch)
         self.open -= 1
         submission.let_go()
         if submission.refused or self.is_watched:
@@ -57,18 +57,18 @@ class Background(RunningFanout):
 
     def take_over(self, direct: Direct) -> None:
         """Go on with a direct fan-out that its server has just answered."""
-        part = Part(self, Block(direct.place, None, (), b""), False)
+        part = ServerBatch(self, Block(direct.place, None, (), b""), False)
         self.parts.append(part)  # should its server go, what it accepted is sent again
         self.taken(direct, None)
         self.refuse([index for index, _ in direct.refused or ()])
         self.maybe_reply()
 
     def lost(self, submission: Submission) -> None:
-        assert isinstance(submission, Part)
+        assert isinstance(submission, ServerBatch)
         self.open -= 1
         self._send_again(submission)
 
-    def _send_again(self, part: Part) -> None:
+    def _send_again(self, part: ServerBatch) -> None:
         """Send copies whose server is gone, those too that it had refused."""
         self.parts.remove(part)
         indexes = range(self.total) if part.indexes is None else part.indexes

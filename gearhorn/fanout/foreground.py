@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator, Sequence
 from functools import partial
 
 from gearhorn.fanout.copies import Subscribers
-from gearhorn.fanout.outbox import Outbox, Part, RunningFanout
+from gearhorn.fanout.outbox import Outbox, RunningFanout, ServerBatch
 from gearhorn.fanout.places import REASONS_BYTES, RESULTS_BYTES, Place, Share
 from gearhorn.fanout.tally import (
     DELIVERED,
@@ -126,7 +126,7 @@ class Foreground(RunningFanout):
         self._went()
 
     def accepted(self, submission: Submission) -> None:
-        assert isinstance(submission, Part)
+        assert isinstance(submission, ServerBatch)
         self.open -= 1
         submission.let_go()
         if self.over:
@@ -136,7 +136,7 @@ class Foreground(RunningFanout):
         else:
             self._went(self._count_refused(submission))
 
-    def _count_refused(self, part: Part) -> int:
+    def _count_refused(self, part: ServerBatch) -> int:
         """Count the copies of a part that its server refused; return how many they are."""
         return self.drop(part) if part.refused or self.is_watched else 0
 
@@ -177,7 +177,7 @@ class Foreground(RunningFanout):
             self._went(1)
 
     def lost(self, submission: Submission) -> None:
-        assert isinstance(submission, Part)
+        assert isinstance(submission, ServerBatch)
         self.open -= 1
         submission.let_go()
         if self.over:
@@ -189,7 +189,7 @@ class Foreground(RunningFanout):
         self._went(lost)
 
     def finished(self, submission: Submission, index: int, result: Result) -> None:
-        assert isinstance(submission, Part)
+        assert isinstance(submission, ServerBatch)
         index = submission.index(index)
         if result.lost:
             self._lost_accepted(index)
@@ -274,7 +274,7 @@ class Foreground(RunningFanout):
         self.outbox.unstrand(self)
         self.outbox.withdraw(self.job, list(self.parts), self._withdraw, self._end)
 
-    def _withdraw(self, part: Part) -> asyncio.Task[None] | None:
+    def _withdraw(self, part: ServerBatch) -> asyncio.Task[None] | None:
         client = self.outbox.cluster.clients[part.place]
         if part.connection is not client.connection:
             return None

@@ -104,7 +104,7 @@ class Outbox:
             for copying, indexes in stranded:
                 attempt(copying.job, partial(copying.send_stranded, indexes))
 
-    def maybe_withdraw(self, part: Part, handles: list[bytes]) -> asyncio.Task[None] | None:
+    def maybe_withdraw(self, part: ServerBatch, handles: list[bytes]) -> asyncio.Task[None] | None:
         """Begin to take back copies that no receiver has taken, if there are any."""
         if not handles:
             return None
@@ -114,8 +114,8 @@ class Outbox:
     def withdraw(
         self,
         job: Job,
-        parts: Sequence[Part],
-        begin: Callable[[Part], asyncio.Task[None] | None],
+        parts: Sequence[ServerBatch],
+        begin: Callable[[ServerBatch], asyncio.Task[None] | None],
         then: Callable[[], None],
     ) -> None:
         """Begin to withdraw every part, one in each turn of the loop; call ``then`` once all that
@@ -156,7 +156,7 @@ class Outbox:
 
         self._tasks.spawn(work(), "reply")
 
-    async def _cancel(self, part: Part, handles: list[bytes]) -> None:
+    async def _cancel(self, part: ServerBatch, handles: list[bytes]) -> None:
         try:
             await self.cluster.admins[part.place].cancel(handles, lambda: part.is_held)
         except OSError as error:
@@ -165,7 +165,7 @@ class Outbox:
             log.debug("copies are not withdrawn", server=server, error=words)
 
 
-class Part(Submission):
+class ServerBatch(Submission):
     """The copies of one fan-out that went to one server."""
 
     __slots__ = ("_is_counted", "connection", "indexes", "place")
@@ -228,7 +228,7 @@ class RunningFanout:
         self.logged = logged
         self.receivers = receivers
         self.open = 0  # parts on their way, and what is kept until it can be sent
-        self.parts: list[Part] = []
+        self.parts: list[ServerBatch] = []
         self.dropped: list[int] = []
         self._unique = b""  # the Gearman unique id of the last copies
         self._tails: dict[bool, bytes] = {}  # what they ended with, while copies are on their way
@@ -301,11 +301,11 @@ class RunningFanout:
         )
         self.open += len(blocks)
         for block in blocks:
-            part = Part(self, block, self.foreground)
+            part = ServerBatch(self, block, self.foreground)
             self.parts.append(part)
             outbox.cluster.submit(block.place, part)
 
-    def drop(self, part: Part) -> int:
+    def drop(self, part: ServerBatch) -> int:
         """Take note of the copies of a part that the server refused; return how many are lost."""
         self.taken(part, part.indexes)
         return self.refuse(part.take_refused())
