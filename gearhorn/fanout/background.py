@@ -55,7 +55,7 @@ class Background(RunningFanout):
             self.job.complete(b"%d" % copies)
         self.parts.clear()  # they point here
 
-    def take_over(self, direct: Direct) -> None:
+    def take_over(self, direct: FastFanout) -> None:
         """Go on with a direct fan-out that its server has just answered."""
         part = ServerBatch(self, Block(direct.place, None, (), b""), False)
         self.parts.append(part)  # should its server go, what it accepted is sent again
@@ -80,7 +80,7 @@ class Background(RunningFanout):
         raise AssertionError("nobody finishes a background copy towards its submitter")
 
 
-class Direct(Submission):
+class FastFanout(Submission):
     """A background fan-out in its most frequent shape, as cheap as it can be: to all of a list,
     with one server carrying all of it. Anything unusual makes a ``Background`` of it."""
 
@@ -111,7 +111,7 @@ class _DirectOutcome:
     a cycle, and large payloads would live until the garbage collector came by."""
 
     def accepted(self, submission: Submission) -> None:
-        assert isinstance(submission, Direct)
+        assert isinstance(submission, FastFanout)
         overflow = submission.outbox.overflow
         if submission.refused or overflow.concerns(submission.message.topic):
             submission.general().take_over(submission)
@@ -119,14 +119,14 @@ class _DirectOutcome:
             submission.job.complete(b"%d" % len(submission.heads))
 
     def lost(self, submission: Submission) -> None:
-        assert isinstance(submission, Direct)
+        assert isinstance(submission, FastFanout)
         submission.general().send(None)
 
     def finished(self, submission: Submission, index: int, result: Result) -> None:
         raise AssertionError("nobody finishes a background copy towards its submitter")
 
     def broke(self, submission: Submission) -> None:
-        assert isinstance(submission, Direct)
+        assert isinstance(submission, FastFanout)
         submission.job.fail(str(InternalError()))
 
 

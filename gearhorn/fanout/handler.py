@@ -14,7 +14,7 @@ import structlog
 from gearhorn.config import Config
 from gearhorn.durable.appends import Appends
 from gearhorn.errors import RequestError, TooLarge, Unavailable
-from gearhorn.fanout.background import Background, Direct
+from gearhorn.fanout.background import Background, FastFanout
 from gearhorn.fanout.copies import Subscribers
 from gearhorn.fanout.directory import Directory
 from gearhorn.fanout.foreground import Foreground
@@ -145,7 +145,7 @@ class Fanouts:
             if chosen is None and not (message.receipt or is_held_up or logged):
                 share = subscribers.only_share(outbox.cluster)
                 if share is not None and message.topic not in outbox.portions.topics:
-                    Direct(outbox, job, message, subscribers, share)
+                    FastFanout(outbox, job, message, subscribers, share)
                     return
             background = Background(
                 outbox, job, message, subscribers, total=total, logged=logged, receivers=receivers

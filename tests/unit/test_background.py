@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from support.fanouts import Bench, Job, message
 
-from gearhorn.fanout.background import Background, Direct
+from gearhorn.fanout.background import Background, FastFanout
 
 
 def on_bench(test: Callable[[Bench], None], *clients: str, **options: object) -> None:
@@ -22,7 +22,7 @@ def direct(bench: Bench) -> Job:
     job = Job()
     share = bench.subscribers.only_share(bench.cluster)  # type: ignore[arg-type]
     assert share is not None
-    Direct(bench.outbox, job, message(), bench.subscribers, share)  # type: ignore[arg-type]
+    FastFanout(bench.outbox, job, message(), bench.subscribers, share)  # type: ignore[arg-type]
     return job
 
 
