@@ -106,7 +106,7 @@ class FastFanout(Submission):
         return Background(self.outbox, self.job, self.message, self.subscribers, total=total)
 
 
-class _DirectOutcome:
+class _FastOutcome:
     """What becomes of direct fan-outs. Not of one: a submission that were its own outcome would be
     a cycle, and large payloads would live until the garbage collector came by."""
 
@@ -130,4 +130,4 @@ class _DirectOutcome:
         submission.job.fail(str(InternalError()))
 
 
-_DIRECT = _DirectOutcome()
+_DIRECT = _FastOutcome()
