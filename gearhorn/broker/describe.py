@@ -36,7 +36,7 @@ from gearhorn.messages.durable import (
 )
 from gearhorn.names import check_name, queue_of
 from gearhorn.requests import answer
-from gearhorn.store.lanes import Held
+from gearhorn.store.lanes import LaneRecord
 from gearhorn.store.listing import Listing, Stored
 from gearhorn.tasks import Tasks
 
@@ -131,7 +131,7 @@ class Descriptions:
             if not durable or topic not in logs:
                 continue
             clients = [one.client_id for one in durable]
-            positions: dict[str, Held] = {}
+            positions: dict[str, LaneRecord] = {}
             counts: list[tuple[int, dict[int, Trouble]]] = []
             for start in range(0, len(clients), STEP):
                 some = clients[start : start + STEP]

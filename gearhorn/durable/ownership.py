@@ -22,7 +22,7 @@ from gearhorn.errors import StoreError
 from gearhorn.members.membership import Membership
 from gearhorn.messages.durable import DurableOptions
 from gearhorn.names import queue_of
-from gearhorn.store.lanes import PAGE, Held, Lanes
+from gearhorn.store.lanes import PAGE, LaneRecord, Lanes
 from gearhorn.store.rounds import Settlement
 from gearhorn.tasks import went_well
 from gearhorn.timing import Backoff, now_s
@@ -220,7 +220,7 @@ class Ownership:
                     self._deliverer.fence(lane)
 
     async def _take(
-        self, topic: str, lanes: Mapping[str, tuple[Held, DurableOptions, bool]]
+        self, topic: str, lanes: Mapping[str, tuple[LaneRecord, DurableOptions, bool]]
     ) -> None:
         """Keep, take or give up lanes of a topic, as the store has them."""
         member = self._membership.id
@@ -249,7 +249,7 @@ class Ownership:
         member: str,
         topic: str,
         wanted: Sequence[str],
-        lanes: Mapping[str, tuple[Held, DurableOptions, bool]],
+        lanes: Mapping[str, tuple[LaneRecord, DurableOptions, bool]],
     ) -> None:
         acquired, held = await self._store.acquire(member, {topic: wanted})
         self._retry |= held
@@ -272,7 +272,7 @@ class Ownership:
             self._deliverer.open(lane, one)
             self._redrives.opened(one.seen_redrive)
 
-    def _keep(self, lane: Lane, held: Held, member: str, is_ours: bool) -> bool:
+    def _keep(self, lane: Lane, held: LaneRecord, member: str, is_ours: bool) -> bool:
         """Whether a lane that is here stays, at least until it is released."""
         if lane.state in (LaneState.CLOSING, LaneState.CLOSED):
             return True

@@ -33,7 +33,7 @@ SCANNED = 200  # lanes of one topic read in one go, where it has many
 _BEGINNING = "LIMIT", 0, FIRST
 
 
-class Held(NamedTuple):
+class LaneRecord(NamedTuple):
     """A lane as the store knows it: ``owner`` is a member, "-", "?" or "pull"."""
 
     owner: str
@@ -60,7 +60,7 @@ _Taken = tuple[str, str, int, int, bytes]  # topic, client_id, TERM, position, t
 
 
 # Lanes by topic and client_id: who holds each, its options, whether it takes envelopes.
-Looked = dict[str, dict[str, tuple[Held, DurableOptions, bool]]]
+Looked = dict[str, dict[str, tuple[LaneRecord, DurableOptions, bool]]]
 
 
 class Lanes(ParkedMessages):
@@ -263,7 +263,7 @@ class Lanes(ParkedMessages):
             await self._line.close()  # should it be this connection that is the former server's
             raise
 
-    async def records(self, topic: str, clients: Sequence[str]) -> dict[str, Held]:
+    async def records(self, topic: str, clients: Sequence[str]) -> dict[str, LaneRecord]:
         """Return how far those of a topic's subscriptions are that are durable."""
         [found] = await self._connection.pipeline(
             [("HMGET", self._connection.key("lanes", topic), *clients)]
@@ -305,10 +305,10 @@ class Lanes(ParkedMessages):
         await self._connection.pipeline([("PUBLISH", self._connection.channel("events"), event)])
 
 
-def held_of(record: bytes) -> Held:
+def held_of(record: bytes) -> LaneRecord:
     """Return what a lane's record says."""
     owner, term, position = record.split()
-    return Held(owner.decode(), int(term), int(position))
+    return LaneRecord(owner.decode(), int(term), int(position))
 
 
 def _acquired(lane: _Taken, parts: Sequence[Any], whole: Found) -> tuple[Acquired, list[int]]:

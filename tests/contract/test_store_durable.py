@@ -12,7 +12,7 @@ from support.logs import LogBench, direct, durable, failed, item, parked, retain
 from support.servers import Redis
 from support.store import expire, subscribe, unsubscribe
 
-from gearhorn.store.lanes import Held
+from gearhorn.store.lanes import LaneRecord
 from gearhorn.store.subscriptions import Applied, Change
 
 pytest_plugins = ["support.store"]
@@ -50,7 +50,7 @@ def test_a_subscription_begins_where_it_says(server: Redis, start: Any, position
         assert await bench.bounds("t") == (3, 5)
         applied = await bench.begin("t", "alice", start, clock_ms=6000)
         assert applied == Applied(applied.version, False, is_durable=True)
-        assert await bench.held("t", "alice") == Held("-", 0, position)
+        assert await bench.held("t", "alice") == LaneRecord("-", 0, position)
 
     run(server, test)
 
@@ -134,7 +134,7 @@ def test_a_subscription_made_again_keeps_its_position_and_its_owner(server: Redi
         acquired = await bench.acquire("t", "alice")
         assert acquired is not None
         assert await bench.settle("t", "alice", acquired.term, 2)
-        held = Held("me", acquired.term, 2)
+        held = LaneRecord("me", acquired.term, 2)
         for change in (
             subscribe("t", "alice"),
             subscribe("t", "alice", b'{"envelope":true}'),

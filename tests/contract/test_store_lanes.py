@@ -8,7 +8,7 @@ from support.servers import Redis
 from support.store import unsubscribe
 
 from gearhorn.store.inherited import Sequences
-from gearhorn.store.lanes import Acquired, Held
+from gearhorn.store.lanes import Acquired, LaneRecord
 
 pytest_plugins = ["support.store"]
 ME, OTHER = "me", "other"
@@ -33,7 +33,7 @@ def test_a_lane_that_nobody_holds_is_taken_with_what_is_there(server: Redis) -> 
         acquired = await begin(bench)
         assert acquired == Acquired("alice", acquired.term, 0, "-", {}, [], Sequences(), 0, [])
         assert acquired.term > 0
-        assert await bench.held("t", "alice") == Held(ME, acquired.term, 0)
+        assert await bench.held("t", "alice") == LaneRecord(ME, acquired.term, 0)
 
     run(server, test)
 
@@ -43,7 +43,7 @@ def test_a_living_owner_is_not_robbed_and_a_dead_one_is(server: Redis) -> None:
         first = await begin(bench)
         assert await bench.settle("t", "alice", first.term, 2)
         assert await bench.lanes.acquire(OTHER, {"t": ["alice"]}) == ({}, {"t"})
-        assert await bench.held("t", "alice") == Held(ME, first.term, 2)
+        assert await bench.held("t", "alice") == LaneRecord(ME, first.term, 2)
         await bench.members.leave(ME)
         second = await bench.acquire("t", "alice", OTHER)
         assert second is not None
@@ -84,7 +84,7 @@ def test_nobody_takes_what_is_read_from_or_is_not_there(server: Redis) -> None:
         await bench.begin("t", "alice", pull=True)
         wanted = {"t": ["alice", "nobody"], "u": ["nobody"]}
         assert await bench.lanes.acquire(ME, wanted) == ({}, {"t"})
-        assert (await bench.held("t", "alice") or Held("", 0, 0)).owner == "pull"
+        assert (await bench.held("t", "alice") or LaneRecord("", 0, 0)).owner == "pull"
         assert await bench.keys() & {"lanes:u"} == set()
 
     run(server, test)
@@ -140,9 +140,11 @@ def test_a_lane_that_is_given_up_is_free_and_keeps_its_position(
         own = (await bench.state("t"))["epoch"]
         one = ("alice", first.term, 2, own, None)
         await bench.lanes.release(OTHER, {("t", is_settled): [one]})
-        assert await bench.held("t", "alice") == Held(ME, first.term, 0), "it is not the other's"
+        assert await bench.held("t", "alice") == LaneRecord(ME, first.term, 0), (
+            "it is not the other's"
+        )
         await bench.lanes.release(ME, {("t", is_settled): [one]})
-        assert await bench.held("t", "alice") == Held(holder, first.term, 2)
+        assert await bench.held("t", "alice") == LaneRecord(holder, first.term, 2)
         assert not await bench.settle("t", "alice", first.term, 3), "it has given it up"
         second = await bench.acquire("t", "alice", OTHER)
         assert second is not None
@@ -177,7 +179,7 @@ def test_only_the_owner_moves_a_position_and_only_under_its_term(server: Redis) 
         assert not await bench.settle("t", "alice", acquired.term - 1, 2)
         assert not await bench.settle("t", "alice", acquired.term + 1, 2)
         assert not await bench.settle("t", "nobody", acquired.term, 2)
-        assert await bench.held("t", "alice") == Held(ME, acquired.term, 1)
+        assert await bench.held("t", "alice") == LaneRecord(ME, acquired.term, 1)
         assert await bench.settle("t", "alice", acquired.term, 3)
         assert await bench.position("t", "alice") == 3
 

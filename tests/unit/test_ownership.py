@@ -8,9 +8,9 @@ from typing import Any
 
 from gearhorn.durable.ownership import TURN, Ownership
 from gearhorn.messages.durable import DurableOptions
-from gearhorn.store.lanes import Held, Looked
+from gearhorn.store.lanes import LaneRecord, Looked
 
-OTHERS = Held("another", 1, 0), DurableOptions(), False
+OTHERS = LaneRecord("another", 1, 0), DurableOptions(), False
 PART = 3  # lanes, unless a test says more
 
 
