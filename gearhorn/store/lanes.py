@@ -136,7 +136,7 @@ class Lanes(ParkedMessages):
             for (client, record), options in zip(some.items(), next(replies), strict=True):
                 own = decode_options(options or b"{}")
                 durable = own.durable or DurableOptions()
-                lanes[client.decode()] = (held_of(record), durable, own.envelope)
+                lanes[client.decode()] = (record_of(record), durable, own.envelope)
         return looked
 
     async def acquire(
@@ -269,7 +269,7 @@ class Lanes(ParkedMessages):
             [("HMGET", self._connection.key("lanes", topic), *clients)]
         )
         return {
-            client: held_of(record)
+            client: record_of(record)
             for client, record in zip(clients, found, strict=True)
             if record is not None
         }
@@ -281,7 +281,7 @@ class Lanes(ParkedMessages):
         scan = "HSCAN", self._connection.key("lanes", topic), cursor, "COUNT", SCANNED
         [(following, found)] = await self._connection.pipeline([scan], READ_TIMEOUT_S)
         records = zip(found[::2], found[1::2], strict=True)
-        return {client.decode(): held_of(record).position for client, record in records}, int(
+        return {client.decode(): record_of(record).position for client, record in records}, int(
             following
         )
 
@@ -305,7 +305,7 @@ class Lanes(ParkedMessages):
         await self._connection.pipeline([("PUBLISH", self._connection.channel("events"), event)])
 
 
-def held_of(record: bytes) -> LaneRecord:
+def record_of(record: bytes) -> LaneRecord:
     """Return what a lane's record says."""
     owner, term, position = record.split()
     return LaneRecord(owner.decode(), int(term), int(position))

@@ -11,7 +11,7 @@ from gearhorn.errors import StoreError
 from gearhorn.messages import Logged
 from gearhorn.messages.codec import encode
 from gearhorn.messages.durable import Info, Parked, Trouble
-from gearhorn.store.lanes import Acquired, LaneRecord, Lanes, held_of
+from gearhorn.store.lanes import Acquired, LaneRecord, Lanes, record_of
 from gearhorn.store.log import Item, Log, Place, fresh_epoch
 from gearhorn.store.rounds import Note, Parking, Round, Settlement
 from gearhorn.store.subscriptions import Applied, Change
@@ -129,7 +129,7 @@ class LogBench(Bench):
     async def held(self, topic: str, client_id: str) -> LaneRecord | None:
         """A lane as the store holds it."""
         record = await self.ask("HGET", "lanes", client_id, topic=topic)
-        return held_of(record) if record else None
+        return record_of(record) if record else None
 
     async def position(self, topic: str, client_id: str) -> int:
         """How far a durable subscription is."""
