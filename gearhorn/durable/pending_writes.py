@@ -15,14 +15,14 @@ from typing import Literal, NamedTuple
 from gearhorn.durable.lanes import Delivery, Lane
 from gearhorn.messages.codec import encode
 from gearhorn.messages.durable import Parked, Trouble
-from gearhorn.store.rounds import Note, Parking
+from gearhorn.store.rounds import FailureWrite, Parking
 
 NOTES = 1000  # written in one round
 SEQUENCES = 1000  # in one note
 PARKED_BYTES = 8 * 1024 * 1024  # copied by the store in one round; one message at least
 DONE_WORDS = 10_000  # that wait to be told; positions are looked at besides
 
-Write = Note | Delivery  # a delivery is to be set aside
+Write = FailureWrite | Delivery  # a delivery is to be set aside
 
 
 class Taken(NamedTuple):
@@ -32,9 +32,11 @@ class Taken(NamedTuple):
     done: Mapping[str, Sequence[bytes]]  # by process that waits
 
     @property
-    def notes(self) -> list[Note]:
+    def notes(self) -> list[FailureWrite]:
         """What is known of messages."""
-        return [one for some in self.writes.values() for one in some if isinstance(one, Note)]
+        return [
+            one for some in self.writes.values() for one in some if isinstance(one, FailureWrite)
+        ]
 
     @property
     def parked(self) -> list[Delivery]:
@@ -96,7 +98,7 @@ class PendingWrites:
     ) -> None:
         for at in range(0, len(sequences), SEQUENCES):
             piece = sequences[at : at + SEQUENCES]
-            note = Note(lane.topic, lane.client_id, lane.term, kind, piece, body)
+            note = FailureWrite(lane.topic, lane.client_id, lane.term, kind, piece, body)
             self._writes.setdefault(lane, []).append(note)
 
     def has(self, lane: Lane) -> bool:

@@ -31,7 +31,7 @@ from gearhorn.gearman.job_servers import JobServers
 from gearhorn.members.membership import Membership
 from gearhorn.store.lanes import Lanes
 from gearhorn.store.log import Entry
-from gearhorn.store.rounds import Note, Pair, Round, RoundReply, Settlement
+from gearhorn.store.rounds import FailureWrite, Pair, Round, RoundReply, Settlement
 from gearhorn.tasks import Tasks
 from gearhorn.timing import Backoff, now_s
 
@@ -249,7 +249,7 @@ class Rounds:
             if pair not in reply.refused:
                 self._outcomes.parked(delivery, (*pair, delivery.sequence) in reply.gone)
 
-    def _put_back(self, lane: Lane, writes: list[Note | Delivery]) -> None:
+    def _put_back(self, lane: Lane, writes: list[FailureWrite | Delivery]) -> None:
         if writes and lane.state is not LaneState.CLOSED:
             self._notes.put_back(lane, writes)
 

@@ -40,7 +40,7 @@ class Parking(NamedTuple):
     size: int
 
 
-class Note(NamedTuple):
+class FailureWrite(NamedTuple):
     """What is known of messages: failed attempts to keep (``body``) or to forget, that they were
     put back and are done with, or that a receiver acknowledged them after they were parked."""
 
@@ -66,7 +66,7 @@ class Round(NamedTuple):
 
     settlements: Mapping[str, Sequence[Settlement]]
     parkings: Sequence[Parking]
-    notes: Sequence[Note]
+    notes: Sequence[FailureWrite]
     wanted: Sequence[Wanted]
     done: Mapping[str, Sequence[bytes]]  # by process that waits
     released: Mapping[tuple[str, bool], Sequence[Settlement]]  # by topic, and whether no receiver
@@ -150,7 +150,7 @@ class Commands:
     def _keys(self, topic: str, client_id: str, *names: str) -> Iterator[str]:
         return (self._connection.key(name, f"{topic}\0{client_id}") for name in names)
 
-    def _note(self, note: Note) -> Command:
+    def _note(self, note: FailureWrite) -> Command:
         key, pair = self._connection.key, (note.topic, note.client_id)
         names = ("trouble", "redrive", "parked", "order", "ahead")
         keys = [key("lanes", note.topic), *self._keys(*pair, *names), key("redriven")]

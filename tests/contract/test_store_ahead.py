@@ -9,7 +9,7 @@ from support.store import unsubscribe
 
 from gearhorn.errors import StoreRefused
 from gearhorn.store.lanes import Acquired
-from gearhorn.store.rounds import Note
+from gearhorn.store.rounds import FailureWrite
 
 pytest_plugins = ["support.store"]
 ME, OTHER = "me", "other"
@@ -96,7 +96,7 @@ def test_a_late_acknowledgement_takes_a_message_out_of_the_parked_ones(server: R
         assert await bench.park("t", "alice", first.term, 1, 4, 5)
         assert await bench.settle("t", "alice", first.term, 1)
         await bench.lanes.take_parked("t", "alice", "redrive", 1)
-        late = Note("t", "alice", first.term, "late", [1, 4, 7])
+        late = FailureWrite("t", "alice", first.term, "late", [1, 4, 7])
         await bench.note(late, OTHER)
         await bench.note(late._replace(term=first.term - 1))
         assert await bench.listed("t", "alice") == [4, 5]

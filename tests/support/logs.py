@@ -13,7 +13,7 @@ from gearhorn.messages.codec import encode
 from gearhorn.messages.durable import Info, Parked, Trouble
 from gearhorn.store.lanes import Acquired, LaneRecord, Lanes, record_of
 from gearhorn.store.log import Item, Log, Place, fresh_epoch
-from gearhorn.store.rounds import Note, Parking, Round, Settlement
+from gearhorn.store.rounds import FailureWrite, Parking, Round, Settlement
 from gearhorn.store.subscriptions import Applied, Change
 from support.servers import Redis
 from support.store import Bench, subscribe
@@ -174,7 +174,7 @@ class LogBench(Bench):
         assert reply.fenced in (set(), {(topic, client_id)})
         return not reply.fenced
 
-    async def note(self, one: Note, member: str = "me") -> None:
+    async def note(self, one: FailureWrite, member: str = "me") -> None:
         """Keep, or forget, what failed attempts left behind."""
         await self.lanes.round(member, NOTHING._replace(notes=[one]))
 
@@ -214,11 +214,13 @@ def parked(sequence: int) -> Parked:
     return Parked(fresh_epoch(), trouble(20), Info(1.0), b"%d" % sequence)
 
 
-def failed(topic: str, client_id: str, term: int, sequence: int, one: Trouble | None) -> Note:
+def failed(
+    topic: str, client_id: str, term: int, sequence: int, one: Trouble | None
+) -> FailureWrite:
     """The note of a failed attempt, or that it is of no use any more."""
     if one is None:
-        return Note(topic, client_id, term, "clear", [sequence])
-    return Note(topic, client_id, term, "fail", [sequence], encode(one))
+        return FailureWrite(topic, client_id, term, "clear", [sequence])
+    return FailureWrite(topic, client_id, term, "fail", [sequence], encode(one))
 
 
 def run(

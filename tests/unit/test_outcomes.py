@@ -15,7 +15,7 @@ from gearhorn.durable.lanes import Delivery, Lane
 from gearhorn.durable.outcomes import PARKED_LATE
 from gearhorn.durable.retries import FORMER
 from gearhorn.durable.states import Event, State
-from gearhorn.store.rounds import Note
+from gearhorn.store.rounds import FailureWrite
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -267,7 +267,7 @@ async def test_late_receivers_of_so_many_messages_are_waited_for() -> None:
         bed.outcomes.parked(delivery, is_gone=False)
     for delivery, job in (jobs[0], jobs[1], jobs[-1]):
         bed.complete(delivery, job)
-    late = [note for note in bed.notes.take([one]).notes if isinstance(note, Note)]
+    late = [note for note in bed.notes.take([one]).notes if isinstance(note, FailureWrite)]
     assert [note.sequences for note in late] == [[2], [PARKED_LATE + 1]]
 
 
