@@ -32,7 +32,7 @@ from gearhorn.messages.durable import (
     DEFAULT_MAX_MESSAGES,
     DescribedDurable,
     DescribedLog,
-    Trouble,
+    FailureHistory,
 )
 from gearhorn.names import check_name, queue_of
 from gearhorn.requests import answer
@@ -132,7 +132,7 @@ class Descriptions:
                 continue
             clients = [one.client_id for one in durable]
             positions: dict[str, LaneRecord] = {}
-            counts: list[tuple[int, dict[int, Trouble]]] = []
+            counts: list[tuple[int, dict[int, FailureHistory]]] = []
             for start in range(0, len(clients), STEP):
                 some = clients[start : start + STEP]
                 positions |= await store.records(topic, some)

@@ -27,7 +27,7 @@ from gearhorn.durable.states import (
     LaneState,
     State,
 )
-from gearhorn.messages.durable import DurableOptions, Trouble
+from gearhorn.messages.durable import DurableOptions, FailureHistory
 from gearhorn.store.inherited import Sequences
 from gearhorn.store.lanes import Acquired
 from gearhorn.store.log import Entry
@@ -148,7 +148,9 @@ class Lane:
         self.redrives = Sequences()  # what was put back, to be delivered first
         self.seen_redrive = 0  # the number of the last one that is among them
         self.laden: list[Delivery] = []  # hold payloads, until the round is over
-        self.troubles: dict[int, Trouble] = {}  # of messages that failed under a former owner
+        self.troubles: dict[
+            int, FailureHistory
+        ] = {}  # of messages that failed under a former owner
         self.skip: list[Sequences] = []  # parked under a former owner, or put back
         self.gap = 0  # messages that the log had dropped before they were delivered
         self.is_dirty = False  # something happened to it that no round has taken up
@@ -353,7 +355,7 @@ class Lane:
         return max(0, min(free, len(self.redrives)))
 
     def take_redriven(
-        self, entry: Entry, parked: Trouble, now_s: float, clock_ms: int
+        self, entry: Entry, parked: FailureHistory, now_s: float, clock_ms: int
     ) -> Delivery | None:
         """Make a delivery of a message that was put back; return it if it has to rest first."""
         delivery = Delivery(self, (entry,), self.position)
@@ -366,7 +368,9 @@ class Lane:
             return delivery
         return None
 
-    def _burden(self, delivery: Delivery, trouble: Trouble, now_s: float, clock_ms: int) -> bool:
+    def _burden(
+        self, delivery: Delivery, trouble: FailureHistory, now_s: float, clock_ms: int
+    ) -> bool:
         """Count attempts that failed under a former owner; return whether it has to rest first."""
         delivery.failures, delivery.since = trouble.attempts, trouble.since
         delivery.first_at, delivery.error = trouble.first_at, trouble.error

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from gearhorn.durable.lanes import Delivery, Lane
 from gearhorn.messages.codec import encode
-from gearhorn.messages.durable import Parked, Trouble
+from gearhorn.messages.durable import FailureHistory, Parked
 from gearhorn.store.rounds import FailureWrite, Parking
 
 NOTES = 1000  # written in one round
@@ -56,7 +56,7 @@ class PendingWrites:
         """A message is to be set aside."""
         self._writes.setdefault(delivery.lane, []).append(delivery)
 
-    def fail(self, delivery: Delivery, trouble: Trouble) -> None:
+    def fail(self, delivery: Delivery, trouble: FailureHistory) -> None:
         """An attempt failed: keep what it left behind."""
         sequences = [entry.sequence for entry in delivery.entries]
         self._add(delivery.lane, "fail", sequences, encode(trouble))
@@ -143,6 +143,6 @@ class PendingWrites:
 def parking(delivery: Delivery) -> Parking:
     """Return how a delivery's message is set aside."""
     lane, entry = delivery.lane, delivery.entries[0]
-    trouble = Trouble(delivery.failures, delivery.first_at, time.time(), delivery.error)
+    trouble = FailureHistory(delivery.failures, delivery.first_at, time.time(), delivery.error)
     message = Parked(entry.epoch, trouble, entry.info, b"")
     return Parking(lane.topic, lane.client_id, lane.term, entry.sequence, message, entry.length)

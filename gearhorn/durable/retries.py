@@ -20,7 +20,7 @@ from gearhorn.durable.lanes import Delivery
 from gearhorn.durable.pending_writes import PendingWrites
 from gearhorn.durable.shipping import Shipping
 from gearhorn.durable.states import Action, Event, State
-from gearhorn.messages.durable import Trouble
+from gearhorn.messages.durable import FailureHistory
 from gearhorn.timing import now_s
 
 FORMER = 16  # attempts that timed out, of one delivery, whose receivers may still acknowledge
@@ -96,7 +96,9 @@ class Retries:
             delivery.failures - delivery.since, lane.options.max_backoff, random.random()
         )
         due_ms = self._clock_ms() + int(wait_s * 1000)
-        trouble = Trouble(delivery.failures, delivery.first_at, at, words, due_ms, delivery.since)
+        trouble = FailureHistory(
+            delivery.failures, delivery.first_at, at, words, due_ms, delivery.since
+        )
         self._notes.fail(delivery, trouble)
         self.rest(lane.split(delivery) if len(delivery.entries) > 1 else [delivery], wait_s)
 

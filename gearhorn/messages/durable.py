@@ -106,7 +106,7 @@ class Info(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     waiter: str = ""
 
 
-class Trouble(msgspec.Struct, frozen=True, omit_defaults=True):
+class FailureHistory(msgspec.Struct, frozen=True, omit_defaults=True):
     """What failed attempts of one message for one subscription left behind. ``since`` are the
     attempts there had been when it was last put back; ``due_ms`` is on the members' clock."""
 
@@ -122,7 +122,7 @@ class Parked(msgspec.Struct, frozen=True):
     """A message that was set aside for one subscription, as the store keeps it."""
 
     epoch: str
-    trouble: Trouble
+    trouble: FailureHistory
     info: Info
     payload: bytes
 
@@ -234,7 +234,7 @@ _retain = msgspec.json.Decoder(Retain)
 _fetch = msgspec.json.Decoder(Fetch)
 _parked_request = msgspec.json.Decoder(ParkedRequest)
 _info = msgspec.json.Decoder(Info)
-_trouble = msgspec.json.Decoder(Trouble)
+_trouble = msgspec.json.Decoder(FailureHistory)
 _parked = msgspec.msgpack.Decoder(Parked)
 encode_parked = msgspec.msgpack.encode
 _NO_PAYLOAD = b"\xc4\x00"  # MessagePack's empty binary string
@@ -296,7 +296,7 @@ def decode_info(body: bytes) -> Info:
     return _info.decode(body)
 
 
-def decode_trouble(body: bytes) -> Trouble:
+def decode_trouble(body: bytes) -> FailureHistory:
     """Decode what failed attempts left behind."""
     return _trouble.decode(body)
 

@@ -17,7 +17,7 @@ from gearhorn.errors import StoreError, StoreRefused, StoreReplaced
 from gearhorn.messages import decode_options
 from gearhorn.messages.durable import (
     DurableOptions,
-    Trouble,
+    FailureHistory,
     decode_trouble,
 )
 from gearhorn.store.connection import READ_TIMEOUT_S, Command, Connection
@@ -48,7 +48,7 @@ class Acquired(NamedTuple):
     term: int
     position: int
     former: str  # who held it before, "-" where it was released
-    troubles: dict[int, Trouble]
+    troubles: dict[int, FailureHistory]
     parked: Sequence[Sequences]  # what is parked or was put back, past the position
     redrives: Sequences  # what was put back
     seen_redrive: int = 0  # the number of the last redrive that is among them
@@ -287,7 +287,7 @@ class Lanes(ParkedMessages):
 
     async def counts(
         self, pairs: Sequence[tuple[str, str]]
-    ) -> list[tuple[int, dict[int, Trouble]]]:
+    ) -> list[tuple[int, dict[int, FailureHistory]]]:
         """Return, for each (topic, client_id), how many messages are parked and which fail."""
         key = self._connection.key
         commands: list[Command] = []

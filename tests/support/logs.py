@@ -10,7 +10,7 @@ from typing import Any
 from gearhorn.errors import StoreError
 from gearhorn.messages import Logged
 from gearhorn.messages.codec import encode
-from gearhorn.messages.durable import Info, Parked, Trouble
+from gearhorn.messages.durable import FailureHistory, Info, Parked
 from gearhorn.store.lanes import Acquired, LaneRecord, Lanes, record_of
 from gearhorn.store.log import Item, Log, Place, fresh_epoch
 from gearhorn.store.rounds import FailureWrite, Parking, Round, Settlement
@@ -204,9 +204,9 @@ class LogBench(Bench):
         await self.connection.close()
 
 
-def trouble(attempts: int = 1, due_ms: int = 0, since: int = 0) -> Trouble:
+def trouble(attempts: int = 1, due_ms: int = 0, since: int = 0) -> FailureHistory:
     """What failed attempts left behind."""
-    return Trouble(attempts, 1.0, 2.0, "no", due_ms, since)
+    return FailureHistory(attempts, 1.0, 2.0, "no", due_ms, since)
 
 
 def parked(sequence: int) -> Parked:
@@ -215,7 +215,7 @@ def parked(sequence: int) -> Parked:
 
 
 def failed(
-    topic: str, client_id: str, term: int, sequence: int, one: Trouble | None
+    topic: str, client_id: str, term: int, sequence: int, one: FailureHistory | None
 ) -> FailureWrite:
     """The note of a failed attempt, or that it is of no use any more."""
     if one is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from gearhorn.durable.lanes import Delivery, Lane
 from gearhorn.durable.states import Event, LaneEvent, State
-from gearhorn.messages.durable import DurableOptions, Info, Trouble
+from gearhorn.messages.durable import DurableOptions, FailureHistory, Info
 from gearhorn.store.log import Entry
 
 EPOCH = "0123456789abcdef"
@@ -24,9 +24,9 @@ def entries(first: int, last: int) -> list[Entry]:
     return [entry(sequence) for sequence in range(first, last + 1)]
 
 
-def trouble(attempts: int, due_ms: int = 0, since: int = 0) -> Trouble:
+def trouble(attempts: int, due_ms: int = 0, since: int = 0) -> FailureHistory:
     """What failed attempts left behind."""
-    return Trouble(attempts, 5.0, 6.0, "disk full", due_ms, since)
+    return FailureHistory(attempts, 5.0, 6.0, "disk full", due_ms, since)
 
 
 def settling(position: int = 0, **options: Any) -> Lane:

@@ -21,7 +21,7 @@ from support.windows import CLIENT, entry, trouble
 from gearhorn.durable.delivery import rest_s
 from gearhorn.durable.lanes import SPAN, Delivery, Lane
 from gearhorn.durable.states import UNDER_WAY, Action, Event, LaneEvent, LaneState, State
-from gearhorn.messages.durable import DurableOptions, Trouble
+from gearhorn.messages.durable import DurableOptions, FailureHistory
 from gearhorn.store.inherited import Sequences
 from gearhorn.store.lanes import Acquired
 from gearhorn.store.log import Entry
@@ -37,9 +37,9 @@ class Store:
 
     def __init__(self) -> None:
         self.position = 0
-        self.troubles: dict[int, Trouble] = {}
-        self.parked: dict[int, Trouble] = {}
-        self.redrives: dict[int, Trouble] = {}
+        self.troubles: dict[int, FailureHistory] = {}
+        self.parked: dict[int, FailureHistory] = {}
+        self.redrives: dict[int, FailureHistory] = {}
         self.ahead: list[tuple[int, int]] = []  # done beyond the position
 
 
@@ -93,7 +93,7 @@ class Promise(RuleBasedStateMachine):
                 max((last for _, last in store.ahead), default=0),
             )
         )
-        self.notes: dict[int, Trouble | None] = {}
+        self.notes: dict[int, FailureHistory | None] = {}
         self.parkings: list[Delivery] = []
         self.redriven: set[int] = set()
         self.late: list[Delivery] = []  # receivers that have had their time
