@@ -296,7 +296,7 @@ def decode_info(body: bytes) -> Info:
     return _info.decode(body)
 
 
-def decode_trouble(body: bytes) -> FailureHistory:
+def decode_history(body: bytes) -> FailureHistory:
     """Decode what failed attempts left behind."""
     return _trouble.decode(body)
 

@@ -18,7 +18,7 @@ from gearhorn.messages import decode_options
 from gearhorn.messages.durable import (
     DurableOptions,
     FailureHistory,
-    decode_trouble,
+    decode_history,
 )
 from gearhorn.store.connection import READ_TIMEOUT_S, Command, Connection
 from gearhorn.store.inherited import FIRST, Found, Sequences, range_of, read_long
@@ -296,7 +296,7 @@ class Lanes(ParkedMessages):
             commands += ("ZCARD", key("order", pair)), ("HGETALL", key("trouble", pair))
         replies = iter(await self._connection.pipeline(commands))
         return [
-            (count, {int(n): decode_trouble(body) for n, body in next(replies).items()})
+            (count, {int(n): decode_history(body) for n, body in next(replies).items()})
             for count in replies
         ]
 
@@ -316,7 +316,7 @@ def _acquired(lane: _Taken, parts: Sequence[Any], whole: Found) -> tuple[Acquire
     _, client_id, term, position, former = lane
     troubles, *_, top = parts
     redrives = whole.redrives
-    failed = {int(n): decode_trouble(body) for n, body in troubles.items()}
+    failed = {int(n): decode_history(body) for n, body in troubles.items()}
     over = [n for n in failed if n <= position and not redrives.has(n)]
     for sequence in over:
         del failed[sequence]
