@@ -168,7 +168,7 @@ class Commands:
 
     def _settle(self, holder: str, topic: str, some: Sequence[Settlement]) -> None:
         for piece in _pieces(some):
-            command = settle_command(self._connection, self._member, holder, topic, piece)
+            command = position_command(self._connection, self._member, holder, topic, piece)
             self._add(command, [(topic, one[0]) for one in piece])
 
 
@@ -183,7 +183,7 @@ def _pieces(some: Sequence[Settlement]) -> Iterator[Sequence[Settlement]]:
     yield some[first:]
 
 
-def settle_command(
+def position_command(
     connection: Connection, member: str, holder: str, topic: str, some: Iterable[Settlement]
 ) -> Command:
     """Return the command that moves positions of lanes of a topic (see ``settle.lua``)."""
