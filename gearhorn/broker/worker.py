@@ -84,7 +84,7 @@ class Broker:
         self._membership = Membership(Members(self._store), lease)
         client_id = _client_id(self._membership.id)
         self._copies = JobServers(
-            self._servers, self._tls, client_id, RESULTS_BYTES + KEPT_BYTES, is_spokesman=True
+            self._servers, self._tls, client_id, RESULTS_BYTES + KEPT_BYTES, logs_state=True
         )
         self._control = JobServers(self._servers, self._tls, client_id, REQUEST_BYTES)
         self._limits = Limits(

@@ -78,7 +78,7 @@ class JobServers:
         tls: ssl.SSLContext | None,
         client_id: bytes,
         limit: int,
-        is_spokesman: bool = False,
+        logs_state: bool = False,
     ) -> None:
         self.client_id = client_id
         self.limit = limit
@@ -86,7 +86,7 @@ class JobServers:
         self.sessions = 0
         self.clients = [_Member(self, tls, server) for server in servers]
         for client in self.clients:
-            client.is_spokesman = is_spokesman
+            client.logs_state = logs_state
         self.admins = [Admin(server, tls) for server in servers]
         self.trimmers = [Trimmer(server, tls) for server in servers]
         self._up: list[tuple[int, bytes]] = []  # (place in the configuration, name and NUL)

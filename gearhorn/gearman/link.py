@@ -245,7 +245,7 @@ class Link:
     ``limit`` is the longest packet in bytes that is read whole.
     """
 
-    is_spokesman = False  # of the links to one server, one speaks of it; the others at debug level
+    logs_state = False  # of the links to one server, one speaks of it; the others at debug level
 
     def __init__(
         self, server: Server, tls: ssl.SSLContext | None, client_id: bytes, limit: int
@@ -311,7 +311,7 @@ class Link:
             await asyncio.sleep(backoff.next_s())
 
     def _say(self, event: str, **words: str) -> None:
-        say = log.warning if self.is_spokesman else log.debug
+        say = log.warning if self.logs_state else log.debug
         say(event, server=str(self.server), **words)
 
     async def _connect_at_last(self, backoff: Backoff) -> Connection:
@@ -328,7 +328,7 @@ class Link:
                     self._explain(kind, words)
                 await asyncio.sleep(backoff.next_s())
                 continue
-            if self.is_spokesman:
+            if self.logs_state:
                 log.info("connected", server=str(self.server))
             return connection
 
