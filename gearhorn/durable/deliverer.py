@@ -94,7 +94,7 @@ class Deliverer:
 
     def quiet(self, lane: Lane) -> None:
         """No receiver has a job of the lane's former owner."""
-        if lane.apply(LaneEvent.QUIET):
+        if lane.apply(LaneEvent.RELEASED):
             self.held.touch(lane)
 
     def close(self, lane: Lane) -> None:

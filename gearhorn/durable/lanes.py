@@ -130,7 +130,7 @@ class Lane:
         self.options = options
         self.envelope = envelope
         self.keeper = keeper
-        self.state = LaneState.SETTLING
+        self.state = LaneState.TAKING_OVER
         self.term = term
         self.position = position  # everything up to it is done
         self.settled = position  # as the store knows it

@@ -57,7 +57,7 @@ class Quiet:
 
     def _settling(self) -> list[Lane]:
         busy = self._deliverer.held.busy
-        return [lane for lane in busy if lane.state is LaneState.SETTLING]
+        return [lane for lane in busy if lane.state is LaneState.TAKING_OVER]
 
     async def _running(self, place: int) -> set[bytes] | None:
         """Return the queues of a server whose jobs receivers have; None where it does not say."""

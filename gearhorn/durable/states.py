@@ -88,7 +88,7 @@ DELIVERIES: dict[tuple[State, Event], tuple[State, tuple[Action, ...]]] = {
 class LaneState(Enum):
     """Of a lane in the hands of one member."""
 
-    SETTLING = auto()  # a receiver may still have a job of the former owner
+    TAKING_OVER = auto()  # a receiver may still have a job of the former owner
     OPEN = auto()
     CLOSING = auto()  # sends nothing more; gives the lane up when nothing is under way
     CLOSED = auto()  # is nobody's, or another member's
@@ -97,7 +97,7 @@ class LaneState(Enum):
 class LaneEvent(Enum):
     """What happens to a lane."""
 
-    QUIET = auto()  # no receiver has a job of the former owner any more
+    RELEASED = auto()  # no receiver has a job of the former owner any more
     CLOSE = auto()  # it is for another member, or for another TERM
     IDLE = auto()  # nothing is under way
     FENCE = auto()  # it is not ours any more
@@ -105,9 +105,9 @@ class LaneEvent(Enum):
 
 _L, _V = LaneState, LaneEvent
 LANES: dict[tuple[LaneState, LaneEvent], LaneState] = {
-    (_L.SETTLING, _V.QUIET): _L.OPEN,
-    (_L.SETTLING, _V.CLOSE): _L.CLOSING,
-    (_L.SETTLING, _V.FENCE): _L.CLOSED,
+    (_L.TAKING_OVER, _V.RELEASED): _L.OPEN,
+    (_L.TAKING_OVER, _V.CLOSE): _L.CLOSING,
+    (_L.TAKING_OVER, _V.FENCE): _L.CLOSED,
     (_L.OPEN, _V.CLOSE): _L.CLOSING,
     (_L.OPEN, _V.FENCE): _L.CLOSED,
     (_L.CLOSING, _V.IDLE): _L.CLOSED,

@@ -37,7 +37,7 @@ def settling(position: int = 0, **options: Any) -> Lane:
 def lane(position: int = 0, **options: Any) -> Lane:
     """A lane that delivers."""
     one = settling(position, **options)
-    one.apply(LaneEvent.QUIET)
+    one.apply(LaneEvent.RELEASED)
     return one
 
 

@@ -106,7 +106,7 @@ def test_so_much_that_was_put_back_is_taken_as_may_be_under_way() -> None:
     one = settling(7, in_flight=2)
     one.redrives = Sequences([1, 2, 3])
     assert one.redrive_room == 0, "it waits for the former owner's job"
-    one.apply(LaneEvent.QUIET)
+    one.apply(LaneEvent.RELEASED)
     assert one.redrive_room == 2
     one.take_redriven(entry(one.redrives.popleft()), trouble(20), 0.0, 0)
     assert one.redrive_room == 1

@@ -295,7 +295,7 @@ class Promise(RuleBasedStateMachine):
         self.write()
         self.release()
         lane = self.lane
-        lane.apply(LaneEvent.QUIET)
+        lane.apply(LaneEvent.RELEASED)
         for _ in range(lane.redrive_room):
             number = lane.redrives.popleft()
             message, left = self.log[number - 1], self.store.redrives[number]

@@ -52,7 +52,7 @@ def test_so_many_messages_are_under_way_in_batches_at_most(
 def test_only_an_open_lane_has_room_and_sends() -> None:
     one = settling(in_flight=2)
     assert one.room == 0
-    one.apply(LaneEvent.QUIET)
+    one.apply(LaneEvent.RELEASED)
     assert one.room == 2
     one.take(entries(1, 2), 0.0, 0)
     assert sequences(one.sendable()) == [[1], [2]]

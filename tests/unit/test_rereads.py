@@ -24,7 +24,7 @@ class Looked(Lane):
         options = DurableOptions(in_flight=in_flight)
         super().__init__(topic, CLIENT, topic.encode(), options, False, 1, 100_000)
         self.looks = 0
-        self.apply(LaneEvent.QUIET)
+        self.apply(LaneEvent.RELEASED)
 
     def sendable(self) -> list[Delivery]:
         self.looks += 1
