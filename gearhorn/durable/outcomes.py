@@ -1,7 +1,8 @@
 """Outcomes: what becomes of the jobs that lanes have sent.
 
 Rules: runs on the event loop. Whatever happens, the delivery's own table says what follows; here it
-is told to the store's side (``PendingWrites``), to the job servers (``Shipping``) and to the next round.
+is told to the store's side (``PendingWrites``), to the job servers (``Shipping``) and to the next
+round.
 """
 
 from __future__ import annotations
