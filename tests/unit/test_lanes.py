@@ -102,9 +102,9 @@ def test_an_attempt_that_is_over_leaves_a_trace_and_what_was_no_attempt_does_not
 # One lane
 
 LANE_ROWS = [
-    ("SETTLING", "QUIET", "OPEN"),
-    ("SETTLING", "CLOSE", "CLOSING"),
-    ("SETTLING", "FENCE", "CLOSED"),
+    ("TAKING_OVER", "RELEASED", "OPEN"),
+    ("TAKING_OVER", "CLOSE", "CLOSING"),
+    ("TAKING_OVER", "FENCE", "CLOSED"),
     ("OPEN", "CLOSE", "CLOSING"),
     ("OPEN", "FENCE", "CLOSED"),
     ("CLOSING", "IDLE", "CLOSED"),
