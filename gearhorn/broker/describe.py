@@ -50,13 +50,14 @@ class Descriptions:
 
     def __init__(
         self,
-        talk: Gossiper,
+        *,
+        gossiper: Gossiper,
         listing: Listing,
         durable: DurableTopics,
         backlog: Backlog,
         max_backlog: int,
     ) -> None:
-        self._talk = talk
+        self._gossiper = gossiper
         self._listing = listing
         self._durable = durable
         self._backlog = backlog
@@ -89,7 +90,7 @@ class Descriptions:
             raise Unknown(f"topic {topic} has neither subscriptions nor a log")
         topics = await self._topics(pages or [(name, []) for name in described], described)
         cursor = f"{pages[-1][0]} {pages[-1][1][-1].client_id}" if more else None
-        return Described(self._talk.known(), topics, cursor)
+        return Described(self._gossiper.known(), topics, cursor)
 
     async def _logs(self, names: Sequence[str]) -> dict[str, DescribedLog]:
         """Return the logs of those topics that have one."""

@@ -12,16 +12,18 @@ import contextlib
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
 
 import structlog
 
+from gearhorn.broker.own_state import OwnState
 from gearhorn.errors import BadRequest, StoreError
 from gearhorn.fanout.copies import Subscribers, unique_id
+from gearhorn.fanout.lists import Lists
 from gearhorn.gearman.job_servers import JobServers
 from gearhorn.gearman.results import Result
 from gearhorn.gearman.submission import Submission
 from gearhorn.gearman.worker import Job
+from gearhorn.members.burials import Burials
 from gearhorn.members.membership import Membership
 from gearhorn.messages import Fanout, MemberState, decode_gossip, encode
 from gearhorn.names import GOSSIP, queue_of
@@ -36,25 +38,33 @@ log = structlog.get_logger(__name__)
 
 
 class Gossiper:
-    """What one member says and has heard. ``read`` fetches lists, ``own`` returns the member's
-    present state, ``bury`` empties the queues of a member that has gone; ``interval_s`` is the
-    shortest time between two messages. The list of listeners is not the directory's: nobody may
-    publish to it."""
+    """What one member says and has heard.
+
+    Arguments:
+        membership: who the peers are.
+        job_servers: control clients, which no copies go through.
+        lists: where the list of listeners comes from: not from the directory, since nobody may
+            publish to it.
+        own: this member's present state.
+        burials: where the queues of a member go that has gone.
+        interval_s: the shortest time between two messages.
+    """
 
     def __init__(
         self,
+        *,
         membership: Membership,
-        cluster: JobServers,
-        read: Callable[[str], Awaitable[Subscribers]],
-        own: Callable[[str], MemberState],
-        bury: Callable[[str], None],
+        job_servers: JobServers,
+        lists: Lists,
+        own: OwnState,
+        burials: Burials,
         interval_s: float,
     ) -> None:
         self._membership = membership
-        self._cluster = cluster
-        self._read = read
+        self._job_servers = job_servers
+        self._lists = lists
         self._own = own
-        self._bury = bury
+        self._burials = burials
         self._told: set[str] = set()  # members that messages were sent to
         self._asking = False  # who the members are
         self._tasks = Tasks()
@@ -80,7 +90,7 @@ class Gossiper:
         self._forget()
         others = [said for said, _ in self._heard.values()]
         silent = [MemberState(peer) for peer in self._membership.peers if peer not in self._heard]
-        return [self._own(self.state), *others, *silent]
+        return [self._own.now(self.state), *others, *silent]
 
     def start(self) -> None:
         """Begin to talk."""
@@ -126,7 +136,7 @@ class Gossiper:
             self._note(said)
 
     def _note(self, said: MemberState) -> None:
-        if said.member not in self._heard and said.servers != self._own(self.state).servers:
+        if said.member not in self._heard and said.servers != self._own.now(self.state).servers:
             log.error(
                 "members have different job servers, and copies of one queue go to different ones",
                 peer=said.member,
@@ -140,7 +150,7 @@ class Gossiper:
             del self._heard[member]
         for member in self._told - self._membership.peers.keys():
             self._told.remove(member)  # what was sent after it had gone waits there for nobody
-            self._bury(member)
+            self._burials.add(member)
 
     def _look(self) -> None:
         """See how this member stands among the others."""
@@ -167,19 +177,19 @@ class Gossiper:
         if self._listeners is not None:
             audiences.append(self._listeners)
         audiences = [audience for audience in audiences if audience.queues]
-        if not audiences or not self._cluster.is_up:
+        if not audiences or not self._job_servers.is_up:
             return
         slow = {place for place, owed in self._owed.items() if owed}
-        member, body = self._membership.id, encode(self._own(self.state))
+        member, body = self._membership.id, encode(self._own.now(self.state))
         message = Fanout(GOSSIP, body, member, True, 1.0, None, False, frozenset(), "normal")
         unique = unique_id(member, body, None)
         for audience in audiences:
-            for block in audience.blocks(self._cluster, message, False, unique, time.time()):
+            for block in audience.blocks(self._job_servers, message, False, unique, time.time()):
                 if block.place not in slow:
                     self._owed[block.place] += 1
                     outcome = _Outcome(self._owed, block.place)
                     words = Submission(outcome, block.heads, block.tail, False)
-                    self._cluster.submit(block.place, words)
+                    self._job_servers.submit(block.place, words)
 
     def listeners_changed(self) -> None:
         """Tell nobody but members before it is known again who else listens."""
@@ -192,7 +202,7 @@ class Gossiper:
         changed = self._changed
         try:
             with contextlib.suppress(StoreError):
-                listeners = await self._read(GOSSIP)
+                listeners = await self._lists.read(GOSSIP)
                 if changed == self._changed:
                     self._listeners = listeners
         finally:

@@ -14,11 +14,12 @@ can. Two things keep it from its work:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import structlog
 
+from gearhorn.broker.intake import Intake
+from gearhorn.broker.store_outage import StoreOutage
 from gearhorn.gearman.worker import Worker
 from gearhorn.tasks import Supervision
 
@@ -39,23 +40,12 @@ class Leaseholder(Protocol):
 
 
 class Serving:
-    """Suspends and resumes the workers of one member.
+    """Suspends and resumes the workers of one member, its ``intake``."""
 
-    ``fanouts`` take fan-outs, ``others`` every other request; ``store_away_since`` returns when the
-    store's absence was noticed, in the event loop's time, or None.
-    """
-
-    def __init__(
-        self,
-        fanouts: Sequence[Worker],
-        others: Sequence[Worker],
-        leaseholder: Leaseholder,
-        store_away_since: Callable[[], float | None],
-    ) -> None:
-        self._fanouts = fanouts
-        self._others = others
+    def __init__(self, intake: Intake, leaseholder: Leaseholder, outage: StoreOutage) -> None:
+        self._intake = intake
         self._leaseholder = leaseholder
-        self._store_away_since = store_away_since
+        self._outage = outage
         self._changed = asyncio.Event()
         self._given_back: set[Worker] = set()
         self._is_standing_down = False
@@ -89,7 +79,7 @@ class Serving:
             self._leaseholder.stand_up()
 
     def _judge_store(self) -> None:
-        since = self._store_away_since()
+        since = self._outage.since
         if since is None:
             self._is_store_lost = False
         elif not self._is_store_lost:
@@ -102,9 +92,9 @@ class Serving:
         """Close the connections that must not be there, open those that may be there again."""
         due: set[Worker] = set()
         if self._is_standing_down:
-            due = {*self._fanouts, *self._others}
+            due = set(self._intake.all)
         elif self._is_store_lost:
-            due = set(self._fanouts)
+            due = set(self._intake.fanouts)
         for worker in self._given_back - due:
             self._given_back.remove(worker)
             worker.start()

@@ -23,7 +23,7 @@ import click
 import structlog
 
 import gearhorn
-from gearhorn.broker.worker import Broker
+from gearhorn.broker.broker import Broker
 from gearhorn.cli.logs import LEVELS, open_standard_streams, set_up_logs
 from gearhorn.config import (
     DEFAULT_REDIS,

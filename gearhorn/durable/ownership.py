@@ -80,7 +80,7 @@ class Ownership:
         """Look at every lane: other members are there now, or anything may have happened."""
         self.changed("")
 
-    async def settled(self, topics: Sequence[str] | None) -> None:
+    async def wait_ended(self, topics: Sequence[str] | None) -> None:
         """Return once the lanes of these topics (None: of any) that have ended, and of which
         ``changed`` was told, deliver nothing more."""
         held = self._deliverer.topics

@@ -6,7 +6,8 @@ Law: knows every part of it and does nothing itself; ``worker`` starts and stops
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import structlog
 
@@ -32,18 +33,34 @@ from gearhorn.tasks import Tasks
 log = structlog.get_logger(__name__)
 
 
+class MissedCounter(Protocol):
+    """Who counts what durable subscriptions missed."""
+
+    def passed_by(self, topic: str, client_id: str, count: int) -> None:
+        """Count messages that a log dropped before a durable subscription got them."""
+
+
 class DurableTopics:
-    """``process`` is this worker's name for whoever waits; ``dropped`` counts messages that a log
-    had dropped before a subscription got them."""
+    """Durable topics, as far as this member has to do with them.
+
+    Arguments:
+        store: where logs and lanes are.
+        membership: who else may deliver.
+        job_servers: which deliveries go through.
+        process: this worker's name for whoever waits.
+        parked_function: the function that lists and puts back parked messages.
+        drops: counts messages that a log had dropped before a subscription got them.
+    """
 
     def __init__(
         self,
+        *,
         store: Connection,
         membership: Membership,
-        cluster: JobServers,
+        job_servers: JobServers,
         process: str,
         parked_function: bytes,
-        dropped: Callable[[str, str, int], None],
+        drops: MissedCounter,
     ) -> None:
         self.log = Log(store)
         self.lanes = Lanes(store)
@@ -52,10 +69,12 @@ class DurableTopics:
         self.appends = Appends(self.log, lambda: membership.clock_ms, process)
         self.waiting = AckWaiters(self.lanes)
         self.reading = Reading(self.log, self.lanes, parked_function)
-        self.deliverer = Deliverer(self.lanes, cluster, membership, self.changed, dropped)
-        self._looks = JobWatcher(self.deliverer, cluster)
+        self.deliverer = Deliverer(
+            self.lanes, job_servers, membership, self.changed, drops.passed_by
+        )
+        self._looks = JobWatcher(self.deliverer, job_servers)
         self._redrives = Redrives(self.lanes, self.deliverer)
-        self._quiet = Quiet(self.deliverer, cluster)
+        self._quiet = Quiet(self.deliverer, job_servers)
         self._ownership = Ownership(
             self.lanes, membership, self.deliverer, self._redrives, lambda: store.run_id
         )
@@ -107,10 +126,10 @@ class DurableTopics:
         """A topic's lanes may have changed, or one client's alone; "" is every topic."""
         self._ownership.changed(topic, client_id)
 
-    async def settled(self, topics: Sequence[str] | None) -> None:
+    async def wait_logged(self, topics: Sequence[str] | None) -> None:
         """Return once no message is on its way to the log for a fan-out that was taken before
         now, and lanes of these topics (None: of any) that have ended deliver nothing more."""
-        await asyncio.gather(self.appends.barrier(), self._ownership.settled(topics))
+        await asyncio.gather(self.appends.barrier(), self._ownership.wait_ended(topics))
 
     def abandon(self) -> None:
         """The lease is lost: nothing is ours."""

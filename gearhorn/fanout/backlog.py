@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
 
 import structlog
 
@@ -17,6 +16,7 @@ from gearhorn.fanout.copies import Subscribers
 from gearhorn.fanout.directory import Directory
 from gearhorn.fanout.limits import EAGER_LIMIT, Limits
 from gearhorn.gearman.job_servers import JobServers
+from gearhorn.members.membership import Membership
 from gearhorn.names import splits_of
 from gearhorn.tasks import Tasks
 from gearhorn.timing import now_s
@@ -29,12 +29,12 @@ log = structlog.get_logger(__name__)
 
 
 class Backlog:
-    """Looks at backlogs; ``members`` tells how many workers share that."""
+    """Looks at backlogs, a share of it: the members of ``membership`` do the rest."""
 
-    def __init__(self, cluster: JobServers, limits: Limits, members: Callable[[], int]) -> None:
+    def __init__(self, cluster: JobServers, limits: Limits, membership: Membership) -> None:
         self._cluster = cluster
         self._limits = limits
-        self._members = members
+        self._membership = membership
         self._tasks = Tasks()
         self._recent: tuple[dict[bytes, int], float | None] | None = None
         self._recent_s = 0.0
@@ -50,7 +50,7 @@ class Backlog:
     def allowance(self, subscribers: Subscribers) -> int:
         """Return how many fan-outs fill a quarter of the lowest limit of a list that is not set
         before its first copy, this member's share of them."""
-        return self._limits.lowest(subscribers, EAGER_LIMIT) // (4 * self._members()) + 1
+        return self._limits.lowest(subscribers, EAGER_LIMIT) // (4 * self._membership.count) + 1
 
     async def recent(self) -> tuple[dict[bytes, int], float | None]:
         """Return the jobs that wait or run per queue, at most ``RECENT_S`` old, and when that was
@@ -123,7 +123,7 @@ class Backlog:
         looked_at = loop.time()
         while True:
             await asyncio.sleep(1.0)
-            if loop.time() - looked_at > LOOK_INTERVAL_S * self._members():
+            if loop.time() - looked_at > LOOK_INTERVAL_S * self._membership.count:
                 looked_at = loop.time()
                 await self.look(directory)
 

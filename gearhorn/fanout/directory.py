@@ -118,6 +118,14 @@ class Directory:
         """Return the cached list, whatever its age."""
         return self._young.get(topic) or self._old.get(topic)
 
+    def is_current(self, subscribers: Subscribers) -> bool:
+        """Whether a list is not known to be a former one."""
+        return self.peek(subscribers.topic) in (None, subscribers)
+
+    def refresh(self, topic: str) -> None:
+        """Have a topic's list read again, without anybody who waits for it."""
+        self.when_known(topic, lambda _: None)
+
     def when_known(self, topic: str, waiter: Waiter) -> None:
         """Call ``waiter`` with the list once it is read, after those who came before."""
         pending = self._pending.get(topic)
@@ -159,7 +167,7 @@ class Directory:
         for topic in [*marked, *self._pending]:
             self.drop(topic)
 
-    async def settled(self, topics: Sequence[str] | None) -> None:
+    async def wait_served(self, topics: Sequence[str] | None) -> None:
         """Return once nobody waits for a read of these topics (None: of any) that began before
         now."""
         for topic in list(self._pending) if topics is None else topics:

@@ -2,22 +2,23 @@
 
 Rules: runs on the event loop. A counter lives as long as its subscription: the store adds only to
 those that are subscribed, and what is counted here is written before the end of a subscription is
-answered (``settled``), so that nothing is left for the next subscription of the same pair. Counters
-are written in pieces of ``PIECE``. A piece that got no reply is sent again as it was, under the
-number that it had, and the store adds it once.
+answered (``wait_written``), so that nothing is left for the next subscription of the same pair.
+Counters are written in pieces of ``PIECE``. A piece that got no reply is sent again as it was,
+under the number that it had, and the store adds it once.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 
 import structlog
 
 from gearhorn.errors import StoreError
 from gearhorn.fanout.copies import Subscribers
+from gearhorn.members.change_queue import ChangeQueue
 from gearhorn.store.subscriptions import Subscriptions
 
 FLUSH_INTERVAL_S = 1.0
@@ -31,12 +32,12 @@ log = structlog.get_logger(__name__)
 
 
 class Drops:
-    """What this member counted and the store does not have yet; ``end`` ends a subscription, unless
-    it was made after a version."""
+    """What this member counted and the store does not have yet. Subscriptions that end with their
+    first drop are ended through ``changes``."""
 
-    def __init__(self, subscriptions: Subscriptions, end: Callable[[str, str, int], None]) -> None:
+    def __init__(self, subscriptions: Subscriptions, changes: ChangeQueue) -> None:
         self._subscriptions = subscriptions
-        self._end = end
+        self._changes = changes
         self._counts: dict[Pair, int] = {}
         self._copies: Counter[Pair] = Counter()  # dropped since the log was told
         self._ended: set[tuple[Pair, int]] = set()  # with the version, since then too
@@ -58,7 +59,7 @@ class Drops:
         """Have a subscription ended; its other copies that find the queue full say nothing new."""
         if (pair, version) not in self._ended and len(self._ended) < MOST:
             self._ended.add((pair, version))
-            self._end(*pair, version)
+            self._changes.overflow(*pair, version)
 
     def passed_by(self, topic: str, client_id: str, count: int) -> None:
         """Count messages that a log dropped before a durable subscription got them."""
@@ -79,7 +80,7 @@ class Drops:
             await asyncio.sleep(FLUSH_INTERVAL_S)
             await self.flush()
 
-    async def settled(self, topics: Sequence[str] | None) -> None:
+    async def wait_written(self, topics: Sequence[str] | None) -> None:
         """Return once what was counted for these topics (None: for any) is written, or the store
         has not taken it."""
         known = {topic for topic, _ in (*self._counts, *self._piece)}

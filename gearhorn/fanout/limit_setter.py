@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Protocol
 
 import structlog
 
@@ -27,14 +28,21 @@ Limits = dict[bytes, int]  # queue -> limit
 log = structlog.get_logger(__name__)
 
 
-class Setter:
-    """The limits at one server. ``again`` is told of a topic whose subscription changed while a
-    limit of its was being set: it is to be read again."""
+class Outdated(Protocol):
+    """Who has lists read again."""
 
-    def __init__(self, admin: Admin, server: str, again: Callable[[str], None]) -> None:
+    def read_again(self, topic: str) -> None:
+        """A limit was overtaken by a change: have its topic's list read again."""
+
+
+class Setter:
+    """The limits at one server. ``outdated`` is told of a topic whose subscription changed while a
+    limit of its was being set."""
+
+    def __init__(self, admin: Admin, server: str, outdated: Outdated) -> None:
         self._admin = admin
         self.server = server
-        self._again = again
+        self._outdated = outdated
         self._known: dict[str, Limits] = {}
         self._urgent: OrderedDict[str, Limits] = OrderedDict()
         self._later: OrderedDict[str, Limits] = OrderedDict()
@@ -222,7 +230,7 @@ class Setter:
         if self._unwanted:
             pass
         elif self._overtaken:
-            self._again(topic)
+            self._outdated.read_again(topic)
         elif is_set:
             self._known.setdefault(topic, {}).update(piece)
         else:

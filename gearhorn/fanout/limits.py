@@ -24,8 +24,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 from gearhorn.fanout.copies import Subscribers
 from gearhorn.fanout.limit_setter import WAIT_S, Setter
@@ -56,30 +57,30 @@ class Reading:
         return self._changed.get(topic, set()) | ({None} if self._is_any else set())
 
 
+class CachedLists(Protocol):
+    """The lists that fan-outs use, which may be former ones."""
+
+    def refresh(self, topic: str) -> None:
+        """Have a topic's list read, and its limits compared, again."""
+
+    def is_current(self, subscribers: Subscribers) -> bool:
+        """Return whether a list is not known to be a former one."""
+
+
 class Limits:
     """What queues may hold.
 
     ``default`` is the limit of subscriptions without one; ``most`` bounds what is remembered, in
-    queues; ``again`` has a topic's list read, and compared, again; ``is_current`` tells whether a
-    list is not known to be a former one.
+    queues.
     """
 
-    def __init__(
-        self,
-        cluster: JobServers,
-        *,
-        default: int,
-        most: int,
-        again: Callable[[str], None],
-        is_current: Callable[[Subscribers], bool],
-    ) -> None:
+    def __init__(self, cluster: JobServers, *, default: int, most: int) -> None:
         self._cluster = cluster
         self._default = default
         self._most = most
-        self._again = again
-        self._is_current = is_current
+        self._lists: CachedLists | None = None
         self._setters = [
-            Setter(admin, str(client.server), again)
+            Setter(admin, str(client.server), self)
             for admin, client in zip(cluster.admins, cluster.clients, strict=True)
         ]
         self._connections: list[Connection | None] = [None] * len(self._setters)
@@ -88,6 +89,16 @@ class Limits:
         self._weight = 0  # of all of them
         self._tasks = Tasks()
         cluster.on_change(self._server_changed)
+
+    def attach(self, lists: CachedLists) -> None:
+        """Say where the lists are cached whose limits are set here. Lists are read with their
+        limits, so neither can be built first with the other."""
+        self._lists = lists
+
+    def read_again(self, topic: str) -> None:
+        """A limit was overtaken by a change: have its topic's list read again."""
+        if self._lists is not None:
+            self._lists.refresh(topic)
 
     def start(self) -> None:
         """Begin to set limits."""
@@ -194,7 +205,7 @@ class Limits:
                 self._setters[place].want(topic, limits)
                 busy.add(self._setters[place])
         if None in reading.changed(topic):
-            self._again(topic)
+            self.read_again(topic)
         return [setter for setter in busy if not setter.is_mute]
 
     def _piece(self, subscribers: Subscribers, is_whole: bool, start: int) -> dict[bytes, int]:
@@ -252,6 +263,9 @@ class Limits:
             return True
         setter.refused(subscribers.topic, queue, limit)
         return False
+
+    def _is_current(self, subscribers: Subscribers) -> bool:
+        return self._lists is None or self._lists.is_current(subscribers)
 
     async def confirm(self, subscribers: Subscribers, index: int) -> bool:
         """Set the limit of a queue that is in doubt; return whether it is set now."""

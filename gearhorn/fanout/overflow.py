@@ -9,26 +9,27 @@ there is nothing old to drop, and the new copy is.
 
 Rules: runs on the event loop. What is held is bounded by the fan-outs in hand. A queue's copies are
 held until its task, one for each queue, has sent or dropped them; if that task fails, they are
-dropped. ``settled`` is what a drain waits for.
+dropped. ``wait_sent`` is what a drain waits for.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import structlog
 
 from gearhorn.fanout.copies import Subscribers, mark
+from gearhorn.fanout.drops import Drops
 from gearhorn.fanout.limits import Limits
 from gearhorn.gearman.job_servers import JobServers
 from gearhorn.tasks import Tasks
 
 BATCH = 64  # copies that are made room for at a time
 POLL_S = 0.01
-SETTLE_S = 10.0  # a server that is up and makes no room for so long costs the copies
+GIVE_UP_S = 10.0  # a server that is up and makes no room for so long costs the copies
 FEW = 16  # full queues of a topic that are sought one by one in a list
 
 log = structlog.get_logger(__name__)
@@ -77,20 +78,13 @@ class _Full:
 
 
 class Overflow:
-    """What waits for room. ``trim`` discards so many of the oldest jobs of a queue and returns how
-    many there were; ``dropped`` counts one of a queue of a list."""
+    """What waits for room. The oldest jobs of a queue that are discarded for younger ones are
+    counted by ``drops``."""
 
-    def __init__(
-        self,
-        cluster: JobServers,
-        limits: Limits,
-        trim: Callable[[bytes, int], Awaitable[int]],
-        dropped: Callable[[Subscribers, int], None],
-    ) -> None:
+    def __init__(self, cluster: JobServers, limits: Limits, drops: Drops) -> None:
         self._cluster = cluster
         self._limits = limits
-        self._trim = trim
-        self._dropped = dropped
+        self._drops = drops
         self._full: dict[str, dict[bytes, _Full]] = {}  # by topic
         self._tasks = Tasks()
 
@@ -155,12 +149,12 @@ class Overflow:
         chosen = some if isinstance(some, range) else set(some)
         return [(at, full) for at, full in places if at is not None and at in chosen]
 
-    async def settled(self, topics: Sequence[str] | None) -> None:
+    async def wait_sent(self, topics: Sequence[str] | None) -> None:
         """Return once no copy is held here that a list of these topics (None: of any) wants that
-        was made before now. After ``SETTLE_S`` with a server up, the copies are dropped."""
+        was made before now. After ``GIVE_UP_S`` with a server up, the copies are dropped."""
         born = mark()
         loop = asyncio.get_running_loop()
-        left_s, then_s, was_held = SETTLE_S, loop.time(), False
+        left_s, then_s, was_held = GIVE_UP_S, loop.time(), False
         while True:
             if any(self._former(topics, born)):
                 was_held = True
@@ -225,11 +219,11 @@ class Overflow:
                 self._send(waiting, BATCH)  # those that are refused now are dropped
 
     async def _trim_and_send(self, queue: bytes, full: _Full) -> None:
-        gone = await self._trim(queue, min(len(full.waiting), BATCH))
+        gone = await self._cluster.trim(queue, min(len(full.waiting), BATCH))
         if not full.waiting:
             return  # given up meanwhile
         for held, index in list(full.waiting)[:gone]:
-            self._dropped(held.subscribers, index)
+            self._drops.dropped(held.subscribers, index)
         self._send(full.waiting, max(gone, 1))
         await self._cluster.barrier()
         if not gone and full.refused:  # all of them are running

@@ -10,7 +10,7 @@ topic, so each topic that has a long fan-out under way has a line here, in which
 the topic waits for those before it; ``topics`` says which these are.
 
 Rules: runs on the event loop, one task for each topic in ``topics``. With no server up the lines
-wait. Whoever has to know that copies were handed over (``settled``) waits for a place in the lines.
+wait. Who has to know that copies were handed over (``wait_sent``) waits for a place in the lines.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Portions:
             self._tasks.spawn(self._send(topic), "portions")
         line.append((fanout, indexes))
 
-    async def settled(self, topics: Sequence[str] | None) -> None:
+    async def wait_sent(self, topics: Sequence[str] | None) -> None:
         """Return once what was added for these topics (None: for any) before now is handed over."""
         passed = []
         for topic in list(self.topics) if topics is None else topics:

@@ -11,7 +11,8 @@ import ssl
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from gearhorn.gearman.link import CONNECT_TIMEOUT_S, Connection, Server
+from gearhorn.gearman.job_servers import JobServers
+from gearhorn.gearman.link import CONNECT_TIMEOUT_S, Connection, Server, can_connect
 from gearhorn.gearman.packets import Packet
 from gearhorn.gearman.worker import GRABS, Job, Worker
 
@@ -95,3 +96,25 @@ async def drain(
         await asyncio.gather(*(one.stop() for one in drains))
     left = [one.server for one in drains if not one.is_empty]
     return Drained(sum(one.count for one in drains), left)
+
+
+class Drainer:
+    """Empties queues at every job server that can be reached."""
+
+    def __init__(self, job_servers: JobServers, tls: ssl.SSLContext | None) -> None:
+        self._job_servers = job_servers
+        self._tls = tls
+
+    async def drain(self, queue: bytes, may_go_on: Callable[[], bool]) -> Drained:
+        """Discard what waits on a queue, as long as ``may_go_on`` returns true.
+
+        A server whose link is down may be back already, since the links of a server come up one
+        after the other: it is left only where it takes no connection.
+        """
+        clients = self._job_servers.clients
+        down = [client.server for client in clients if not client.is_up]
+        is_there = await asyncio.gather(*(can_connect(server, self._tls) for server in down))
+        gone = [server for server, there in zip(down, is_there, strict=True) if not there]
+        rest = [client.server for client in clients if client.server not in gone]
+        drained = await drain(rest, self._tls, queue, may_go_on)
+        return Drained(drained.jobs, [*drained.left, *gone])

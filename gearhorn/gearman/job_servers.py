@@ -136,6 +136,17 @@ class JobServers:
         ``OSError``."""
         await reap(self.clients[place].server, self._tls, queues)
 
+    async def trim(self, queue: bytes, limit: int) -> int:
+        """Discard the oldest jobs of a queue, ``limit`` at most; return how many are gone, 0 where
+        its server cannot be asked."""
+        if not self.is_up:
+            return 0
+        try:
+            return await self.trimmers[self.route(queue)].trim(queue, limit)
+        except OSError as error:
+            log.warning("no room is made", queue=queue.decode(), error=str(error))
+            return 0
+
     async def barrier(self) -> None:
         """Return once every copy that was handed over before now is accepted; with no server up,
         that is when one is again."""

@@ -14,9 +14,8 @@ peers and drained like any other change, so that no mark stays behind.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
 
 import structlog
 
@@ -30,15 +29,16 @@ from gearhorn.errors import (
     StoreUnanswered,
     Unavailable,
 )
-from gearhorn.gearman.drain import Drained
+from gearhorn.gearman.drain import Drainer
 from gearhorn.gearman.worker import Job
+from gearhorn.members.caches import Caches
+from gearhorn.members.change_queue import ChangeQueue
 from gearhorn.members.change_requests import Request, ending, retention, subscription
 from gearhorn.members.drains import Drains
 from gearhorn.members.held_off import HeldOff
 from gearhorn.members.matchmaking import Matchmaker
 from gearhorn.members.membership import SENT_S, Membership
 from gearhorn.messages import Changed
-from gearhorn.names import queue_of
 from gearhorn.store.members import DUE, Member
 from gearhorn.store.subscriptions import Applied, Change, Subscriptions
 from gearhorn.tasks import Tasks, on_crash, went_well
@@ -58,89 +58,65 @@ _Done = Sequence[tuple[Request, Applied]]
 class Changes:
     """The subscriptions' only writer in this member.
 
-    ``drop`` forgets a topic's list, and its lanes' if it is told so; ``served`` are the functions
-    of gearhorn itself; ``settle`` returns once no fan-out that holds a former list of these topics
-    is unsent; ``drain`` empties a queue and counts, as long as what it is given besides
-    returns true.
+    Arguments:
+        subscriptions: where they are written.
+        queue: where requests wait, and those come back to that were held off.
+        matchmaker: tells the peers.
+        membership: who the peers are, and what this member knows.
+        caches: what this member has cached, dropped before a change is answered.
+        drainer: empties queues of subscriptions that have ended.
+        served: the functions of gearhorn itself, which no queue may be called like.
     """
 
     def __init__(
         self,
+        *,
         subscriptions: Subscriptions,
-        drop: Callable[[str, bool, str], None],
+        queue: ChangeQueue,
         matchmaker: Matchmaker,
         membership: Membership,
+        caches: Caches,
+        drainer: Drainer,
         served: frozenset[bytes],
-        settle: Callable[[Sequence[str]], Awaitable[None]],
-        drain: Callable[[bytes, Callable[[], bool]], Awaitable[Drained]],
     ) -> None:
         self._subscriptions = subscriptions
-        self._drop = drop
+        self._queue = queue
         self._matchmaker = matchmaker
         self._membership = membership
+        self._caches = caches
         self._served = served
-        self._settle = settle
         self._held_off: HeldOff[Request] = HeldOff(
-            subscriptions.draining, self._take_again, HELD_OFF_S + membership.lease.length_s
+            subscriptions, queue, HELD_OFF_S + membership.lease.length_s
         )
-        self._drains = Drains(subscriptions, drain, self._held_off.release, membership)
-        self._waiting: list[Request] = []
-        self._came = asyncio.Event()
+        self._drains = Drains(subscriptions, drainer, self._held_off, membership)
         self._doubtful: Sequence[Request] = ()  # a round of which it is not known what was written
         self._tasks = Tasks()
 
     def subscribe(self, job: Job) -> None:
         """Take one subscribe job."""
-        self._take_job(job, lambda: subscription(job, self._served))
+        self._take(job, lambda: subscription(job, self._served))
 
     def unsubscribe(self, job: Job) -> None:
         """Take one unsubscribe job."""
-        self._take_job(job, lambda: ending(job, self._served, self._membership.id))
+        self._take(job, lambda: ending(job, self._served, self._membership.id))
 
     def retain(self, job: Job) -> None:
         """Take one retain job."""
-        self._take_job(job, lambda: retention(job))
+        self._take(job, lambda: retention(job))
 
-    def expire(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """End subscriptions, of (topic, client_id), whose time is over."""
-        for topic, client_id in pairs:
-            self._end("expire", topic, client_id, 0)
-
-    def overflowed(self, topic: str, client_id: str, seen: int) -> None:
-        """End a subscription whose queue is full, unless it was subscribed again after this
-        version."""
-        self._end("overflow", topic, client_id, seen)
-
-    def _end(
-        self, kind: Literal["expire", "overflow"], topic: str, client_id: str, seen: int
-    ) -> None:
-        change = Change(kind, topic, client_id, queue_of(topic, client_id), seen=seen)
-        self._take(Request(None, change))
-
-    def _take_job(self, job: Job, read: Callable[[], Change]) -> None:
+    def _take(self, job: Job, read: Callable[[], Change]) -> None:
         try:
             change = read()
         except RequestError as error:
             job.fail(str(error))
         else:
-            self._take(Request(job, change))
-
-    def _take(self, request: Request) -> None:
-        self._waiting.append(request)
-        self._came.set()
-
-    def _take_again(self, requests: Sequence[Request]) -> None:
-        for request in requests:
-            self._take(request)
+            self._queue.put(Request(job, change))
 
     async def run(self) -> None:
         """Work off rounds, without end."""
         while True:
             await self._resolve()
-            await self._came.wait()
-            batch, self._waiting = self._waiting[:ROUND], self._waiting[ROUND:]
-            if not self._waiting:
-                self._came.clear()
+            batch = await self._queue.take(ROUND)
             with on_crash(partial(self._abandon, batch, _BUG)):
                 try:
                     await self._round(batch)
@@ -179,14 +155,7 @@ class Changes:
         self._doubtful = batch
         for request in batch:
             request.fail(error)
-        self._refuse_waiting(error)
-
-    def _refuse_waiting(self, error: RequestError) -> None:
-        """Refuse those that came while the store was being asked: they would wait as long again."""
-        waiting, self._waiting = self._waiting, []
-        self._came.clear()
-        for request in waiting:
-            request.fail(error)
+        self._queue.refuse(error)  # what came meanwhile would wait as long again
 
     async def _resolve(self) -> None:
         """See that what was written of a round that was refused is known everywhere, and the rest
@@ -219,7 +188,7 @@ class Changes:
                 log.warning("changes cannot be withdrawn", error=str(error))
                 return [None] * len(changes)
             except StoreError as error:
-                self._refuse_waiting(Unavailable(f"the store: {error}"))
+                self._queue.refuse(Unavailable(f"the store: {error}"))
                 await asyncio.sleep(backoff.next_s())
 
     async def _finish(
@@ -282,7 +251,7 @@ class Changes:
         for request, outcome in done:
             topic, is_durable = request.change.topic, outcome.is_durable
             client = request.change.client_id
-            self._drop(topic, is_durable, client)
+            self._caches.drop(topic, is_durable, client)
             is_removal = request.is_removal or outcome.parked is not None
             changed.append(Changed(topic, outcome.version, is_removal, is_durable, client))
         removed = [change.topic for change in changed if change.removed]
@@ -290,14 +259,14 @@ class Changes:
         late, _ = await asyncio.gather(
             self._matchmaker.tell(changed, peers, since_s), self._hear(removed, versions)
         )
-        await self._membership.settled()
+        await self._membership.when_leases_hold()
         return late
 
     async def _hear(self, removed: Sequence[str], versions: Sequence[int]) -> None:
         """Know the changes, as a peer does that is told of them."""
         try:
             async with asyncio.timeout(SENT_S):
-                await self._settle(removed)
+                await self._caches.wait_sent(removed)
         except TimeoutError:
             text = f"fan-outs with the former list are not sent after {SENT_S:g} s"
             raise Unavailable(text) from None

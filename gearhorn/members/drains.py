@@ -10,13 +10,14 @@ of the member that set it: what waits on the queue afterwards may be a later sub
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from functools import partial
 
 import structlog
 
 from gearhorn.errors import StoreError
-from gearhorn.gearman.drain import Drained
+from gearhorn.gearman.drain import Drained, Drainer
+from gearhorn.members.change_requests import Request
+from gearhorn.members.held_off import HeldOff
 from gearhorn.members.membership import Membership
 from gearhorn.store.subscriptions import Change, Subscriptions
 from gearhorn.tasks import Tasks
@@ -29,19 +30,19 @@ log = structlog.get_logger(__name__)
 
 
 class Drains:
-    """``empty`` empties a queue as long as what it is given besides returns true; ``over`` is told
-    of each queue whose mark is gone."""
+    """Empties queues with ``drainer``; requests that are held off meanwhile are let go once the
+    queue's mark is gone."""
 
     def __init__(
         self,
         subscriptions: Subscriptions,
-        empty: Callable[[bytes, Callable[[], bool]], Awaitable[Drained]],
-        over: Callable[[bytes], None],
+        drainer: Drainer,
+        held_off: HeldOff[Request],
         membership: Membership,
     ) -> None:
         self._subscriptions = subscriptions
-        self._empty = empty
-        self._over = over
+        self._drainer = drainer
+        self._held_off = held_off
         self._membership = membership
         self._places = asyncio.Semaphore(AT_ONCE)
         self._tasks = Tasks()
@@ -52,7 +53,7 @@ class Drains:
         try:
             async with self._places:
                 is_marked = partial(self._membership.holds, change.drainer)
-                drained = await self._empty(change.queue, is_marked)
+                drained = await self._drainer.drain(change.queue, is_marked)
         finally:
             unmarked = self.unmark(change)
         log.info("drained", queue=queue, copies=drained.jobs)
@@ -69,10 +70,10 @@ class Drains:
 
     async def _unmark(self, change: Change) -> None:
         backoff = Backoff(0.05, 1.0)
-        while change.drainer == self._membership.id:
+        while self._membership.id == change.drainer:
             try:
                 await self._subscriptions.drained(change.queue, change.drainer, change.request)
                 break
             except StoreError:
                 await asyncio.sleep(backoff.next_s())
-        self._over(change.queue)
+        self._held_off.release(change.queue)

@@ -9,7 +9,7 @@ one. What waits is bounded in number, for each queue and in all, and in time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from gearhorn.errors import RequestError, StoreError, Unavailable
@@ -33,6 +33,7 @@ class Request(Protocol):
 
 
 _Request = TypeVar("_Request", bound=Request)
+_Put_contra = TypeVar("_Put_contra", contravariant=True)
 
 
 class _Waiting(NamedTuple, Generic[_Request]):
@@ -40,19 +41,28 @@ class _Waiting(NamedTuple, Generic[_Request]):
     until_s: float
 
 
-class HeldOff(Generic[_Request]):
-    """``draining`` asks the store which of some queues are being drained; ``again`` takes requests
-    whose queue no longer is. ``most_s`` is how long a request waits before it is refused."""
+class Drained(Protocol):
+    """Where it is known which queues are being drained."""
 
-    def __init__(
-        self,
-        draining: Callable[[Sequence[bytes]], Awaitable[set[bytes]]],
-        again: Callable[[Sequence[_Request]], None],
-        most_s: float,
-    ) -> None:
-        self._draining = draining
-        self._again = again
-        self._most_s = most_s
+    async def draining(self, queues: Sequence[bytes]) -> set[bytes]:
+        """Return which of some queues are being drained; raises ``StoreError``."""
+
+
+class Line(Protocol[_Put_contra]):
+    """Where requests wait for their turn."""
+
+    def put(self, *requests: _Put_contra) -> None:
+        """Add requests."""
+
+
+class HeldOff(Generic[_Request]):
+    """Requests that wait for the end of a drain, ``limit_s`` seconds at most; then they go back to
+    the line."""
+
+    def __init__(self, store: Drained, line: Line[_Request], limit_s: float) -> None:
+        self._store = store
+        self._line = line
+        self._limit_s = limit_s
         self._waiting: dict[bytes, list[_Waiting[_Request]]] = {}
         self._came = asyncio.Event()
         self._polling: asyncio.Task[None] | None = None
@@ -66,7 +76,7 @@ class HeldOff(Generic[_Request]):
     def add(self, queue: bytes, request: _Request) -> None:
         """Let a request wait for the end of a drain, or refuse it."""
         own = self._waiting.get(queue, ())
-        until_s = request.hold(now_s() + self._most_s)
+        until_s = request.hold(now_s() + self._limit_s)
         if now_s() > until_s:
             request.fail(
                 Unavailable(
@@ -89,7 +99,7 @@ class HeldOff(Generic[_Request]):
         """The drain of a queue is over."""
         waiting = self._waiting.pop(queue, ())
         if waiting:
-            self._again([entry.request for entry in waiting])
+            self._line.put(*(entry.request for entry in waiting))
 
     async def _poll(self) -> None:
         """Look at the drains that somebody waits for, without end."""
@@ -103,7 +113,7 @@ class HeldOff(Generic[_Request]):
             if not queues:
                 continue
             try:
-                still = await self._draining(queues)
+                still = await self._store.draining(queues)
             except StoreError:
                 continue  # nothing can be written now, either
             for queue in queues:

@@ -8,7 +8,7 @@ the change, has gone, or its lease has lapsed ("Between workers" in docs/protoco
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -20,6 +20,8 @@ from gearhorn.gearman.packets import KEPT_BYTES
 from gearhorn.gearman.results import Bound, Result
 from gearhorn.gearman.submission import Submission
 from gearhorn.gearman.worker import Job
+from gearhorn.members.burials import Burials
+from gearhorn.members.caches import Caches
 from gearhorn.members.membership import Membership
 from gearhorn.messages import (
     Changed,
@@ -53,27 +55,27 @@ class _Question:
 
     def give_up(self) -> None:
         """The peer has gone, and nobody knows what it was told."""
-        self._settle(False)
+        self._resolve(False)
 
-    def _settle(self, is_told: bool) -> None:
+    def _resolve(self, is_told: bool) -> None:
         if not self.answered.done():
             self.answered.set_result(is_told)
 
     def accepted(self, submission: Submission) -> None:
         if submission.refused:
-            self._settle(False)
+            self._resolve(False)
 
     def lost(self, submission: Submission) -> None:
         if not self._ask(self):
-            self._settle(False)
+            self._resolve(False)
 
     def finished(self, submission: Submission, index: int, result: Result) -> None:
         if result.lost and self._ask(self):
             return
-        self._settle(result.ok and self._is_answer(result.data))
+        self._resolve(result.ok and self._is_answer(result.data))
 
     def broke(self, submission: Submission) -> None:
-        self._settle(False)
+        self._resolve(False)
 
     def _is_answer(self, data: bytes) -> bool:
         """Whether the peer itself says so: who drains its queue does not."""
@@ -85,24 +87,22 @@ class _Question:
 
 
 class Matchmaker:
-    """Tells and is told. ``cluster`` is of control clients, which no copies go through;
-    ``drop`` forgets a topic's list, its lanes' if it is told so, and the backlog limit of the
-    client that changed (None: of any); ``settle`` returns once no fan-out that holds a former list
-    of these topics is unsent; ``bury`` empties the queues of a member that has gone."""
+    """Tells and is told.
+
+    Arguments:
+        membership: who the peers are, and what this member knows.
+        job_servers: control clients, which no copies go through.
+        caches: what is dropped when a peer tells of a change.
+        burials: where the queues of a peer go that has gone.
+    """
 
     def __init__(
-        self,
-        membership: Membership,
-        cluster: JobServers,
-        drop: Callable[[str, bool, str | None], None],
-        settle: Callable[[Sequence[str]], Awaitable[None]],
-        bury: Callable[[str], None],
+        self, *, membership: Membership, job_servers: JobServers, caches: Caches, burials: Burials
     ) -> None:
         self._membership = membership
-        self._cluster = cluster
-        self._drop = drop
-        self._settle = settle
-        self._bury = bury
+        self._job_servers = job_servers
+        self._caches = caches
+        self._burials = burials
         # Questions that peers owe an answer to. They are told no more until they gave it, so that
         # a dead one costs one job in gearmand and no more.
         self._silent: dict[str, _Question] = {}
@@ -140,7 +140,7 @@ class Matchmaker:
 
     def _forget(self, peer: str, question: _Question) -> None:
         question.give_up()
-        self._bury(peer)
+        self._burials.add(peer)
 
     async def _wait(
         self, peer: Member, question: _Question | None, version: int, since_s: float
@@ -168,10 +168,10 @@ class Matchmaker:
         heads = packets.heads([queue], _KIND, len(tail))
 
         def ask(question: _Question) -> bool:
-            if self._cluster.is_up:
+            if self._job_servers.is_up:
                 submission = Submission(question, heads, tail, True, Bound(KEPT_BYTES))
-                self._cluster.submit(self._cluster.route(queue), submission)
-            return self._cluster.is_up
+                self._job_servers.submit(self._job_servers.route(queue), submission)
+            return self._job_servers.is_up
 
         question = _Question(peer, version, ask)
         if not ask(question):
@@ -186,7 +186,7 @@ class Matchmaker:
             job.fail(str(error))
             return
         for change in told.changes:
-            self._drop(change.topic, change.durable, change.client)
+            self._caches.drop(change.topic, change.durable, change.client)
         version = max((change.version for change in told.changes), default=0)
         answer = encode(MatchmakingAnswer(member, version))
         removed = [change.topic for change in told.changes if change.removed]
@@ -201,7 +201,7 @@ class Matchmaker:
         self, job: Job, answer: bytes, topics: list[str], versions: list[int]
     ) -> None:
         with answering(job):
-            await self._settle(topics)
+            await self._caches.wait_sent(topics)
             self._membership.heard(versions)
             job.complete(answer)
 

@@ -21,6 +21,7 @@ from typing import NamedTuple, Protocol
 import structlog
 
 from gearhorn.errors import StoreError
+from gearhorn.members.caches import Caches
 from gearhorn.members.lease import Lease
 from gearhorn.members.store_past import StorePast
 from gearhorn.store.members import Member, Members, Renewal
@@ -46,7 +47,7 @@ def new_id() -> str:
     return f"{host[:150]}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
-class Duties(Protocol):
+class Duties(Caches, Protocol):
     """What a member has to do besides holding its lease."""
 
     async def appear(self, member: str) -> None:
@@ -57,15 +58,6 @@ class Duties(Protocol):
 
     def abandon(self) -> None:
         """The lease is lost: deliver for no durable subscription any more."""
-
-    def drop(self, topic: str) -> None:
-        """Forget a topic's list."""
-
-    def forget(self) -> None:
-        """Forget every list, those too that are being read."""
-
-    async def settle(self, topics: Sequence[str] | None) -> None:
-        """Return once no fan-out that holds a former list of these topics is unsent."""
 
     def expire(self, pairs: Sequence[tuple[str, str]]) -> None:
         """End subscriptions whose time is over."""
@@ -144,6 +136,11 @@ class Membership:
     def stand_up(self) -> None:
         """Join again."""
         self._may_live.set()
+
+    @property
+    def count(self) -> int:
+        """How many members there are, this one among them."""
+        return len(self.peers) + 1
 
     def on_members(self, listener: Callable[[], None]) -> None:
         """Have ``listener`` called whenever a peer has come or gone."""
@@ -233,7 +230,7 @@ class Membership:
         self._is_waited_for.set()
         return over
 
-    async def settled(self) -> None:
+    async def when_leases_hold(self) -> None:
         """Return once no lease of a former run of the store can hold: what such a member knows,
         and that it is there, may be lost."""
         self._notice_run()
@@ -401,7 +398,7 @@ class Membership:
         time: a later renewal tells of what an earlier one told of too, until that is known."""
         while self._behind is not None:
             (renewal, past), self._behind = self._behind, None
-            await duties.settle(renewal.topics)
+            await duties.wait_sent(renewal.topics)
             if past == (self.id, self._past.run_id) and renewal.version > self._known:
                 self._known = renewal.version
                 self._heard = {version for version in self._heard if version > self._known}

@@ -10,9 +10,14 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Protocol
 
 from gearhorn.gearman.link import Server
 from gearhorn.gearman.worker import Job, Worker
+from gearhorn.members.burials import Burials
+from gearhorn.members.matchmaking import Matchmaker
+from gearhorn.names import GOSSIP, MATCHMAKING, queue_of
 
 MOST = 10_000  # jobs in hand of one queue
 REQUEST_BYTES = 16 * 1024 * 1024  # thousands of changes in one message
@@ -50,3 +55,61 @@ class Presence:
     async def stop(self) -> None:
         """Serve no more."""
         await asyncio.gather(*(worker.stop() for worker in self._workers))
+
+
+class Listener(Protocol):
+    """Who takes what other members say of themselves."""
+
+    def hear(self, job: Job) -> None:
+        """Take one message."""
+
+
+class Presences:
+    """Where this member is present: under its id, and for a while under former ones of its own."""
+
+    def __init__(
+        self,
+        *,
+        servers: Sequence[Server],
+        tls: ssl.SSLContext | None,
+        matchmaker: Matchmaker,
+        listener: Listener,
+        burials: Burials,
+    ) -> None:
+        self._servers = servers
+        self._tls = tls
+        self._matchmaker = matchmaker
+        self._listener = listener
+        self._burials = burials
+        self._present: dict[str, Presence] = {}  # by member id
+
+    @property
+    def is_present(self) -> bool:
+        """Whether some queue of this member's is served."""
+        return bool(self._present)
+
+    async def appear(self, member: str) -> None:
+        """Serve a member's own queues; return once the job servers know."""
+        handlers: dict[bytes, Callable[[Job], None]] = {
+            queue_of(MATCHMAKING, member): partial(self._matchmaker.handle, member),
+            queue_of(GOSSIP, member): self._listener.hear,
+        }
+        presence = Presence(self._servers, self._tls, connection_name(member), handlers)
+        self._present[member] = presence
+        await presence.appear()
+
+    async def disappear(self, member: str) -> None:
+        """Serve them no more, and fail what waits there."""
+        presence = self._present.pop(member, None)
+        if presence is not None:
+            await presence.stop()
+        self._burials.add(member)
+
+    async def stop(self) -> None:
+        """Disappear whole."""
+        await asyncio.gather(*(self.disappear(member) for member in list(self._present)))
+
+
+def connection_name(member: str) -> bytes:
+    """Return what a member's connections are called at the job servers."""
+    return b"gearhorn-" + member.encode()

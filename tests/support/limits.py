@@ -77,10 +77,17 @@ class Bench:
             self.servers,  # type: ignore[arg-type]
             default=default,
             most=most,
-            again=self.again.append,
-            is_current=lambda subscribers: subscribers not in self.former,
         )
+        self.limits.attach(self)
         self.limits._server_changed()  # as the first connections do
+
+    def refresh(self, topic: str) -> None:
+        """Note that a list is to be read again."""
+        self.again.append(topic)
+
+    def is_current(self, subscribers: Subscribers) -> bool:
+        """Whether a list is no former one."""
+        return subscribers not in self.former
 
     @property
     def admin(self) -> Admin:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Coroutine, Sequence
+from types import SimpleNamespace
 
 import pytest
 
@@ -98,21 +99,23 @@ class Bench:
         self.clients: list[str | None] = []  # whose subscriptions those are, where that was told
         self.settling: asyncio.Future[None] | None = None
         self.matchmaker = Matchmaker(
-            self.known,  # type: ignore[arg-type]
-            self.servers,  # type: ignore[arg-type]
-            self._drop,
-            self._settle,
-            self.buried.append,
+            membership=self.known,  # type: ignore[arg-type]
+            job_servers=self.servers,  # type: ignore[arg-type]
+            caches=self,
+            burials=SimpleNamespace(add=self.buried.append),  # type: ignore[arg-type]
         )
 
-    def _drop(self, topic: str, is_durable: bool, client_id: str | None) -> None:
+    def drop(self, topic: str, is_durable: bool = True, client_id: str | None = None) -> None:
         self.events.append(("drop", topic))
         self.clients.append(client_id)
         if is_durable:
             self.lanes.append(topic)
 
-    async def _settle(self, topics: Sequence[str]) -> None:
-        self.events += [("settle", topic) for topic in topics]
+    def forget(self) -> None:
+        raise AssertionError("a message forgets no other topic's list")
+
+    async def wait_sent(self, topics: Sequence[str] | None) -> None:
+        self.events += [("sent", topic) for topic in topics or ()]
         if self.settling is not None:
             await self.settling
 

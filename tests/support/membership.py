@@ -117,7 +117,7 @@ class Duties:
     def __init__(self, lease: Lease) -> None:
         self.events: list[tuple[Any, ...]] = []
         self.until_s: list[float] = []  # of the lease, at each drop and forget
-        self.settling: asyncio.Future[None] | None = None  # settle waits for it
+        self.settling: asyncio.Future[None] | None = None  # ``wait_sent`` waits for it
         self.settled: list[Sequence[str] | None] = []
         self._lease = lease
 
@@ -135,7 +135,7 @@ class Duties:
         self.events.append(("forget",))
         self.until_s.append(self._lease.until_s)
 
-    async def settle(self, topics: Sequence[str] | None) -> None:
+    async def wait_sent(self, topics: Sequence[str] | None) -> None:
         self.settled.append(topics)
         if self.settling is not None:
             await self.settling

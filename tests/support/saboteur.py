@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
-from gearhorn.broker.worker import Broker
+from gearhorn.broker.broker import Broker
 from gearhorn.cli.worker import run
 from gearhorn.tasks import Supervision, Tasks
 

@@ -9,7 +9,7 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
-from gearhorn.broker.worker import Broker
+from gearhorn.broker.broker import Broker
 from gearhorn.config import Config
 
 

@@ -106,7 +106,7 @@ async def _at_once(self: Membership) -> None:
 
 def settled() -> None:
     """Answer changes in a new run of the store before leases of the former one have lapsed."""
-    Membership.settled = _at_once  # type: ignore[method-assign]
+    Membership.when_leases_hold = _at_once  # type: ignore[method-assign]
 
 
 def complete(self: _Drain, job: Job) -> None:

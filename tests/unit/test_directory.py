@@ -131,10 +131,10 @@ def test_a_read_dropped_with_nobody_after_is_not_kept() -> None:
 
 def test_settled_waits_for_the_read_under_way_only() -> None:
     async def test(store: Store, lists: Directory) -> None:
-        await lists.settled(["t"])
+        await lists.wait_served(["t"])
         lists.when_known("t", lambda _: None)
         await turn()
-        settled = asyncio.create_task(lists.settled(["t"]))
+        settled = asyncio.create_task(lists.wait_served(["t"]))
         await turn()
         assert not settled.done()
         store.reads[0][1].set_result([])
@@ -148,7 +148,7 @@ def test_settled_does_not_wait_for_other_topics() -> None:
     async def test(store: Store, lists: Directory) -> None:
         lists.when_known("other", lambda _: None)
         await turn()
-        settled = asyncio.create_task(lists.settled(["t"]))
+        settled = asyncio.create_task(lists.wait_served(["t"]))
         await turn()
         assert settled.done()
 
@@ -157,11 +157,11 @@ def test_settled_does_not_wait_for_other_topics() -> None:
 
 def test_settled_of_none_waits_for_every_read_under_way() -> None:
     async def test(store: Store, lists: Directory) -> None:
-        await lists.settled(None)
+        await lists.wait_served(None)
         for topic in "ab":
             lists.when_known(topic, lambda _: None)
             await turn()
-        settled = asyncio.create_task(lists.settled(None))
+        settled = asyncio.create_task(lists.wait_served(None))
         for number in (1, 0):
             await turn()
             assert not settled.done()
@@ -178,7 +178,7 @@ def test_settled_does_not_wait_for_the_read_that_serves_those_after_a_change() -
         await turn()
         lists.drop("t")
         lists.when_known("t", lambda _: None)
-        settled = asyncio.create_task(lists.settled(["t"]))
+        settled = asyncio.create_task(lists.wait_served(["t"]))
         await turn()
         store.finish(0)
         await turn()
@@ -310,7 +310,7 @@ def test_a_topic_that_the_store_refuses_is_told_and_the_others_are_served() -> N
         await turn()
         assert isinstance(found["good"], Subscribers)
         assert kept(lists, "bad") is None
-        await lists.settled(None)
+        await lists.wait_served(None)
 
     run(test)
 

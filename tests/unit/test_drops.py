@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping
+from types import SimpleNamespace
 
 import pytest
 from support.limits import run, subscribers
@@ -43,7 +44,8 @@ def made() -> tuple[Drops, Store, list[tuple[str, str, int]]]:
     """Drops, their store, and whom they ended."""
     store = Store()
     ended: list[tuple[str, str, int]] = []
-    return Drops(store, lambda *pair: ended.append(pair)), store, ended  # type: ignore[arg-type]
+    changes = SimpleNamespace(overflow=lambda *pair: ended.append(pair))
+    return Drops(store, changes), store, ended  # type: ignore[arg-type]
 
 
 def test_every_kind_of_loss_is_counted() -> None:
@@ -119,12 +121,12 @@ def test_the_end_of_a_subscription_waits_for_its_own_counters_only() -> None:
     async def test() -> None:
         drops, store, _ = made()
         drops.dropped(subscribers("t", "a"), 0)
-        await drops.settled(["u"])
+        await drops.wait_written(["u"])
         assert not store.numbers
-        await drops.settled(["u", "t"])
+        await drops.wait_written(["u", "t"])
         assert store.counted == {("t", "a"): 1}
         drops.dropped(subscribers("t", "a"), 0)
-        await drops.settled(None)
+        await drops.wait_written(None)
         assert store.counted == {("t", "a"): 2}
 
     run(test)

@@ -35,7 +35,14 @@ def with_talk(test: Callable[[Gossiper, Any], None], peers: int = 0, listeners: 
         lease = SimpleNamespace(until_s=1e18)
         membership: Any = SimpleNamespace(peers=members, id="me", lease=lease)
         unused: Any = None
-        talk = Gossiper(membership, unused, unused, lambda state: MemberState("me"), unused, 1.0)
+        talk = Gossiper(
+            membership=membership,
+            job_servers=unused,
+            lists=unused,
+            own=SimpleNamespace(now=lambda state: MemberState("me")),  # type: ignore[arg-type]
+            burials=unused,
+            interval_s=1.0,
+        )
         if listeners:
             talk._listeners = SimpleNamespace(queues=[b""] * listeners)  # type: ignore[assignment]
         test(talk, membership)

@@ -37,9 +37,12 @@ class Bench:
         self.is_away = False
         self.asked: list[list[bytes]] = []
         self.again: list[Request] = []
-        self.held_off: HeldOff[Request] = HeldOff(self._draining, self.again.extend, MOST_S)
+        self.held_off: HeldOff[Request] = HeldOff(self, self, MOST_S)
 
-    async def _draining(self, queues: Sequence[bytes]) -> set[bytes]:
+    def put(self, *requests: Request) -> None:
+        self.again += requests
+
+    async def draining(self, queues: Sequence[bytes]) -> set[bytes]:
         self.asked.append(list(queues))
         if self.is_away:
             raise StoreError("away")

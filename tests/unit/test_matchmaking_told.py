@@ -15,7 +15,7 @@ def test_lists_are_dropped_before_the_answer_is_given() -> None:
     async def test(bench: Bench) -> None:
         order: list[str] = []
         job = Job(b'{"member":"peer","changes":[{"topic":"t","version":7,"removed":false}]}')
-        bench.matchmaker._drop = lambda topic, *_: order.append(f"drop {topic}")
+        bench.drop = lambda topic, *_: order.append(f"drop {topic}")  # type: ignore[method-assign,misc,assignment]
         job.complete = lambda data=b"": order.append("answer")  # type: ignore[method-assign]
         bench.matchmaker.handle("me", job)  # type: ignore[arg-type]
         assert order == ["drop t", "answer"]
@@ -55,7 +55,7 @@ def test_of_a_removal_the_answer_waits_for_what_holds_the_old_list(removed: bool
         bench.settling = asyncio.get_running_loop().create_future()
         job = bench.handle(("added", 6, False), ("removed", 7, removed))
         await turn()
-        assert bench.events == [("drop", "added"), ("drop", "removed"), ("settle", "removed")]
+        assert bench.events == [("drop", "added"), ("drop", "removed"), ("sent", "removed")]
         assert job.completed == []
         assert bench.known.heard_ == [], "nor is it known in the store"
         other = bench.handle(("another", 8, False))

@@ -355,7 +355,7 @@ def test_a_member_that_an_emptied_store_does_not_know_lets_changes_wait_one_leas
         await turn()
         lost_s = bench.loop.at_s
         (await bench.store.next("join")).answer.set_result(renewal(data="after"))
-        waiting = asyncio.ensure_future(bench.member.settled())
+        waiting = asyncio.ensure_future(bench.member.when_leases_hold())
         await bench.keep(LEASE_S * 0.9)
         assert not waiting.done(), "the records of others may be lost with this one's"
         await bench.keep(LEASE_S * 0.5)
@@ -371,13 +371,13 @@ def test_a_member_that_was_removed_by_mistake_lets_changes_wait_until_it_joins()
         (await bench.store.next("renew")).answer.set_result(None)
         await turn()
         call = await bench.store.next("join")
-        before = asyncio.ensure_future(bench.member.settled())
+        before = asyncio.ensure_future(bench.member.when_leases_hold())
         await asyncio.sleep(LEASE_S / 2)
         assert not before.done(), "nobody knows yet"
         call.answer.set_result(renewal())
         await turn()
         began_s = bench.loop.at_s
-        await bench.member.settled()
+        await bench.member.when_leases_hold()
         assert bench.loop.at_s == began_s
         keeping = asyncio.create_task(bench.keep(LEASE_S))
         await before

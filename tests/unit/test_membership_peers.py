@@ -156,7 +156,7 @@ def test_whoever_does_not_find_itself_takes_the_data_for_lost() -> None:
         await bench.member.joined.wait()
         assert bench.member.id != former
         keeping = asyncio.create_task(bench.keep(LEASE_S + 1))
-        await bench.member.settled()
+        await bench.member.when_leases_hold()
         assert bench.loop.at_s - began_s >= LEASE_S
         await keeping
 

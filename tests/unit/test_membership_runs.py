@@ -68,7 +68,7 @@ def test_what_was_settled_under_another_run_is_not_acknowledged() -> None:
 
 
 def settled(bench: Bench) -> asyncio.Task[None]:
-    return asyncio.create_task(bench.member.settled())
+    return asyncio.create_task(bench.member.when_leases_hold())
 
 
 async def unsettled_s(bench: Bench, waiting: asyncio.Task[None]) -> float:

@@ -85,9 +85,9 @@ class Bench:
         self.queue = queue
         self.lost: list[int] = []
         self.counted = 0
-        self.overflow = Overflow(queue, queue, queue.trim, self._dropped)  # type: ignore[arg-type]
+        self.overflow = Overflow(queue, queue, self)  # type: ignore[arg-type]
 
-    def _dropped(self, found: Subscribers, index: int) -> None:
+    def dropped(self, found: Subscribers, index: int) -> None:
         self.counted += 1
 
     def publish(self, found: Subscribers, numbers: range) -> None:
@@ -187,7 +187,7 @@ def test_a_drain_waits_for_the_copies_of_former_lists_only() -> None:
     async def test() -> None:
         bench = Bench(Queue(limit=5))
         bench.publish(listed("drop_old"), range(500))
-        settled = asyncio.create_task(bench.overflow.settled(["t"]))
+        settled = asyncio.create_task(bench.overflow.wait_sent(["t"]))
         await asyncio.sleep(0)
         now = listed("drop_old")
         number = 500
@@ -197,13 +197,13 @@ def test_a_drain_waits_for_the_copies_of_former_lists_only() -> None:
             await asyncio.sleep(0)
         assert bench.lost == []
         assert min(bench.queue.jobs) > 495
-        await asyncio.wait_for(bench.overflow.settled(["another"]), 10)
+        await asyncio.wait_for(bench.overflow.wait_sent(["another"]), 10)
 
     run(test)
 
 
 def test_a_drain_does_not_wait_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overflow_module, "SETTLE_S", 0.1)
+    monkeypatch.setattr(overflow_module, "GIVE_UP_S", 0.1)
 
     async def test() -> None:
         bench = Bench(Queue(limit=5))
@@ -213,10 +213,10 @@ def test_a_drain_does_not_wait_without_end(monkeypatch: pytest.MonkeyPatch) -> N
             await trimmed.wait()
             return 0
 
-        bench.overflow._trim = trim
+        bench.queue.trim = trim  # type: ignore[method-assign]
         bench.publish(listed("drop_old"), range(10))
         bench.queue.is_up = False
-        waiting = asyncio.create_task(bench.overflow.settled(None))
+        waiting = asyncio.create_task(bench.overflow.wait_sent(None))
         await asyncio.sleep(0.3)
         assert not waiting.done(), "without a server there is nothing to drain either"
         bench.queue.is_up = True

@@ -120,7 +120,7 @@ def test_of_a_subscription_that_changed_its_lane_alone_is_looked_at() -> None:
         here.held = Here(("t", "gone"), ("t", "left")).held
         ownership.changed("t", "gone")
         ownership.changed("t", "c7")
-        await ownership.settled(["t"])
+        await ownership.wait_ended(["t"])
 
     look(store, here, ask)
     assert sorted(store.read) == ["c7", "gone"]
@@ -134,7 +134,7 @@ def test_a_topic_is_looked_at_part_by_part_and_what_is_not_there_ends() -> None:
         here.held = Here(("t", "gone"), ("u", "stays")).held
         ownership.changed("t")
         ownership.changed("t", "c1")
-        await ownership.settled(["t"])
+        await ownership.wait_ended(["t"])
 
     look(store, here, ask)
     assert sorted(store.read) == sorted(store.lanes["t"])
@@ -146,7 +146,7 @@ def test_every_topic_is_looked_at_also_one_of_which_the_store_has_nothing() -> N
 
     async def ask(ownership: Ownership) -> None:
         here.held = Here(("t", "gone"), ("u", "gone")).held
-        await ownership.settled(None)
+        await ownership.wait_ended(None)
 
     look(store, here, ask)
     assert here.find("t") == here.find("u") == {}

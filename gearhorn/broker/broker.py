@@ -1,0 +1,162 @@
+"""The broker: starts the parts of a worker in order, and stops them in reverse.
+
+Rules: one event loop runs everything. ``wiring`` says who is built from whom; docs/design.rst says
+what each task owns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any
+
+import structlog
+
+from gearhorn.broker.policy import watch_policy
+from gearhorn.broker.wiring import wire
+from gearhorn.config import Config
+from gearhorn.errors import StoreError
+from gearhorn.members.membership import LINGER_S
+from gearhorn.tasks import Tasks, report_to_log
+from gearhorn.timing import Backoff
+
+STOP_S = 15.0  # for what is in hand
+BURY_S = 3.0  # for this member's own queues, at the end
+_POLL_S = 0.02  # while starting and stopping
+
+log = structlog.get_logger(__name__)
+
+
+class Broker:
+    """One worker process's worth of gearhorn; ``run`` it on an event loop.
+
+    Raises ``StartError`` for a configuration that waiting cannot mend.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._parts = wire(config)
+        self._tasks = Tasks()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until ``stop`` is set, then leave cleanly.
+
+        Raises ``StartError`` when the store belongs to another release.
+        """
+        parts = self._parts
+        report_to_log(asyncio.get_running_loop())
+        log.info(
+            "starting",
+            member=parts.membership.id,
+            servers=" ".join(str(server) for server in parts.servers),
+        )
+        try:
+            if await self._until(stop, self._start()):
+                await stop.wait()
+                log.info("stopping", in_hand_s=STOP_S)
+                await self._finish()
+        finally:
+            await parts.gossiper.stop()
+            await parts.membership.leave()
+            parts.durable.members_changed()
+            if parts.presences.is_present:  # who read the members just before may still ask
+                await asyncio.sleep(LINGER_S)
+            await self._close()
+        log.info("stopped")
+
+    async def _start(self) -> None:
+        """Start the parts in the order in which each can rely on those before it."""
+        parts = self._parts
+        parts.copies.start()  # 1. copies can be sent
+        parts.control.start()  # 2. peers can be told
+        parts.deliveries.start()
+        await self._check_store()
+        # 3. this member answers before anybody can know of it, and joins before it reads a list
+        parts.membership.start(parts.duties)
+        await parts.membership.joined.wait()
+        parts.durable.start()
+        parts.durable.members_changed()
+        self._tasks.keep("changes", parts.changes.run, is_vital=True)
+        parts.limits.start()
+        self._tasks.keep("burials", parts.burials.run)
+        self._tasks.keep("backlog", partial(parts.backlog.run, parts.directory))
+        self._tasks.keep("drops", parts.drops.run)
+        parts.gossiper.start()
+        parts.intake.start()  # 4. work comes last
+        while not parts.intake.takes_fanouts:
+            await asyncio.sleep(_POLL_S)
+        self._tasks.keep("store policy", partial(watch_policy, parts.store))
+        self._tasks.keep("serving", parts.serving.run)
+        log.info("ready", member=parts.membership.id)
+
+    async def _finish(self) -> None:
+        """Take no more and finish what is in hand, still a member: a list that is in use must
+        go on being told of changes, and a member that answers stalls nobody."""
+        parts = self._parts
+        parts.intake.stop_grabbing()
+        await parts.durable.leave()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                while not (
+                    parts.outbox.is_idle
+                    and parts.copies.is_idle
+                    and parts.durable.is_idle
+                    and parts.intake.is_idle
+                ):
+                    await asyncio.sleep(_POLL_S)
+                return
+        self._log_what_is_left()
+
+    def _log_what_is_left(self) -> None:
+        places = self._parts.outbox.places
+        held = self._parts.intake.held + places.waiting
+        if held or not places.lingering:
+            log.warning("stopped with work in hand; other members will be given it", jobs=held)
+        if places.lingering:
+            log.warning(
+                "stopped before every receiver had taken its copy; those that wait are discarded",
+                fanouts=places.lingering,
+                copies=sum(client.running for client in self._parts.copies.clients),
+            )
+
+    async def _close(self) -> None:
+        """Stop the parts, those first that others rely on last."""
+        parts = self._parts
+        await self._tasks.cancel()
+        await parts.durable.stop()
+        await parts.limits.stop()
+        await parts.drops.flush()
+        await parts.subscriptions.close()
+        await parts.presences.stop()
+        await parts.burials.finish(BURY_S)
+        await parts.intake.stop()
+        job_servers = (parts.control, parts.copies, parts.deliveries)
+        await asyncio.gather(*(servers.stop() for servers in job_servers))
+        await parts.store.close()
+
+    async def _until(self, stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+        """Do ``work`` unless ``stop`` comes first; return whether it was done."""
+        stopped = asyncio.create_task(stop.wait())
+        working = asyncio.create_task(work)
+        await asyncio.wait([stopped, working], return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+            return False
+        stopped.cancel()
+        working.result()
+        return True
+
+    async def _check_store(self) -> None:
+        backoff = Backoff()
+        said = ""
+        while True:
+            try:
+                await self._parts.store.check()
+                return
+            except StoreError as error:
+                if said != str(error):
+                    said = str(error)
+                    log.warning("store is not there; trying again for ever", error=said)
+                await asyncio.sleep(backoff.next_s())

@@ -1,0 +1,81 @@
+"""Coherence: what this member has cached, forgotten and waited for in the right order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from gearhorn.broker.gossip import Gossiper
+from gearhorn.durable.service import DurableTopics
+from gearhorn.fanout.directory import Directory
+from gearhorn.fanout.drops import Drops
+from gearhorn.fanout.limits import Limits
+from gearhorn.fanout.outbox import Outbox
+from gearhorn.fanout.overflow import Overflow
+from gearhorn.gearman.job_servers import JobServers
+from gearhorn.names import GOSSIP, queue_of
+
+
+class Coherence:
+    """The caches of one member (``members.caches.Caches``)."""
+
+    def __init__(
+        self,
+        *,
+        directory: Directory,
+        limits: Limits,
+        durable: DurableTopics,
+        job_servers: JobServers,
+        outbox: Outbox,
+        overflow: Overflow,
+        drops: Drops,
+        gossiper: Gossiper,
+        control: JobServers,
+    ) -> None:
+        self._directory = directory
+        self._limits = limits
+        self._durable = durable
+        self._job_servers = job_servers
+        self._outbox = outbox
+        self._overflow = overflow
+        self._drops = drops
+        self._gossiper = gossiper
+        self._control = control
+
+    def drop(self, topic: str, is_durable: bool = True, client_id: str | None = None) -> None:
+        """Forget what is cached of a topic: see ``Caches.drop``."""
+        if is_durable:
+            self._durable.changed(topic, client_id)
+        self._directory.drop(topic)
+        if topic == GOSSIP:
+            self._gossiper.listeners_changed()
+        if client_id != "":
+            self._limits.changed(topic, queue_of(topic, client_id) if client_id else None)
+
+    def forget(self) -> None:
+        """Forget everything: any topic may have changed."""
+        self._directory.forget()
+        self._gossiper.listeners_changed()
+        self._limits.forget()
+        self._durable.changed("")
+
+    async def wait_sent(self, topics: Sequence[str] | None) -> None:
+        """Return once no fan-out that holds a former list of these topics (None: of any) is
+        unsent.
+
+        The order is that of a message's way: first those that wait for a list, then those on their
+        way to the log, then copies at hand, then copies sent, then copies that were refused and
+        wait for room; last the counters of those that were dropped.
+        """
+        if topics is not None and not topics:
+            return
+        await self._directory.wait_served(topics)
+        await self._durable.wait_logged(topics)
+        if self._job_servers.is_up or self._outbox.has_unsent:
+            await self._outbox.portions.wait_sent(topics)
+            await self._job_servers.barrier()
+            await self._overflow.wait_sent(topics)
+            await self._job_servers.barrier()  # what was sent again meanwhile, as a server went
+        if topics is None or GOSSIP in topics:
+            await asyncio.gather(*self._control.barriers())
+        await self._drops.wait_written(topics)

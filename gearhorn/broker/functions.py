@@ -1,0 +1,90 @@
+"""Functions: the Gearman functions that a member serves, and who handles the jobs of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gearhorn.broker.describe import Descriptions
+from gearhorn.broker.intake import Intake
+from gearhorn.config import Config
+from gearhorn.durable.fetching import Reading
+from gearhorn.fanout.handler import Fanouts
+from gearhorn.gearman.client import WINDOW_COPIES
+from gearhorn.gearman.worker import Job
+from gearhorn.members.changes import Changes
+from gearhorn.requests import REQUEST_BYTES
+
+FANOUTS_IN_HAND = 4 * WINDOW_COPIES  # one window on its way, three at hand
+CHANGES_IN_HAND = 1024
+READS_IN_HAND = 64  # each up to 8 MiB; those that wait for a message are not counted
+
+
+class Functions:
+    """The names of the functions, as the options say."""
+
+    def __init__(self, config: Config) -> None:
+        # the longest payload, where each byte is escaped: "\\u0041" is six for one
+        self._fanout_bytes = 8 * config.max_payload + REQUEST_BYTES
+        self.fanout = config.fanout_function.encode()
+        self.subscribe = config.subscribe_function.encode()
+        self.register = config.register_function.encode()
+        self.unsubscribe = config.unsubscribe_function.encode()
+        self.describe = config.describe_function.encode()
+        self.retain = config.retain_function.encode()
+        self.fetch = config.fetch_function.encode()
+        self.parked = config.parked_function.encode()
+
+    @property
+    def all(self) -> frozenset[bytes]:
+        """Every function: no receiver's queue may be called like one."""
+        return frozenset(
+            {
+                self.fanout,
+                self.subscribe,
+                self.register,
+                self.unsubscribe,
+                self.describe,
+                self.retain,
+                self.fetch,
+                self.parked,
+            }
+        )
+
+    def serve(
+        self,
+        intake: Intake,
+        *,
+        fanouts: Fanouts,
+        changes: Changes,
+        descriptions: Descriptions,
+        reading: Reading,
+    ) -> None:
+        """Have the jobs of every function taken by ``intake`` and handled by these."""
+        handlers: dict[bytes, Callable[[Job], None]] = {
+            self.describe: descriptions.handle,
+            self.retain: changes.retain,
+            self.subscribe: changes.subscribe,
+            self.register: changes.subscribe,
+            self.unsubscribe: changes.unsubscribe,
+        }
+        intake.serve(
+            intake.changes,
+            list(handlers),
+            lambda job: handlers[job.function](job),
+            request_bytes=REQUEST_BYTES,
+            in_hand=CHANGES_IN_HAND,
+        )
+        intake.serve(
+            intake.readings,
+            [self.parked, self.fetch],
+            reading.handle,
+            request_bytes=REQUEST_BYTES,
+            in_hand=READS_IN_HAND,
+        )
+        intake.serve(
+            intake.fanouts,
+            [self.fanout],
+            fanouts.handle,
+            request_bytes=self._fanout_bytes,
+            in_hand=FANOUTS_IN_HAND,
+        )

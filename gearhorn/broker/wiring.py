@@ -1,0 +1,224 @@
+"""Wiring: who is built from whom, from the bottom up.
+
+Rules: every constructor call of a worker's parts is here, nothing else is. No part is built before
+what it needs; ``Limits`` alone is told afterwards where the lists are that it sets limits for.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from gearhorn.broker.coherence import Coherence
+from gearhorn.broker.describe import Descriptions
+from gearhorn.broker.duties import MemberDuties
+from gearhorn.broker.functions import Functions
+from gearhorn.broker.gossip import Gossiper
+from gearhorn.broker.intake import Intake
+from gearhorn.broker.own_state import OwnState
+from gearhorn.broker.serving import Serving
+from gearhorn.broker.store_outage import StoreOutage
+from gearhorn.config import Config
+from gearhorn.durable.service import DurableTopics
+from gearhorn.fanout.backlog import Backlog
+from gearhorn.fanout.directory import Directory
+from gearhorn.fanout.drops import Drops
+from gearhorn.fanout.handler import Fanouts
+from gearhorn.fanout.limits import Limits
+from gearhorn.fanout.lists import Lists
+from gearhorn.fanout.outbox import Outbox
+from gearhorn.fanout.overflow import Overflow
+from gearhorn.fanout.places import RESULTS_BYTES, Places
+from gearhorn.gearman.drain import Drainer
+from gearhorn.gearman.job_servers import JobServers
+from gearhorn.gearman.link import Server
+from gearhorn.gearman.packets import KEPT_BYTES
+from gearhorn.gearman.tls import tls_context
+from gearhorn.members.burials import Burials
+from gearhorn.members.change_queue import ChangeQueue
+from gearhorn.members.changes import Changes
+from gearhorn.members.lease import Lease
+from gearhorn.members.matchmaking import Matchmaker
+from gearhorn.members.membership import Membership
+from gearhorn.members.presence import Presences, connection_name
+from gearhorn.requests import REQUEST_BYTES
+from gearhorn.store.connection import Connection
+from gearhorn.store.listing import Listing
+from gearhorn.store.members import Members
+from gearhorn.store.subscriptions import Subscriptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What ``Broker`` starts and stops."""
+
+    servers: list[Server]
+    store: Connection
+    subscriptions: Subscriptions
+    membership: Membership
+    copies: JobServers  # which copies go through
+    control: JobServers  # members talk through them: nothing else delays it
+    deliveries: JobServers  # which durable topics are delivered through
+    limits: Limits
+    backlog: Backlog
+    directory: Directory
+    drops: Drops
+    durable: DurableTopics
+    outbox: Outbox
+    burials: Burials
+    changes: Changes
+    gossiper: Gossiper
+    presences: Presences
+    duties: MemberDuties
+    intake: Intake
+    serving: Serving
+
+
+def wire(config: Config) -> Parts:
+    """Build a worker's parts; nothing runs yet.
+
+    Raises ``StartError`` for a configuration that waiting cannot mend.
+    """
+    servers = [Server(*server) for server in config.servers]
+    tls = tls_context(config)
+
+    # The store and the membership
+    store = Connection(config.redis, config.namespace, config.store_connections)
+    subscriptions = Subscriptions(store)
+    lease = Lease(config.lease, config.serve_stale)
+    membership = Membership(Members(store), lease)
+    client_id = connection_name(membership.id)
+    change_queue = ChangeQueue()
+
+    # The job servers, three times: see ``Parts``
+    copies = JobServers(servers, tls, client_id, RESULTS_BYTES + KEPT_BYTES, logs_state=True)
+    control = JobServers(servers, tls, client_id, REQUEST_BYTES)
+    deliveries = JobServers(servers, tls, client_id, KEPT_BYTES)
+    burials = Burials(copies.clients, tls)
+
+    # Lists, and the limits of the queues on them
+    limits = Limits(copies, default=config.max_backlog, most=config.max_cached)
+    backlog = Backlog(copies, limits, membership)
+    lists = Lists(subscriptions, limits, backlog)
+    directory = Directory(lists, config.max_cached, lease, limits.is_eager)
+    limits.attach(directory)
+    copies.on_change(directory.drop_marked)
+
+    # Durable topics
+    functions = Functions(config)
+    tag = secrets.token_hex(4)  # of this process
+    drops = Drops(subscriptions, change_queue)
+    durable = DurableTopics(
+        store=store,
+        membership=membership,
+        job_servers=deliveries,
+        process=tag,
+        parked_function=functions.parked,
+        drops=drops,
+    )
+
+    # Fan-outs
+    overflow = Overflow(copies, limits, drops)
+    places = Places(config.max_foreground, config.max_fanout_bytes)
+    outbox = Outbox(
+        copies,
+        backlog=backlog,
+        drops=drops,
+        overflow=overflow,
+        waiting=durable.waiting,
+        places=places,
+        tag=tag.encode(),
+    )
+    fanouts = Fanouts(config, directory, outbox, durable.appends)
+
+    # What members tell each other of themselves
+    intake = Intake(servers, tls, client_id)
+    own_state = OwnState(
+        servers=servers,
+        membership=membership,
+        directory=directory,
+        durable=durable,
+        job_servers=copies,
+        places=places,
+        intake=intake,
+    )
+    gossiper = Gossiper(
+        membership=membership,
+        job_servers=control,
+        lists=lists,
+        own=own_state,
+        burials=burials,
+        interval_s=config.gossip_interval,
+    )
+
+    # Changes of subscriptions, and who is told of them
+    caches = Coherence(
+        directory=directory,
+        limits=limits,
+        durable=durable,
+        job_servers=copies,
+        outbox=outbox,
+        overflow=overflow,
+        drops=drops,
+        gossiper=gossiper,
+        control=control,
+    )
+    matchmaker = Matchmaker(
+        membership=membership, job_servers=control, caches=caches, burials=burials
+    )
+    changes = Changes(
+        subscriptions=subscriptions,
+        queue=change_queue,
+        matchmaker=matchmaker,
+        membership=membership,
+        caches=caches,
+        drainer=Drainer(copies, tls),
+        served=functions.all,
+    )
+
+    # Where requests come in
+    descriptions = Descriptions(
+        gossiper=gossiper,
+        listing=Listing(store),
+        durable=durable,
+        backlog=backlog,
+        max_backlog=config.max_backlog,
+    )
+    presences = Presences(
+        servers=servers, tls=tls, matchmaker=matchmaker, listener=gossiper, burials=burials
+    )
+    functions.serve(
+        intake,
+        fanouts=fanouts,
+        changes=changes,
+        descriptions=descriptions,
+        reading=durable.reading,
+    )
+    return Parts(
+        servers=servers,
+        store=store,
+        subscriptions=subscriptions,
+        membership=membership,
+        copies=copies,
+        control=control,
+        deliveries=deliveries,
+        limits=limits,
+        backlog=backlog,
+        directory=directory,
+        drops=drops,
+        durable=durable,
+        outbox=outbox,
+        burials=burials,
+        changes=changes,
+        gossiper=gossiper,
+        presences=presences,
+        duties=MemberDuties(
+            caches=caches,
+            presences=presences,
+            burials=burials,
+            durable=durable,
+            changes=change_queue,
+        ),
+        intake=intake,
+        serving=Serving(intake, membership, StoreOutage(directory, durable.appends)),
+    )

@@ -1,0 +1,36 @@
+"""TLS to the job servers: what the ``--ssl-...`` options come to."""
+
+from __future__ import annotations
+
+import ssl
+
+from gearhorn.config import Config
+from gearhorn.errors import StartError
+
+
+def _no_pass_phrase() -> str:
+    """Refuse what OpenSSL would otherwise ask for on a daemon's terminal."""
+    raise ValueError("the key is encrypted, and nobody can be asked for its pass phrase")
+
+
+def tls_context(config: Config) -> ssl.SSLContext | None:
+    """Return what verifies the job servers, host name included; None without ``--ssl-ca``.
+
+    Raises ``StartError`` naming the file that cannot be used.
+    """
+    if config.ssl_ca is None:
+        if config.ssl_cert or config.ssl_key:
+            raise StartError("--ssl-cert and --ssl-key need --ssl-ca")
+        return None
+    try:
+        context = ssl.create_default_context(cafile=str(config.ssl_ca))
+    except (OSError, ssl.SSLError) as error:
+        raise StartError(f"--ssl-ca {config.ssl_ca}: {error}") from None
+    if config.ssl_cert:
+        try:
+            context.load_cert_chain(config.ssl_cert, config.ssl_key, password=_no_pass_phrase)
+        except (OSError, ssl.SSLError, ValueError) as error:
+            raise StartError(f"--ssl-cert {config.ssl_cert}: {error}") from None
+    elif config.ssl_key:
+        raise StartError("--ssl-key needs --ssl-cert")
+    return context
