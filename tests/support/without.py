@@ -28,25 +28,25 @@ def _nothing(*_: Any) -> None:
     """Take the place of something that matters."""
 
 
+class _Negligent:
+    """Something of which some methods do nothing."""
+
+    def __init__(self, whole: Any, *neglected: str) -> None:
+        self._whole = whole
+        self._neglected = neglected
+
+    def __getattr__(self, name: str) -> Any:
+        return _nothing if name in self._neglected else getattr(self._whole, name)
+
+
 def answers() -> None:
     """Answer a peer, and keep the list."""
     original = Matchmaker.__init__
 
-    def start(self: Matchmaker, membership: Any, cluster: Any, drop: Any, *rest: Any) -> None:
-        original(self, membership, cluster, _nothing, *rest)
+    def start(self: Matchmaker, *, caches: Any, **rest: Any) -> None:
+        original(self, caches=_Negligent(caches, "drop"), **rest)
 
     Matchmaker.__init__ = start  # type: ignore[method-assign]
-
-
-class _Negligent:
-    """Duties of which some are not done."""
-
-    def __init__(self, duties: Duties, *neglected: str) -> None:
-        self._duties = duties
-        self._neglected = neglected
-
-    def __getattr__(self, name: str) -> Any:
-        return _nothing if name in self._neglected else getattr(self._duties, name)
 
 
 def _neglect(*neglected: str) -> None:
