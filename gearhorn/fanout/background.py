@@ -5,14 +5,19 @@ Law: runs on the event loop; small objects that count answers.
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
+
 from gearhorn.errors import InternalError
 from gearhorn.fanout.copies import Block, Share, Subscribers
 from gearhorn.fanout.outbox import Outbox, RunningFanout, ServerBatch
+from gearhorn.fanout.tally import exhaust
 from gearhorn.gearman import packets
 from gearhorn.gearman.results import Result
 from gearhorn.gearman.submission import Submission
 from gearhorn.gearman.worker import Job
 from gearhorn.messages import Fanout, encode_receipt
+
+STEP = 200  # dropped copies that are counted and named in one step: 0.5 ms
 
 
 class Background(RunningFanout):
@@ -45,14 +50,34 @@ class Background(RunningFanout):
             for part in gone:
                 self._send_again(part)
             return
-        for index in self.dropped:  # only now: some may have been sent once more meanwhile
-            self.outbox.drops.dropped(self.subscribers, index)
+        if len(self.dropped) <= STEP:
+            self._replied(self._reply(exhaust(self._count_drops())))
+        else:
+            self.open += 1  # what comes meanwhile replies to nothing
+            self.outbox.compose(self.job, self._count_drops(), self._reply, self._replied)
+
+    def _count_drops(self) -> Generator[None, None, list[str]]:
+        """Count the copies that are dropped, ``STEP`` with each step; return their client_ids where
+        the reply names them. Only at the end, since some may have been sent once more before."""
+        names: list[str] = []
+        self.dropped.sort()
+        for at in range(0, len(self.dropped), STEP):
+            step = self.dropped[at : at + STEP]
+            for index in step:
+                self.outbox.drops.dropped(self.subscribers, index)
+            if self.message.receipt:
+                names += self.clients(step)
+            yield
+        return names
+
+    def _reply(self, dropped: Sequence[str]) -> bytes:
         copies = self.total - len(self.dropped) + len(self.receivers)
         if self.message.receipt:
-            dropped = self.clients(self.dropped)
-            self.job.complete(encode_receipt(copies, dropped=dropped, logged=self.logged))
-        else:
-            self.job.complete(b"%d" % copies)
+            return encode_receipt(copies, dropped=dropped, logged=self.logged)
+        return b"%d" % copies
+
+    def _replied(self, data: bytes) -> None:
+        self.job.complete(data)
         self.parts.clear()  # they point here
 
     def take_over(self, direct: FastFanout) -> None:

@@ -13,6 +13,7 @@ import asyncio
 import time
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
+from typing import TypeVar
 
 import structlog
 
@@ -25,7 +26,6 @@ from gearhorn.fanout.overflow import Overflow
 from gearhorn.fanout.packed import Packed
 from gearhorn.fanout.places import Places
 from gearhorn.fanout.portions import Portions
-from gearhorn.fanout.tally import Named
 from gearhorn.gearman.job_servers import JobServers
 from gearhorn.gearman.results import Result, Room
 from gearhorn.gearman.submission import Submission
@@ -36,6 +36,8 @@ from gearhorn.tasks import Tasks
 
 STEPS = 8  # slices of a list that are named in one turn of the loop: 4 ms
 WITHDRAW_S = 1.0  # how long a reply waits for a job server to withdraw copies
+
+_Found = TypeVar("_Found")
 
 log = structlog.get_logger(__name__)
 
@@ -137,8 +139,8 @@ class Outbox:
     def compose(
         self,
         job: Job,
-        steps: Generator[None, None, Named],
-        make: Callable[[Named], bytes],
+        steps: Generator[None, None, _Found],
+        make: Callable[[_Found], bytes],
         then: Callable[[bytes], None],
     ) -> None:
         """Call ``then`` with what ``make`` makes of what ``steps`` returns. The loop turns between

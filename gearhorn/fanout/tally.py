@@ -12,6 +12,7 @@ Rules: pure. A copy is in one state at a time. Nothing changes any more once a r
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
+from typing import TypeVar
 
 from gearhorn.fanout.copies import Subscribers
 from gearhorn.fanout.packed import Packed
@@ -23,6 +24,7 @@ PENDING, HELD, DELIVERED, FAILED, DROPPED, EXCLUDED = range(STATES)
 SLICE = 2048  # queues that are named in one step
 _QUEUE_FULL = "queue full"
 _FRAME_BYTES = 3  # of JSON around a name
+_Found = TypeVar("_Found")
 
 
 class Tally:
@@ -206,11 +208,11 @@ class Named:
         return dict.fromkeys(self.names[FAILED], "failed") | self.failed
 
 
-def exhaust(steps: Generator[None, None, Named]) -> Named:
-    """Take all steps at once."""
+def exhaust(steps: Generator[None, None, _Found]) -> _Found:
+    """Take all steps at once; return what they return."""
     try:
         while True:
             next(steps)
     except StopIteration as end:
-        named: Named = end.value
-        return named
+        found: _Found = end.value
+        return found

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from itertools import pairwise
 
-from support.fanouts import Bench, Job, message
+import pytest
+from support.fanouts import Bench, Job, long_list, message
 
-from gearhorn.fanout.background import Background, FastFanout
+from gearhorn.fanout.background import STEP, Background, FastFanout
+from gearhorn.fanout.outbox import STEPS
 
 
 def on_bench(test: Callable[[Bench], None], *clients: str, **options: object) -> None:
@@ -124,3 +127,36 @@ def test_a_copy_that_each_server_refused_is_one_drop() -> None:
         assert bench.drops.indexes == [0]
 
     on_bench(test, "a", "b", servers=2, routes={"a": 0, "b": 1})
+
+
+@pytest.mark.parametrize("receipt", [False, True])
+def test_many_drops_are_counted_in_small_steps(receipt: bool) -> None:
+    clients = [f"c{number:05}" for number in range(20_000)]
+
+    async def main() -> None:
+        bench, job = Bench(), Job()
+        found = long_list("t", clients)
+        fanout = Background(
+            bench.outbox,
+            job,  # type: ignore[arg-type]
+            message(background=True, receipt=receipt),
+            found,
+            total=len(clients),
+        )
+        fanout.refuse(range(len(clients)))
+        fanout.maybe_reply()
+        counts = [0]
+        while not job.answers:
+            counts.append(len(bench.drops.indexes))
+            assert job.answers == []
+            await asyncio.sleep(0)
+        assert counts[-1] == len(clients)
+        assert max(after - before for before, after in pairwise(counts)) <= STEPS * STEP
+        ((kind, data),) = job.answers
+        if receipt:
+            answer = json.loads(data)
+            assert (kind, answer["copies"], answer["dropped"]) == ("complete", 0, clients)
+        else:
+            assert (kind, data) == ("complete", b"0")
+
+    asyncio.run(main())
