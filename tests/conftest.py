@@ -56,14 +56,16 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 @pytest.fixture
 def make_cluster() -> Iterator[Callable[..., Cluster]]:
     """Builds clusters of gearmand and Redis that one test may break:
-    `make_cluster(workers=1, job_servers=1, options=(), redis=())`."""
+    `make_cluster(workers=1, job_servers=1, options=(), redis=())`; ``redis`` are arguments of the
+    store, or a store of another kind."""
     made: list[Cluster] = []
 
     def make(
         workers: int = 1, job_servers: int = 1, options: tuple[str, ...] = (), redis: Any = ()
     ) -> Cluster:
         servers = [Gearmand() for _ in range(job_servers)]
-        made.append(Cluster(servers, Redis(*redis), workers, options))
+        store = Redis(*redis) if isinstance(redis, tuple) else redis
+        made.append(Cluster(servers, store, workers, options))
         return made[-1]
 
     yield make

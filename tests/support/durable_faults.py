@@ -17,6 +17,7 @@ from typing import TypeVar
 from support.cluster import Cluster, Worker
 from support.durable_history import DurableHistory, Fault
 from support.servers import EmbeddedGearman, Gearmand, Redis, Valkey
+from support.switched import SwitchedStore
 
 BOTH_FROZEN = "gearmand and worker frozen"
 KINDS = (
@@ -26,6 +27,9 @@ KINDS = (
         for how in ("killed", "frozen", "restarted")
     ),
     BOTH_FROZEN,
+    "redis switched",
+    "redis refuses writes",
+    "redis connections forgotten",
 )
 AT_ONCE = 2
 GAP_S = 1.0, 3.0  # between the beginnings of two
@@ -34,7 +38,10 @@ FROZEN_S = 2.0, 7.0  # a job server; one that is silent for 5 s counts as down
 STARTS_S = 30.0  # a worker, also while it waits for a store or job servers
 STOPS_S = 30.0  # a worker may take 15 to finish what is in hand
 
-Server = Gearmand | EmbeddedGearman | Redis | Valkey
+REFUSES_S = 1.0, 5.0
+REFUSALS = (("maxmemory", 1, 0), ("min-replicas-to-write", 9, 0))  # name, value, what is usual
+
+Server = Gearmand | EmbeddedGearman | Redis | Valkey | SwitchedStore
 _Thing = TypeVar("_Thing")
 
 
@@ -52,6 +59,7 @@ class Faults:
     ) -> None:
         self.exits: list[int] = []  # of the workers that were told to stop
         self.refused_starts = 0  # workers that ended before they were ready
+        self.forgotten = 0  # connections to the store
         self._cluster = cluster
         self._history = history
         self._random = random.Random(seed)
@@ -72,6 +80,9 @@ class Faults:
             "redis frozen": lambda _: self._frozen(self._stores, 0.5, 2 * lease_s),
             "redis restarted": lambda fault: self._restarted(fault, self._stores),
             BOTH_FROZEN: self._both_frozen,
+            "redis switched": lambda _: self._switched(),
+            "redis refuses writes": lambda _: self._refusing(),
+            "redis connections forgotten": lambda _: self._forgotten(),
         }
 
     def run(self, plan: Sequence[str]) -> None:
@@ -172,6 +183,31 @@ class Faults:
         server.restart()
         those.append(server)
         yield 0.0
+
+    def _switched(self) -> Iterator[float]:
+        """The replica becomes the primary, as planned."""
+        store = self._take(self._stores)
+        assert isinstance(store, SwitchedStore)
+        yield from store.switch()
+        self._stores.append(store)
+
+    def _refusing(self) -> Iterator[float]:
+        """The store is full, or lacks replicas, for a while."""
+        store = self._take(self._stores)
+        assert isinstance(store, SwitchedStore)
+        name, value, normal = self._random.choice(REFUSALS)
+        store.configure(name, value)
+        yield self._random.uniform(*REFUSES_S)
+        store.configure(name, normal)
+        self._stores.append(store)
+
+    def _forgotten(self) -> Iterator[float]:
+        """Something on the way to the store loses track of every connection."""
+        store = self._take(self._stores)
+        assert isinstance(store, SwitchedStore)
+        self.forgotten += store.forget_connections()
+        yield self._random.uniform(0.5, 2)
+        self._stores.append(store)
 
     def _worker_killed(self, _: Fault) -> Iterator[float]:
         self._take(self._workers).kill()

@@ -46,6 +46,14 @@ class Proxy:
         host, _, port = address.rpartition(":")
         self._target = host, int(port)
 
+    def forget(self) -> int:
+        """Carry nothing more on the connections there are, and tell nobody; return their number."""
+        flows = [flow for flow, at_s in list(self._spoken_s.items()) if at_s > 0]
+        for flow in flows:
+            self._spoken_s[flow] = float("-inf")
+        self.forgotten += len(flows)
+        return len(flows)
+
     def hold(self, word: bytes = b"") -> None:
         """Let nothing through that the server says from now on; with a word, no answer that has
         it, and nothing behind that on its connection."""
@@ -68,19 +76,36 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
-                far = socket.create_connection(self._target)
+                try:
+                    far = socket.create_connection(self._target)
+                except OSError:
+                    near.close()
+                    continue
                 self._sockets += near, far
-                threading.Thread(target=self._carry, args=(near, far), daemon=True).start()
-                threading.Thread(target=self._bring, args=(far, near), daemon=True).start()
+                threading.Thread(target=self._serve, args=(near, far), daemon=True).start()
+
+    def _serve(self, near: socket.socket, far: socket.socket) -> None:
+        bringing = threading.Thread(target=self._bring, args=(far, near), daemon=True)
+        bringing.start()
+        self._carry(near, far)
+        bringing.join()
+        for one in (near, far):
+            one.close()
+            with contextlib.suppress(ValueError):  # it is closing
+                self._sockets.remove(one)
+        self._spoken_s.pop(frozenset((near, far)), None)
 
     def _is_known(self, near: socket.socket, far: socket.socket) -> bool:
         flow, at_s = frozenset((near, far)), time.monotonic()
-        if at_s - self._spoken_s.get(flow, at_s) > self._forgets_s:
-            self.forgotten += self._spoken_s[flow] > 0
+        spoken_s = self._spoken_s.get(flow, at_s)
+        if spoken_s < 0:
+            return False
+        if at_s - spoken_s > self._forgets_s:
+            self.forgotten += 1
             self._spoken_s[flow] = float("-inf")
-        else:
-            self._spoken_s[flow] = at_s
-        return self._spoken_s[flow] > 0
+            return False
+        self._spoken_s[flow] = at_s
+        return True
 
     def _carry(self, near: socket.socket, far: socket.socket) -> None:
         with contextlib.suppress(OSError):
