@@ -41,13 +41,13 @@ class Config:
     ssl_ca: Path | None = None
     ssl_cert: Path | None = None
     ssl_key: Path | None = None
-    lease: float = 10.0  # PROTOCOL §7
+    lease: float = 10.0  # docs/protocol.rst, "Between workers"
     serve_stale: float = 0.0
     gossip_interval: float = 1.0
-    max_payload: int = 8 * 1024 * 1024  # PROTOCOL §3
+    max_payload: int = 8 * 1024 * 1024  # docs/protocol.rst, "Requests, replies, errors"
     max_fanout_bytes: int = 1024 * 1024 * 1024
     max_foreground: int = 10_000
-    max_backlog: int = 100_000  # PROTOCOL §4
+    max_backlog: int = 100_000  # docs/protocol.rst, "subscribe_fanout"
     max_cached: int = 2_000_000  # subscriptions; about 250 bytes each
 
 

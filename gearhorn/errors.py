@@ -1,4 +1,6 @@
-"""The errors of gearhorn: what a caller is told, by its stable code (PROTOCOL §3).
+"""The errors of gearhorn: what a caller is told, by its stable code.
+
+They are listed in docs/protocol.rst, "Requests, replies, errors".
 
 Law: no sockets, no threads, no imports but the standard library. A ``RequestError`` is
 somebody's bad request and is answered; everything else is ours to handle.
@@ -23,7 +25,7 @@ class BadRequest(RequestError):
 
 
 class BadName(RequestError):
-    """A topic or client_id that PROTOCOL §2 does not allow."""
+    """A topic or client_id that the rules of names do not allow."""
 
     code = "bad_name"
 

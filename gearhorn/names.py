@@ -1,6 +1,6 @@
 """Topic, client and queue names: the only place that joins, splits or judges them.
 
-Law: pure. The rules are PROTOCOL §2; each refusal says which rule it was.
+Law: pure. The rules: docs/protocol.rst, "Names"; each refusal says which rule it was.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from gearhorn.errors import BadName, Reserved
 
-MAX_NAME_BYTES = 255  # PROTOCOL §2
+MAX_NAME_BYTES = 255  # docs/protocol.rst, "Names"
 MATCHMAKING = "__matchmaking"
 GOSSIP = "__gossip"
 _RESERVED_PREFIX = "__"
@@ -64,7 +64,7 @@ def check_subscription(topic: str, client_id: str, served: frozenset[bytes]) -> 
     """Return the queue of a pair that anybody may subscribe.
 
     ``served`` are the functions that gearhorn serves itself.
-    Raises ``BadName`` or ``Reserved`` (PROTOCOL §2).
+    Raises ``BadName`` or ``Reserved`` (docs/protocol.rst, "Names").
     """
     check_name("topic", topic)
     check_name("client_id", client_id)

@@ -13,7 +13,7 @@ from gearhorn.messages.durable import DurableOptions
 from gearhorn.store.log import Entry
 
 _READY = State.READY
-JITTER = 0.1  # of the wait before an attempt, at most (PROTOCOL §6)
+JITTER = 0.1  # of the wait before an attempt, at most (docs/protocol.rst, "Deliveries")
 LARGEST_BATCH = 1000  # messages in one delivery, whatever ``batch`` allows
 UNDER_WAY = 20_000  # messages in batches, whatever ``in_flight`` allows
 
@@ -25,7 +25,7 @@ def batches(options: DurableOptions) -> int:
 
 def rest_s(failures: int, most_s: float, jitter: float) -> float:
     """Return the wait after the n-th failed attempt: 2, 3, 5, 9, 17 s … up to ``most_s``, and a
-    part of it more; ``jitter`` is random from 0 to 1 (PROTOCOL §6)."""
+    part of it more; ``jitter`` is random from 0 to 1 (docs/protocol.rst, "Deliveries")."""
     return min(2.0 ** min(failures - 1, 60) + 1, most_s) * (1 + JITTER * jitter)
 
 

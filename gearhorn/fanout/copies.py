@@ -23,7 +23,7 @@ from gearhorn.messages import Fanout, envelope
 from gearhorn.names import client_of, queue_of
 
 _births = count()
-_HEX = 40  # digits of a SHA-256 that stand for a unique id that is too long (PROTOCOL §4)
+_HEX = 40  # digits of a SHA-256 for a longer unique id: docs/protocol.rst, "Unique ids"
 
 
 def mark() -> int:
@@ -303,7 +303,7 @@ def _tail(message: Fanout, unique: bytes, at: float, is_enveloped: bool) -> byte
 
 
 def unique_id(unique: str | None, payload: bytes, prefix: bytes | None) -> bytes:
-    """Return the Gearman unique id of copies (PROTOCOL §4).
+    """Return the Gearman unique id of copies (docs/protocol.rst, "Unique ids").
 
     ``prefix`` is None for background copies. A foreground one carries the member's own, at most
     20 bytes, because gearmand loses background jobs that share an id with a foreground one.

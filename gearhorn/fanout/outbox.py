@@ -2,9 +2,9 @@
 
 Law: runs on the event loop. It knows which copies no server can take now, the Gearman unique ids
 of the moment, and how many callers wait. A fan-out is carried through to the end even if the
-session of its own job is gone: a copy too many is allowed, a copy too few is not (PROTOCOL §4,
-at-least-once). Copies for a server that goes down before the reply are sent through the others,
-those it had accepted included.
+session of its own job is gone: a copy too many is allowed, a copy too few is not
+(docs/protocol.rst, "What is promised"). Copies for a server that goes down before the reply are
+sent through the others, those it had accepted included.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Outbox:
         """Return the Gearman unique id of a message's copies.
 
         A foreground prefix (20 bytes at most) lasts until copies were withdrawn or a server went:
-        gearmand goes on swallowing jobs with the id of an abandoned one (FACTS §0a)."""
+        gearmand goes on swallowing jobs with the id of an abandoned one."""
         if message.unique is None:
             return b""
         prefix = b"%s%x:" % (self._tag, self._generation % 16**11) if foreground else None

@@ -2,7 +2,7 @@
 
 Law: runs on the event loop. Submissions go out in the order they were handed over, window by
 window: gearmand serves one connection until its input is empty, so an unbounded pipeline would
-starve everybody else (FACTS §0a). JOB_CREATED and ERROR answer submits in order (FACTS B1).
+starve everybody else. JOB_CREATED and ERROR answer submits in order.
 
 gearmand answers when it has worked off a whole window, and is idle until the next one is there. So
 the next one is made ready meanwhile, and when answers come it leaves before anybody is told.
@@ -25,7 +25,7 @@ from gearhorn.gearman.packets import Packet
 from gearhorn.gearman.results import DONE, LOST, Awaited
 from gearhorn.gearman.submission import Submission, broke, finish, tell
 
-WINDOW_COPIES = 256  # DESIGN §3: 95 % of the speed, others' p99 under 10 ms
+WINDOW_COPIES = 256  # 95 % of the speed, others' p99 under 10 ms
 WINDOW_BYTES = 1024 * 1024
 CHUNK_COPIES = WINDOW_COPIES // 4  # of a piece: a window is topped up in these, not in slivers
 CHUNK_BYTES = WINDOW_BYTES // 4

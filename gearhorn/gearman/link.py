@@ -107,7 +107,7 @@ class _Turn:
 
 class Connection(asyncio.Protocol):
     """One TCP session. A job belongs to the session that assigned it, never to the next one:
-    handles start again at 1 when gearmand restarts (FACTS A5)."""
+    handles start again at 1 when gearmand restarts."""
 
     def __init__(self, link: Link, limit: int) -> None:
         self._link = link

@@ -69,7 +69,7 @@ class Job:
 
     def fail(self, text: str | bytes = b"") -> None:
         """Finish the job as failed. ``text`` goes ahead as a warning, never as an exception:
-        clients without the ``exceptions`` option break on one (PROTOCOL §3)."""
+        clients without the ``exceptions`` option break on one."""
         if self.is_finished:
             return
         self.is_finished = True

@@ -1,4 +1,4 @@
-"""The JSON of PROTOCOL §3-§7: requests in, replies out, as frozen structs.
+"""The JSON of docs/protocol.rst: requests in, replies out, as frozen structs.
 
 Law: pure, and this package is the only importer of msgspec. What durable topics add is in
 ``durable``, how JSON is read and written in ``codec``. A request that decodes is well-formed in
@@ -109,7 +109,7 @@ class Describe(msgspec.Struct, frozen=True):
     """A ``describe_fanout`` request."""
 
     topic: str | UnsetType = UNSET
-    limit: int = 100  # PROTOCOL §7
+    limit: int = 100  # docs/protocol.rst, "describe_fanout"
     cursor: str | UnsetType = UNSET
 
 
@@ -156,7 +156,7 @@ class Changed(msgspec.Struct, frozen=True):
 
 
 class Matchmaking(msgspec.Struct, frozen=True):
-    """What a member tells its peers (PROTOCOL §7.1)."""
+    """What a member tells its peers (docs/protocol.rst, "Gossip")."""
 
     member: str
     changes: list[Changed]
@@ -170,7 +170,7 @@ class MatchmakingAnswer(msgspec.Struct, frozen=True):
 
 
 class MemberState(msgspec.Struct, frozen=True):
-    """How a member is (PROTOCOL §7). ``at`` is Unix time and ``uptime`` seconds; both inform and
+    """How a member is. ``at`` is Unix time and ``uptime`` seconds; both inform and
     decide nothing. Of a member that has not been heard of, only ``member`` is known."""
 
     member: str

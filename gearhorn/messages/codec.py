@@ -1,6 +1,6 @@
 """JSON in and out, with refusals that name the key.
 
-Law: pure. What msgspec says is put into the words of PROTOCOL §3 here and nowhere else.
+Law: pure. What msgspec says is put into the words of docs/protocol.rst here and nowhere else.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _as_json_types(types: re.Match[str]) -> str:
 
 def as_text(payload: bytes) -> dict[str, Any]:
     """Return the key and the value that hold a payload in JSON: ``payload``, or
-    ``payload_base64`` where it is not UTF-8 (PROTOCOL §6)."""
+    ``payload_base64`` where it is not UTF-8 (docs/protocol.rst, "Durable topics")."""
     try:
         return {"payload": payload.decode()}
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""The JSON of durable topics (PROTOCOL §6): options, log entries, fetches, parked messages.
+"""The JSON of durable topics: options, log entries, fetches, parked messages.
 
 Law: pure. What the store keeps of a message besides its payload is made and read here too.
 """
@@ -22,7 +22,7 @@ MAX_MESSAGES = 10**12
 MAX_SEQUENCE = 10**15  # scripts count exactly up to 2**53
 MAX_FETCH = 10_000  # messages in one reply
 MAX_WAIT_S = 3600.0
-DEFAULT_MAX_AGE_S = 120.0  # PROTOCOL §6
+DEFAULT_MAX_AGE_S = 120.0  # docs/protocol.rst, "Retention"
 DEFAULT_MAX_MESSAGES = 1_000_000
 DEFAULT_MAX_BYTES = 256 * 1024 * 1024
 
@@ -177,7 +177,7 @@ class Fetch(msgspec.Struct, frozen=True):
     after: int | UnsetType = UNSET
     client_id: str | UnsetType = UNSET
     epoch: str | UnsetType = UNSET
-    limit: int = 100  # PROTOCOL §6
+    limit: int = 100  # docs/protocol.rst, "fetch_fanout"
     wait: float = 0.0
     ack: int | UnsetType = UNSET
     purge: int | UnsetType = UNSET
@@ -316,7 +316,7 @@ def parked_head(message: Parked) -> bytes:
 def durable_envelope(
     topic: str, sequence: int, epoch: str, attempt: int | None, info: Info, payload: bytes
 ) -> _DurableEnvelope:
-    """Return a message as receivers and readers see it (PROTOCOL §4)."""
+    """Return a message as receivers and readers see it (docs/protocol.rst, "Envelope")."""
     return _DurableEnvelope(
         topic,
         sequence,

@@ -54,7 +54,7 @@ Channels: ``events`` tells every member what happened to logs and lanes, ``done:
 worker process which receivers have done with a message that a caller of its waits for.
 
 ``clock`` goes on as long as one member lives: each adds to what it last read what has passed on its
-own monotonic clock, and the highest counts. No wall clock decides anything (PROTOCOL §7).
+own monotonic clock, and the highest counts. No wall clock decides anything.
 
 The braces put every key into one slot of a Redis Cluster, as the scripts need. No key has an
 expiry.

@@ -16,7 +16,7 @@ from support.servers import Gearmand, Redis
 from benchmarks.processes import Busy
 from benchmarks.raw import DRAIN_GRABS, Copies, drain, pipeline
 
-# FACTS B12: the default of 991 buckets makes a deep backlog slow, whoever sends it
+# gearmand's default of 991 buckets makes a deep backlog slow, whoever sends it
 GEARMAND_OPTIONS = ("--hashtable-buckets=1000003",)
 WORKER_OPTIONS = ("--max-backlog", "100000000")  # queues fill up here and are drained
 PAYLOAD = b"x" * 100

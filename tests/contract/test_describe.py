@@ -1,4 +1,4 @@
-"""What ``describe_fanout`` tells, on both pairs of servers (PROTOCOL §7)."""
+"""What ``describe_fanout`` tells, on both pairs of servers."""
 
 from __future__ import annotations
 

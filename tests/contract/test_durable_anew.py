@@ -1,5 +1,5 @@
 """What comes again on a durable topic, and what must not, when a log, a subscription or a batch
-ends and begins anew (PROTOCOL §6), on both pairs of servers."""
+ends and begins anew, on both pairs of servers."""
 
 from __future__ import annotations
 

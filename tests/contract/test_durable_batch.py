@@ -1,4 +1,4 @@
-"""What PROTOCOL §6 promises of several messages in one job, on both pairs of servers."""
+"""What docs/protocol.rst promises of several messages in one job, on both pairs of servers."""
 
 from __future__ import annotations
 

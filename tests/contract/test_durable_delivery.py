@@ -1,4 +1,4 @@
-"""What PROTOCOL §6 promises of deliveries that succeed, on both pairs of servers."""
+"""What docs/protocol.rst promises of deliveries that succeed, on both pairs of servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What PROTOCOL §6 promises of reading and purging a topic's log, on both pairs of servers."""
+"""What is promised of reading and purging a topic's log, on both pairs of servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What PROTOCOL §4 to §6 promise of waiting for durable receivers, on both pairs of servers."""
+"""What docs/protocol.rst promises of waiting for durable receivers, on both pairs of servers."""
 
 from __future__ import annotations
 

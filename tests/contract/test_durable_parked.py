@@ -1,4 +1,4 @@
-"""What PROTOCOL §6 promises of messages that used up their attempts, on both pairs of servers."""
+"""What is promised of messages that used up their attempts, on both pairs of servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What PROTOCOL §6 promises of subscriptions that fetch, on both pairs of servers."""
+"""What docs/protocol.rst promises of subscriptions that fetch, on both pairs of servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What PROTOCOL §3 promises of requests about durable topics that are wrong, on both pairs."""
+"""What is promised of requests about durable topics that are wrong, on both pairs."""
 
 from __future__ import annotations
 

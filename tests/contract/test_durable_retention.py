@@ -1,4 +1,4 @@
-"""What PROTOCOL §6 promises of how long a log keeps messages, on both pairs of servers."""
+"""What docs/protocol.rst promises of how long a log keeps messages, on both pairs of servers."""
 
 from __future__ import annotations
 

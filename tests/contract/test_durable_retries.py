@@ -1,4 +1,4 @@
-"""What PROTOCOL §6 promises of deliveries that fail or stay away, on both pairs of servers."""
+"""What is promised of deliveries that fail or stay away, on both pairs of servers."""
 
 from __future__ import annotations
 

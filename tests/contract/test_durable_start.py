@@ -1,4 +1,4 @@
-"""Where durable subscriptions begin, change and end (PROTOCOL §4, §6), on both pairs."""
+"""Where durable subscriptions begin, change and end, on both pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What PROTOCOL §3 promises of requests that are not what they should be, on both pairs."""
+"""What docs/protocol.rst promises of requests that are not what they should be, on both pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What PROTOCOL §3 promises of how errors travel, and that nobody else suffers from them."""
+"""What docs/protocol.rst promises of how errors travel, and that nobody else suffers from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What PROTOCOL §3 promises at a worker's own limits, on both pairs of servers."""
+"""What docs/protocol.rst promises at a worker's own limits, on both pairs of servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What PROTOCOL §4 promises of `fanout` in its plain forms, on both pairs of servers."""
+"""What docs/protocol.rst promises of `fanout` in its plain forms, on both pairs of servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What PROTOCOL §4 promises of waiting for receivers, its timeout and its failures, on both."""
+"""What is promised of waiting for receivers, its timeout and its failures, on both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What PROTOCOL §4 promises of fan-outs of all kinds that are under way together, on both pairs."""
+"""What is promised of fan-outs of all kinds that are under way together, on both pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What PROTOCOL §4 promises of order: each queue gets the messages as they were taken, on both."""
+"""What is promised of order: each queue gets the messages as they were taken, on both."""
 
 from __future__ import annotations
 

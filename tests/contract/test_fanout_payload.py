@@ -1,4 +1,4 @@
-"""What PROTOCOL §4 promises of payloads: which bytes a copy carries, on both pairs of servers."""
+"""What is promised of payloads: which bytes a copy carries, on both pairs of servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What PROTOCOL §4 promises of `quorum`, on both pairs of servers."""
+"""What docs/protocol.rst promises of `quorum`, on both pairs of servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What PROTOCOL §5 promises of the receipt, on both pairs of servers."""
+"""What docs/protocol.rst promises of the receipt, on both pairs of servers."""
 
 from __future__ import annotations
 

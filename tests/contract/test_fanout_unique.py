@@ -1,4 +1,4 @@
-"""What PROTOCOL §4 promises of `unique`: what coalesces and what does not, on both pairs."""
+"""What docs/protocol.rst promises of `unique`: what coalesces and what does not, on both pairs."""
 
 from __future__ import annotations
 

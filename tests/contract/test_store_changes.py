@@ -1,4 +1,4 @@
-"""What a change does in a store, on real servers and without a worker (PROTOCOL §2, §4, §7)."""
+"""What a change does in a store, on real servers and without a worker."""
 
 from __future__ import annotations
 

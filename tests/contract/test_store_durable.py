@@ -1,4 +1,4 @@
-"""How durable subscriptions begin, change and end in a store, and what is parked for them (§6)."""
+"""How durable subscriptions begin, change and end in a store, and what is parked for them."""
 
 from __future__ import annotations
 

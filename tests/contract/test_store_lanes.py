@@ -1,4 +1,4 @@
-"""Who may move the positions of durable subscriptions, on real stores without a worker (§6)."""
+"""Who may move the positions of durable subscriptions, on real stores without a worker."""
 
 from __future__ import annotations
 

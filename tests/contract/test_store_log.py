@@ -1,4 +1,4 @@
-"""Logs in a store, on real servers and without a worker: numbers, epochs, repeats, caps (§6)."""
+"""Logs in a store, on real servers and without a worker: numbers, epochs, repeats, caps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a store knows of its members, on real servers and without a worker (PROTOCOL §7)."""
+"""What a store knows of its members, on real servers and without a worker."""
 
 from __future__ import annotations
 

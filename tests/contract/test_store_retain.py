@@ -1,4 +1,4 @@
-"""Retention settings that come, change and go in a store, without a worker (PROTOCOL §6)."""
+"""Retention settings that come, change and go in a store, without a worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a log keeps and for how long, on real stores and without a worker (PROTOCOL §6)."""
+"""What a log keeps and for how long, on real stores and without a worker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.store import unsubscribe
 from gearhorn.store import log as log_module
 
 pytest_plugins = ["support.store"]
-AGE_MS = 120_000  # PROTOCOL §6: max_age, unless it is set
+AGE_MS = 120_000  # max_age, unless it is set
 namespaces = (f"test{number}" for number in itertools.count())
 on_shared = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -1,4 +1,4 @@
-"""What PROTOCOL §4 promises of subscribing and unsubscribing, on both pairs of servers."""
+"""What docs/protocol.rst promises of subscribing and unsubscribing, on both pairs of servers."""
 
 from __future__ import annotations
 

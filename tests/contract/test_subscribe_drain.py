@@ -1,4 +1,4 @@
-"""What PROTOCOL §4 promises of unsubscribing with drain, on both pairs of servers."""
+"""What docs/protocol.rst promises of unsubscribing with drain, on both pairs of servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What PROTOCOL §2 promises of topics, client_ids and queue names, on both pairs of servers."""
+"""What is promised of topics, client_ids and queue names, on both pairs of servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens where a queue is full, on both pairs of servers (PROTOCOL §4, ``overflow``)."""
+"""What happens where a queue is full, on both pairs of servers (``overflow``)."""
 
 from __future__ import annotations
 

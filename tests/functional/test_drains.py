@@ -1,4 +1,4 @@
-"""Drains that meet subscriptions, members and job servers (PROTOCOL §4)."""
+"""Drains that meet subscriptions, members and job servers."""
 
 from __future__ import annotations
 

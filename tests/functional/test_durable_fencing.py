@@ -1,5 +1,5 @@
 """A member that froze for longer than its lease wakes up: nothing of what it still believes counts
-(PROTOCOL §6: position writes are fenced by TERM)."""
+(position writes are fenced by TERM)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Receivers of durable subscriptions in PHP, in Perl and with the `gearman` command: plain workers
-that know nothing of gearhorn (PROTOCOL §6)."""
+that know nothing of gearhorn."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Job servers that die, restart or freeze under durable subscriptions: deliveries go on through the
-others, in order, and nobody is charged an attempt for it (PROTOCOL §6, §8)."""
+others, in order, and nobody is charged an attempt for it."""
 
 from __future__ import annotations
 

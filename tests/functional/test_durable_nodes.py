@@ -1,5 +1,5 @@
 """Nodes that share a topic's messages, as a fleet of hosts does: each one processes every message
-once, whenever it comes, goes, or is away (PROTOCOL §6)."""
+once, whenever it comes, goes, or is away."""
 
 from __future__ import annotations
 

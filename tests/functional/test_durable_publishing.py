@@ -1,5 +1,5 @@
 """Publishing to durable topics through several members: from when on messages are logged, and what
-becomes of callers whose member dies (PROTOCOL §4, §6)."""
+becomes of callers whose member dies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The store dies, forgets, refuses or freezes under durable topics (PROTOCOL §6): what was replied
+"""The store dies, forgets, refuses or freezes under durable topics: what was replied
 to is delivered in order, and no number is given twice."""
 
 from __future__ import annotations

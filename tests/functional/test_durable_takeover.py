@@ -1,4 +1,4 @@
-"""Lanes whose member dies, leaves or comes: who delivers next, when, and what (PROTOCOL §6)."""
+"""Lanes whose member dies, leaves or comes: who delivers next, when, and what."""
 
 from __future__ import annotations
 

@@ -239,7 +239,7 @@ def test_a_receiver_that_fails_is_named(
 def test_an_exception_of_a_receiver_ends_the_command_with_a_failure(
     gearman: Gearman, cluster: Cluster, topic: str
 ) -> None:
-    # passed on as an exception it would make the command hang (FACTS B11)
+    # passed on as an exception it would make the command hang
     subscribe(gearman, topic, "alice")
     receiver = cluster.receiver(
         f"{topic}_alice", behave=lambda wire, job: wire.exception(job.handle, b"disk full")

@@ -284,7 +284,7 @@ def test_perl_is_told_of_receivers_that_fail_and_lives(
     topic: str,
     mode: str,
 ) -> None:
-    # passed on as an exception it would end a client that did not ask for those (FACTS B11)
+    # passed on as an exception it would end a client that did not ask for those
     subscribe(client, topic, "alice", "bob")
     receiver(f"{topic}_alice", 1, "fail")
     raising = cluster.receiver(

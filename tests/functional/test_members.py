@@ -1,4 +1,4 @@
-"""Members that die, freeze, come and go, and what the others see of them (PROTOCOL §7)."""
+"""Members that die, freeze, come and go, and what the others see of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A history is right while a rule of PROTOCOL §7 holds, and wrong when it is switched off."""
+"""A history is right while a rule between workers holds, and wrong when it is switched off."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ QUICK = {"timeout": 0.5, "max_backoff": 0.1}
 
 
 class Id(NamedTuple):
-    """The unique id of a delivery, `EPOCH8:SEQUENCE:TERM.N` (PROTOCOL §6)."""
+    """The unique id of a delivery, `EPOCH8:SEQUENCE:TERM.N`."""
 
     epoch8: str
     sequence: int

@@ -1,7 +1,7 @@
 """What became of messages on durable topics, and whether anything of it must not have happened.
 
 Law: pure. It is told what publishers, receivers and faults did and when, and `violations` judges
-it (PROTOCOL §6). Times are seconds of one monotonic clock. A delivery's start is noted after it
+it. Times are seconds of one monotonic clock. A delivery's start is noted after it
 came and its end before its completion leaves, so that no claim rests on a delay.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple, Self
 
-DEDUP_S = 120.0  # PROTOCOL §6: a unique tried again within this time is logged once
+DEDUP_S = 120.0  # a unique tried again within this time is logged once
 REPEATS_PER_FAULT = 2  # of one queue: one delivery is under way, and it may be lost twice
 _ID = re.compile(r"([0-9a-f]{8}):([1-9]\d*):(\d+)\.(\d+)")
 

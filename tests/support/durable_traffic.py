@@ -2,7 +2,7 @@
 
 `Publisher` tries a message under one `unique` until it is replied to; a thread each. `Receivers`
 serves every queue at every job server from one thread, as plain Gearman workers do that keep to
-the rule for exact order (PROTOCOL §6); some deliveries they fail, and some they do not survive.
+the rule for exact order; some deliveries they fail, and some they do not survive.
 """
 
 from __future__ import annotations

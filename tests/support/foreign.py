@@ -187,7 +187,7 @@ def gearmand_cluster() -> Iterator[Cluster]:
 
 
 def refusal(outcome: Outcome) -> str:
-    """The text of a refusal, which must be told as PROTOCOL §3 says."""
+    """The text of a refusal, which must be told as docs/protocol.rst says."""
     assert (outcome.kind, outcome.data, len(outcome.warnings)) == ("fail", b"", 1), outcome
     return outcome.warnings[0].decode()
 

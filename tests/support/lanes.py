@@ -1,4 +1,4 @@
-"""A pytest plugin: durable topics on a whole cluster (PROTOCOL §6). Receivers that come back,
+"""A pytest plugin: durable topics on a whole cluster. Receivers that come back,
 publishers that insist, and questions about who delivers.
 
 A receiver that needs exact order completes unprocessed what carries a lower TERM than it has seen,

@@ -1,4 +1,4 @@
-"""A cluster whose members are spoken to one by one, without one of the rules of PROTOCOL §7."""
+"""A cluster whose members are spoken to one by one, without one of the rules between workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker that breaks one rule of PROTOCOL §7: `without.py RULE [worker arguments]`.
+"""A worker that breaks one rule between workers: `without.py RULE [worker arguments]`.
 
 The rule is switched off in this process by replacing a method; the product has no hook for it.
 """

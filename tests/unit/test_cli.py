@@ -160,10 +160,10 @@ def test_without_options_the_defaults_hold(run: Run) -> None:
     default = Config()
     assert default.servers == (("localhost", 4730),)
     assert default.redis == "redis://localhost:6379/0"
-    assert default.max_payload == 8 * MIB  # PROTOCOL §3
+    assert default.max_payload == 8 * MIB
     assert default.max_fanout_bytes == 1024 * MIB
     assert default.max_foreground == 10_000
-    assert default.max_backlog == 100_000  # PROTOCOL §4
+    assert default.max_backlog == 100_000
 
 
 @pytest.mark.parametrize("key", OPTIONS)

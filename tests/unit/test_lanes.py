@@ -1,4 +1,4 @@
-"""What follows for a delivery and for a lane from everything that can happen (PROTOCOL §6)."""
+"""What follows for a delivery and for a lane from everything that can happen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a lane delivers again: messages that were put back, and batches that failed (§6)."""
+"""What a lane delivers again: messages that were put back, and batches that failed."""
 
 from __future__ import annotations
 

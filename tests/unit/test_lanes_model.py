@@ -1,4 +1,4 @@
-"""What a durable subscription promises (PROTOCOL §6), whatever happens in whatever order.
+"""What a durable subscription promises, whatever happens in whatever order.
 
 A lane is driven as its member drives it, against a store that holds what the real one would. The
 model beside it knows only what was published, acknowledged, parked, put back, and what failed.

@@ -225,7 +225,7 @@ def test_the_store_keeps_the_durable_options_that_were_given(some: dict[str, obj
 def test_a_durable_subscription_without_options_has_the_defaults() -> None:
     assert durable.DurableOptions() == durable.DurableOptions(
         in_flight=1, timeout=30.0, max_attempts=20, max_backoff=3600.0, batch=1, pull=False
-    )  # PROTOCOL §6
+    )
     for word in True, {}:
         kept = messages.encode_given_options(subscribe(durable=word))
         assert json.loads(kept) == {"durable": {}}

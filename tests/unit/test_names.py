@@ -1,4 +1,4 @@
-"""The rules of PROTOCOL §2, one by one."""
+"""The rules of names, one by one."""
 
 from __future__ import annotations
 
