@@ -2,7 +2,8 @@
 
 Law: runs on the event loop. Submissions go out in the order they were handed over, window by
 window: gearmand serves one connection until its input is empty, so an unbounded pipeline would
-starve everybody else. JOB_CREATED and ERROR answer submits in order.
+starve everybody else. JOB_CREATED and ERROR answer submits in order
+(docs/gearmand.rst, "Links and packets").
 
 gearmand answers when it has worked off a whole window, and is idle until the next one is there. So
 the next one is made ready meanwhile, and when answers come it leaves before anybody is told.

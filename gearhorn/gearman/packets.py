@@ -52,7 +52,7 @@ SUBMIT: Final[dict[tuple[bool, str], int]] = {
 # one or more whole packets of one length, headers included (see ``handles``).
 Packet = tuple[int, bytes]
 
-MAX_UNIQUE_BYTES = 63  # a 64-byte unique id corrupts the payload
+MAX_UNIQUE_BYTES = 63  # a 64-byte unique id corrupts the payload (docs/gearmand.rst)
 MOST_BYTES = 1 << 30  # a packet that claims more is a lie, and would hide what is behind it
 KEPT_BYTES = 64 * 1024  # of a packet over the limit: handle, function and unique id and more
 
