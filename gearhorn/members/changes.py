@@ -37,7 +37,8 @@ from gearhorn.members.change_requests import Request, ending, retention, subscri
 from gearhorn.members.drains import Drains
 from gearhorn.members.held_off import HeldOff
 from gearhorn.members.matchmaking import Matchmaker
-from gearhorn.members.membership import SENT_S, Membership
+from gearhorn.members.membership import Membership
+from gearhorn.members.peers import SENT_S
 from gearhorn.messages import Changed
 from gearhorn.store.members import DUE, Member
 from gearhorn.store.subscriptions import Applied, Change, Subscriptions

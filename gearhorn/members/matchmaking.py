@@ -1,8 +1,23 @@
 """Matchmaking: members tell each other which topics changed, and answer once they know.
 
-Rules: runs on the event loop. Telling makes it fast; what makes it true is the lease. A peer that
-does not answer is asked no more until it has, and counts as told once it has renewed its lease with
-the change, has gone, or its lease has lapsed ("Between workers" in docs/protocol.rst).
+Theory of operation. A change is written to the store first. Then the member that wrote it tells
+every peer, through a queue that bears the peer's id, and waits for the answers; then it answers
+whoever asked for the change. With every peer alive that takes one job for each peer, a millisecond.
+
+The lease makes it true, telling only makes it fast. A peer that does not answer counts as told once
+it has renewed its lease with the change, has gone, or its lease has lapsed (``peers``). Therefore a
+message may be lost, come twice or come late without harm, and nothing is sent again but when a job
+server goes away.
+
+A peer answers after it has dropped the list. Of a removal it answers only once no fan-out that
+holds the former list is unsent: a drain relies on it. The answer names the peer and the version,
+since whoever drains the queue of a dead peer answers its jobs as well.
+
+A dead peer must not cost a job for each change, or gearmand fills up: a peer that has not answered
+in ``PATIENCE_S`` is silent, and is asked nothing more until that one answer comes. Changes that
+come meanwhile wait for its lease.
+
+Rules: runs on the event loop ("Between workers" in docs/protocol.rst).
 """
 
 from __future__ import annotations
@@ -122,15 +137,15 @@ class Matchmaker:
             peer: None if peer.id in self._silent else self._ask(peer.id, version, body)
             for peer in peers
         }
-        asked = [one.answered for one in open_.values() if one is not None]
+        asked = [question.answered for question in open_.values() if question is not None]
         if asked:
             await asyncio.wait(asked, timeout=PATIENCE_S)
-        late = {peer: one for peer, one in open_.items() if not _is_told(one)}
+        late = {peer: question for peer, question in open_.items() if not _is_told(question)}
         if late:
             await asyncio.gather(
-                *(self._wait(peer, one, version, since_s) for peer, one in late.items())
+                *(self._wait(peer, question, version, since_s) for peer, question in late.items())
             )
-        return [peer for peer, one in late.items() if not _is_told(one)]
+        return [peer for peer, question in late.items() if not _is_told(question)]
 
     def _members_changed(self) -> None:
         """Expect no answer of a peer that has gone, and leave no question to it behind: it may have

@@ -1,9 +1,32 @@
 """Membership: this worker's place among its peers, held by a lease.
 
-Rules: runs on the event loop. Every renewal hands back which topics changed since the last one;
-their lists are dropped before the renewal counts. Who loses its lease forgets every list and joins
-anew under another id. A peer whose record in the store stood still for its lease is removed by the
-member that sees it first ("Between workers" in docs/protocol.rst).
+Theory of operation. The problem: a list that a member has cached must not be used once somebody who
+changed it has been told that the change is done, whatever messages get lost and whoever is frozen.
+
+The invariant: a member uses what it has cached only under a lease that is valid, and the store
+renews a lease only together with the names of all topics that changed since the last renewal. So
+whoever waits for one lease length after a change knows that each member has either renewed, and
+heard of the change, or uses nothing that is cached. Messages between members (``matchmaking``) make
+this fast; they are not needed for it to be true.
+
+Why in this order. A member serves its own queues before it joins, since peers ask whoever is in the
+store. It forgets every list when it joins, since nothing says what changed before. A renewal first
+drops the lists that changed and only then counts; the store is told that the member knows of the
+changes (its ``known`` version) later still, when what held the former lists has been sent, since a
+drain waits for that.
+
+A store that restarted may have lost the end of what it knew: members, versions, changes. Leases
+under the former run hold on, but the new run does not know of them. So after a restart, and after
+any doubt whether the store lost data, changes wait for the longest lease that may hold
+(``StorePast``).
+
+What was tried and failed. Counting renewals instead of versions: a renewal whose reply a frozen
+member has not read must not count as knowledge. Keeping the id after a lapse: an answer of the
+former life came late and was taken for one of the new. So a member that loses its lease joins anew
+under another id, and takes its former self away.
+
+Rules: runs on the event loop. Of two members that see the same peer lapse, the store lets one
+remove it ("Between workers" in docs/protocol.rst).
 """
 
 from __future__ import annotations
@@ -16,25 +39,22 @@ import re
 import secrets
 import socket
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import structlog
 
 from gearhorn.errors import StoreError
 from gearhorn.members.caches import Caches
 from gearhorn.members.lease import Lease
+from gearhorn.members.peers import Peers
 from gearhorn.members.store_past import StorePast
 from gearhorn.store.members import Member, Members, Renewal
 from gearhorn.tasks import Tasks, on_crash, went_well
 from gearhorn.timing import Backoff, now_s
 
 RENEWALS = 3  # in the time of one lease
-POLL_S = 0.1  # between two looks at peers that do not answer
 RETRY_S = 0.5  # fan-outs go on within 2 s of the store's return
 HEARD = 10_000  # versions remembered out of order
-SENT_S = (
-    60.0  # fan-outs that hold a former list have so long to be sent, a living peer's a lease more
-)
 LINGER_S = 0.2  # who read the members just before one left may ask it for so long
 FORMER = 16  # own former ids that are being taken away at once
 
@@ -66,24 +86,13 @@ class Duties(Caches, Protocol):
         """Fail what waits for a member that was removed."""
 
 
-class _Waiting(NamedTuple):
-    """A change that a peer has not answered."""
-
-    peer: Member
-    version: int
-    since_s: float
-    is_patient: bool  # a peer that goes on renewing has SENT_S more
-    over: asyncio.Future[None]
-
-
 class Membership:
     """One member. ``id`` changes when a lease is lost; ``peers`` are the others."""
 
     def __init__(self, members: Members, lease: Lease) -> None:
         self.id = new_id()
         self.lease = lease
-        self.peers: dict[str, Member] = {}
-        self.reaped = 0  # members that this one removed
+        self._peers = Peers(members)
         self.joined = asyncio.Event()
         self._members = members
         self._duties: Duties | None = None
@@ -97,26 +106,23 @@ class Membership:
         self._kick = asyncio.Event()  # renew now
         self._clock = (0, now_s())  # the members' clock in ms, and when it was read
         self._past = StorePast()
-        self._observed: dict[str, tuple[bytes, float]] = {}  # records, and since when they stand
-        self._waiting: list[_Waiting] = []
-        self._is_waited_for = asyncio.Event()  # something is in ``_waiting``
         self._may_live = asyncio.Event()  # cleared while this member stands down
         self._may_live.set()
         self._is_alive = False  # under ``id``, which peers may know
         self._tasks = Tasks()
         self._is_lost = False  # the store
-        self._listeners: list[Callable[[], None]] = []
         self._joined_s = float("inf")
 
     def start(self, duties: Duties) -> None:
         """Begin to join; ``joined`` tells when that is done."""
         self._duties = duties
         self._tasks.keep("membership", self._hold, is_vital=True)
-        self._tasks.keep("peers", self._poll, is_vital=True)
+        self._peers.start(self, duties)
 
     async def leave(self) -> None:
         """Give the lease back, if the store can be told. No list may be used afterwards."""
         await self._tasks.cancel()
+        await self._peers.stop()
         self.lease.end()
         if not self._asked:
             return
@@ -138,13 +144,23 @@ class Membership:
         self._may_live.set()
 
     @property
+    def peers(self) -> dict[str, Member]:
+        """The other members, by id."""
+        return self._peers.present
+
+    @property
+    def reaped(self) -> int:
+        """How many members this one removed."""
+        return self._peers.reaped
+
+    @property
     def count(self) -> int:
         """How many members there are, this one among them."""
         return len(self.peers) + 1
 
     def on_members(self, listener: Callable[[], None]) -> None:
         """Have ``listener`` called whenever a peer has come or gone."""
-        self._listeners.append(listener)
+        self._peers.on_change(listener)
 
     def renew_soon(self) -> None:
         """Renew the lease now: there may be more to be had."""
@@ -184,23 +200,7 @@ class Membership:
         return self._observe(members, asked_s)
 
     def _observe(self, members: Sequence[Member], asked_s: float) -> list[Member]:
-        own = {self.id, *self._formers}
-        peers = [member for member in members if member.id not in own]
-        former, self.peers = self.peers, {peer.id: peer for peer in peers}
-        if former.keys() != self.peers.keys():
-            for listener in self._listeners:
-                listener()
-        observed, self._observed = self._observed, {}
-        heard_s = now_s()
-        for peer in peers:
-            record, since_s = observed.get(peer.id, (b"", 0.0))
-            if record != peer.record:
-                since_s = heard_s
-            self._observed[peer.id] = (peer.record, since_s)
-            if asked_s - since_s > peer.lease_s:
-                self._observed[peer.id] = (peer.record, heard_s)  # try again a lease later
-                self._tasks.spawn(self._reap(peer), "reaping")
-        return peers
+        return self._peers.observe(members, asked_s, {self.id, *self._formers})
 
     async def refresh(self) -> None:
         """Ask who the members are now; without effect where the store does not answer."""
@@ -209,26 +209,14 @@ class Membership:
             self.saw(await self._members.all(), asked_s)
 
     def when_known(self, peer: Member, version: int, since_s: float) -> asyncio.Future[None]:
-        """Return what is done once a peer cannot use a list of before ``version`` any more: it
-        has renewed its lease with it, has gone, or its lease has lapsed.
-
-        ``since_s``: when it was known that the change was written."""
-        return self._when(peer, version, since_s, False)
+        """Return what is done once a peer cannot use a list of before ``version`` any more: see
+        ``Peers.when_known``."""
+        return self._peers.when_known(peer, version, since_s)
 
     def when_sent(self, peer: Member, version: int, since_s: float) -> asyncio.Future[None]:
-        """Return what is done once a peer has no copies of before ``version`` on their way. One
-        that lives says so in its record, however long its line is, within ``SENT_S`` and a lease;
-        the lease of one that does not lapses. What a frozen one has in its sockets is lost track
-        of."""
-        return self._when(peer, version, since_s, True)
-
-    def _when(
-        self, peer: Member, version: int, since_s: float, is_patient: bool
-    ) -> asyncio.Future[None]:
-        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(peer, version, since_s, is_patient, over))
-        self._is_waited_for.set()
-        return over
+        """Return what is done once a peer has no copies of before ``version`` on their way: see
+        ``Peers.when_sent``."""
+        return self._peers.when_sent(peer, version, since_s)
 
     async def when_leases_hold(self) -> None:
         """Return once no lease of a former run of the store can hold: what such a member knows,
@@ -236,43 +224,6 @@ class Membership:
         self._notice_run()
         while (left_s := self._past.settled_s - now_s()) > 0:
             await asyncio.sleep(left_s)
-
-    async def _poll(self) -> None:
-        """Look at the members' records while somebody waits for one of them, without end."""
-        while True:
-            await self._is_waited_for.wait()
-            await asyncio.sleep(POLL_S)
-            asked_s = now_s()
-            known: dict[str, int] = {}
-            try:
-                members = await self._members.all()
-            except StoreError:
-                asked_s = float("-inf")  # nothing was heard; leases go on lapsing
-            else:
-                self.saw(members, asked_s)
-                known = {member.id: member.known for member in members}
-            at_s = now_s()
-            still = []
-            for one in self._waiting:
-                has_gone_on = known.get(one.peer.id, one.version) >= one.version
-                if one.over.done():
-                    continue
-                if self._has_lapsed(one, at_s) or (has_gone_on and asked_s >= one.since_s):
-                    one.over.set_result(None)
-                else:
-                    still.append(one)
-            self._waiting = still
-            if not still:
-                self._is_waited_for.clear()
-            went_well()
-
-    def _has_lapsed(self, one: _Waiting, at_s: float) -> bool:
-        """Whether there is nothing more to wait for, though the peer has not said that it knows."""
-        waited_s = at_s - one.since_s
-        if one.is_patient and waited_s <= one.peer.lease_s + SENT_S:
-            _, moved_s = self._observed.get(one.peer.id, (b"", one.since_s))
-            waited_s = at_s - max(one.since_s, moved_s)
-        return waited_s > one.peer.lease_s
 
     async def _hold(self) -> None:
         """Live one life after the other: join, and hold the lease until it is lost."""
@@ -438,13 +389,3 @@ class Membership:
         """Return when every lease that holds now, as far as this member knows, has lapsed."""
         longest_s = max([self.lease.length_s, *(peer.lease_s for peer in self.peers.values())])
         return now_s() + longest_s
-
-    async def _reap(self, peer: Member) -> None:
-        try:
-            won = await self._members.reap(peer)
-        except StoreError:
-            return  # seen again at the next renewal
-        if won and self._duties is not None:
-            self.reaped += 1
-            log.warning("member removed: its lease lapsed", member=peer.id, removed=self.reaped)
-            self._duties.bury(peer.id)

@@ -231,7 +231,8 @@ def run(
         loop = asyncio.get_running_loop()
         assert isinstance(loop, Loop)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("gearhorn.members.membership.now_s", clock or loop.time)
+            for module in ("membership", "peers"):
+                patch.setattr(f"gearhorn.members.{module}.now_s", clock or loop.time)
             bench = Bench(loop, stale_s)
             try:
                 await test(bench)

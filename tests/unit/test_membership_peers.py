@@ -9,7 +9,8 @@ import pytest
 from support.membership import LEASE_S, Bench, peer, polled, renewal, run, turn
 
 from gearhorn.errors import StoreError
-from gearhorn.members.membership import POLL_S, RENEWALS, SENT_S
+from gearhorn.members.membership import RENEWALS
+from gearhorn.members.peers import POLL_S, SENT_S
 from gearhorn.store.members import Member
 
 # Peers

@@ -10,7 +10,7 @@ import pytest
 from support.membership import EVERYTHING, LEASE_S, Bench, peer, renewal, run, turn
 
 from gearhorn.errors import StoreError
-from gearhorn.members.membership import POLL_S
+from gearhorn.members.peers import POLL_S
 from gearhorn.store.members import Member
 from gearhorn.timing import now_s
 
