@@ -192,16 +192,31 @@ def unnamed_errors(found: list[Source]) -> list[Place]:
     return places
 
 
-def imported_by_unit_tests() -> set[str]:
-    """Return the modules of the package that unit tests import."""
+def imported_modules(path: Path) -> set[str]:
+    """Return what a file imports: modules, and names of modules as if they were modules too."""
     imported: set[str] = set()
-    for path in (ROOT / "tests" / "unit").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                imported.add(node.module)
-                imported |= {f"{node.module}.{alias.name}" for alias in node.names}
-            elif isinstance(node, ast.Import):
-                imported |= {alias.name for alias in node.names}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            imported.add(node.module)
+            imported |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+    return imported
+
+
+def imported_by_unit_tests() -> set[str]:
+    """Return the modules that unit tests import, themselves or through a bench in ``support``."""
+    waiting = list((ROOT / "tests" / "unit").glob("*.py"))
+    seen = set(waiting)
+    imported: set[str] = set()
+    while waiting:
+        found = imported_modules(waiting.pop())
+        imported |= found
+        for name in found:
+            support = ROOT / "tests" / Path(*name.split(".")).with_suffix(".py")
+            if name.startswith("support.") and support.exists() and support not in seen:
+                seen.add(support)
+                waiting.append(support)
     return imported
 
 
