@@ -28,7 +28,7 @@ class Deliverer:
     def __init__(
         self,
         store: Lanes,
-        cluster: JobServers,
+        job_servers: JobServers,
         membership: Membership,
         lost: Callable[[str], None],
         dropped: Callable[[str, str, int], None],
@@ -38,11 +38,11 @@ class Deliverer:
         notes = PendingWrites()
         self._lost = lost
         self.outcomes = Outcomes(
-            cluster, self.held, notes, lambda: membership.clock_ms, self._start_over
+            job_servers, self.held, notes, lambda: membership.clock_ms, self._start_over
         )
         self._rounds = Rounds(
             store=store,
-            cluster=cluster,
+            job_servers=job_servers,
             membership=membership,
             held=self.held,
             feed=self._feed,
@@ -54,7 +54,7 @@ class Deliverer:
             end=self._end,
             start_over=self._start_over,
         )
-        cluster.on_change(self._server_changed)
+        job_servers.on_change(self._server_changed)
 
     async def run(self) -> None:
         """Work the lanes off, without end."""

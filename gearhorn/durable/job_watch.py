@@ -41,9 +41,9 @@ log = structlog.get_logger(__name__)
 class JobWatcher:
     """Looks after the deliveries of this member."""
 
-    def __init__(self, deliverer: Deliverer, cluster: JobServers) -> None:
+    def __init__(self, deliverer: Deliverer, job_servers: JobServers) -> None:
         self._deliverer = deliverer
-        self._cluster = cluster
+        self._job_servers = job_servers
         self._tables_s: dict[int, float] = {}  # when a server's table may be read again
         self._deaths_s: dict[Delivery, float] = {}  # when to look for deaths on one again
 
@@ -95,12 +95,12 @@ class JobWatcher:
             elif delivery.job is not None:
                 places.setdefault(delivery.job[0].place, []).append(delivery)
         for place, deliveries in places.items():
-            if at_s < self._tables_s.get(place, 0.0) or not self._cluster.clients[place].is_up:
+            if at_s < self._tables_s.get(place, 0.0) or not self._job_servers.clients[place].is_up:
                 continue
             began_s = now_s()
             try:
                 async with asyncio.timeout(TABLE_S):
-                    running = await self._cluster.admins[place].running()
+                    running = await self._job_servers.admins[place].running()
             except OSError as error:
                 log.debug("status is unknown", error=str(error) or type(error).__name__)
                 self._tables_s[place] = now_s() + 1.0
@@ -141,11 +141,11 @@ class JobWatcher:
         """Look for jobs on which receivers died; return how long not to look again."""
         wait_s = DEATHS_S
         for place, suspects in self._suspects(at_s).items():
-            if not self._cluster.clients[place].is_up:
+            if not self._job_servers.clients[place].is_up:
                 continue
             began_s = now_s()
             try:
-                returned = await self._cluster.admins[place].returned()
+                returned = await self._job_servers.admins[place].returned()
             except OSError as error:
                 log.debug("jobs are not listed", error=str(error) or type(error).__name__)
                 continue

@@ -36,7 +36,7 @@ class Outcomes:
 
     def __init__(
         self,
-        cluster: JobServers,
+        job_servers: JobServers,
         held: HeldLanes,
         notes: PendingWrites,
         clock_ms: Callable[[], int],
@@ -45,8 +45,8 @@ class Outcomes:
         self._start_over = start_over
         self._held = held
         self._notes = notes
-        self.withdrawals = Withdrawals(cluster)
-        self.shipping = Shipping(cluster, self, self.withdrawals)
+        self.withdrawals = Withdrawals(job_servers)
+        self.shipping = Shipping(job_servers, self, self.withdrawals)
         self.retries = Retries(self.shipping, notes, held, clock_ms)
         self._parked: dict[Delivery, None] = {}  # with receivers that may still acknowledge
         self._held_up: dict[Lane, None] = {}  # wait for job servers to take more

@@ -28,9 +28,9 @@ log = structlog.get_logger(__name__)
 class Quiet:
     """Opens lanes that were taken over."""
 
-    def __init__(self, deliverer: Deliverer, cluster: JobServers) -> None:
+    def __init__(self, deliverer: Deliverer, job_servers: JobServers) -> None:
         self._deliverer = deliverer
-        self._cluster = cluster
+        self._job_servers = job_servers
 
     async def run(self) -> None:
         """Open lanes whose former owner's jobs no receiver has any more, without end."""
@@ -42,13 +42,13 @@ class Quiet:
                 wait_s = QUIET_S
                 continue
             wait_s = min(wait_s * 1.5, QUIET_MOST_S)
-            places = range(len(self._cluster.admins))
+            places = range(len(self._job_servers.admins))
             found = await asyncio.gather(*map(self._running, places))
             # a lane that was taken meanwhile is looked at the next time
             running: set[bytes] = set().union(*(queues for queues in found if queues is not None))
             is_known = any(queues is not None for queues in found) and not any(
                 queues is None and client.is_up
-                for queues, client in zip(found, self._cluster.clients, strict=True)
+                for queues, client in zip(found, self._job_servers.clients, strict=True)
             )
             at_s = now_s()
             for lane in lanes:
@@ -63,7 +63,7 @@ class Quiet:
         """Return the queues of a server whose jobs receivers have; None where it does not say."""
         try:
             async with asyncio.timeout(STATUS_S):  # it may be frozen
-                return set(await self._cluster.admins[place].running())
+                return set(await self._job_servers.admins[place].running())
         except OSError as error:
             log.debug("status is unknown", error=str(error) or type(error).__name__)
             return None

@@ -61,7 +61,7 @@ class Rounds:
         self,
         *,
         store: Lanes,
-        cluster: JobServers,
+        job_servers: JobServers,
         membership: Membership,
         held: HeldLanes,
         feed: LogCache,
@@ -74,7 +74,7 @@ class Rounds:
         start_over: Callable[[], None],
     ) -> None:
         self._store = store
-        self._cluster = cluster
+        self._job_servers = job_servers
         self._membership = membership
         self._held = held
         self._feed = feed
@@ -319,14 +319,14 @@ class Rounds:
     @property
     def _may_take(self) -> bool:
         """Whether job servers take what is read now."""
-        return self._cluster.is_up and not self._outcomes.shipping.is_full
+        return self._job_servers.is_up and not self._outcomes.shipping.is_full
 
     def _fill(self, lane: Lane) -> int:
         """Take what is in memory of what the lane has room for; return how much more there may be
         to take. Nothing is taken that no job server would."""
         room = lane.room
         if room and not self._may_take:
-            if self._cluster.is_up:
+            if self._job_servers.is_up:
                 self._outcomes.hold_up(lane)
             return 0  # with no server up, every lane is worked off when one is
         # a lane without room for what follows has room still where that was not for it
@@ -348,7 +348,7 @@ class Rounds:
 
     def _send_all(self, lanes: Iterable[Lane], at_s: float) -> None:
         """Send what may be sent; without a lease the lanes are lost."""
-        may_send = self._cluster.is_up and self._holds_lease()
+        may_send = self._job_servers.is_up and self._holds_lease()
         for lane in lanes:
             self._held.mark(lane)
             if lane.ready and may_send and lane not in self._blocked:

@@ -78,8 +78,8 @@ class Told(Protocol):
 class Shipping:
     """Sends deliveries; ``outcome`` is told what becomes of them."""
 
-    def __init__(self, cluster: JobServers, outcome: Outcome, withdrawals: Withdrawals) -> None:
-        self._cluster = cluster
+    def __init__(self, job_servers: JobServers, outcome: Outcome, withdrawals: Withdrawals) -> None:
+        self._job_servers = job_servers
         self._outcome = outcome
         self._withdrawals = withdrawals
         self._out: defaultdict[int, list[tuple[Delivery, bytes]]] = defaultdict(list)
@@ -96,7 +96,7 @@ class Shipping:
         unique = b"%s%d.%d" % (delivery.entries[0].name, lane.term, lane.next_attempt())
         block = packets.pack(_KIND, lane.queue, unique, _arguments(lane, delivery))
         self._unsent += len(block)
-        self._out[self._cluster.route(lane.queue)].append((delivery, block))
+        self._out[self._job_servers.route(lane.queue)].append((delivery, block))
 
     def ship(self, at_s: float) -> None:
         """Submit what was added."""
@@ -106,13 +106,13 @@ class Shipping:
                 self._submit(place, every[at : at + TOGETHER], at_s)
 
     def _submit(self, place: int, some: Sequence[tuple[Delivery, bytes]], at_s: float) -> None:
-        connection = self._cluster.clients[place].connection
+        connection = self._job_servers.clients[place].connection
         deliveries = [delivery for delivery, _ in some]
         blocks = [block for _, block in some]
         shipment = Shipment(self._outcome, place, connection, deliveries, blocks)
         for index, delivery in enumerate(deliveries):
             delivery.ship((shipment, index), at_s)
-        self._cluster.submit(place, shipment)
+        self._job_servers.submit(place, shipment)
 
     def arrived(self, shipment: Shipment) -> None:
         """A shipment is accepted or lost: its payloads are needed no more."""
@@ -122,7 +122,7 @@ class Shipping:
         """Ask whether the job server knows a job and a receiver has it; ``told`` is never called
         where the connection has ended, or ends first."""
         shipment, index = job
-        client = self._cluster.clients[shipment.place]
+        client = self._job_servers.clients[shipment.place]
         if client.connection is shipment.connection and index < len(shipment.handles or ()):
             client.look(shipment, index, told)
 
@@ -130,7 +130,7 @@ class Shipping:
         """Return a job's handle, b"" where its job server has not accepted it or its connection
         has ended."""
         shipment, index = job
-        client = self._cluster.clients[shipment.place]
+        client = self._job_servers.clients[shipment.place]
         handles = shipment.handles or []
         if client.connection is not shipment.connection or index >= len(handles):
             return b""
@@ -152,7 +152,7 @@ class Shipping:
             shipment, index = job
             queue = shipment.deliveries[index].lane.queue
             if is_late:
-                self._cluster.clients[shipment.place].expect_late(shipment, index)
+                self._job_servers.clients[shipment.place].expect_late(shipment, index)
             else:
                 self.drop(job)
             self._withdrawals.add(
@@ -163,7 +163,7 @@ class Shipping:
         """Wait no more for the receiver of a job."""
         shipment, index = job
         if self.handle_of(job):
-            self._cluster.clients[shipment.place].drop(shipment, index)
+            self._job_servers.clients[shipment.place].drop(shipment, index)
             shipment.release(index)
 
     def forget(self, delivery: Delivery) -> None:

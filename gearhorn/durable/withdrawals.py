@@ -39,8 +39,8 @@ class Withdrawal(NamedTuple):
 class Withdrawals:
     """Takes jobs back, for one job server after the other as they come."""
 
-    def __init__(self, cluster: JobServers) -> None:
-        self._cluster = cluster
+    def __init__(self, job_servers: JobServers) -> None:
+        self._job_servers = job_servers
         self._waiting: defaultdict[int, list[Withdrawal]] = defaultdict(list)  # by server
         self._running: set[int] = set()  # servers that are worked on
         self._read_s: defaultdict[int, float] = defaultdict(float)  # when to read status again
@@ -63,7 +63,7 @@ class Withdrawals:
         try:
             while waiting := self._waiting.pop(place, None):
                 some, rest = waiting[:AT_ONCE], waiting[AT_ONCE:]
-                connection = self._cluster.clients[place].connection
+                connection = self._job_servers.clients[place].connection
                 live = [one for one in some if one.connection is connection]
                 if connection is None or not live:
                     self._waiting[place][:0] = rest
@@ -71,7 +71,7 @@ class Withdrawals:
                 handles = [one.handle for one in live]
                 are_valid = partial(getattr, connection, "is_open")
                 try:
-                    await self._cluster.admins[place].cancel(handles, are_valid)
+                    await self._job_servers.admins[place].cancel(handles, are_valid)
                 except OSError as error:
                     words = str(error) or type(error).__name__
                     log.debug("deliveries are not withdrawn; trying again", error=words)
@@ -95,12 +95,12 @@ class Withdrawals:
         began_s = now_s()
         counts = Counter(one.queue for one in cancelled)
         try:
-            waiting = await self._cluster.admins[place].waiting(counts)
+            waiting = await self._job_servers.admins[place].waiting(counts)
             self._read_s[place] = now_s() + DUTY * (now_s() - began_s)
             # more than were cancelled: some that a receiver is to get, and nobody can tell which
             queues = [queue for queue, count in counts.items() if 0 < waiting[queue] <= count]
             if queues:
-                await self._cluster.reap(place, queues)
+                await self._job_servers.reap(place, queues)
         except OSError as error:
             words = str(error) or type(error).__name__
             log.debug("cancelled jobs stay on their queues", error=words)

@@ -123,7 +123,7 @@ class FastFanout(Submission):
         self.message = message
         self.subscribers = subscribers
         self.place = share.place
-        outbox.cluster.clients[share.place].submit(self)
+        outbox.job_servers.clients[share.place].submit(self)
 
     def general(self) -> Background:
         """Return the same fan-out in its general shape."""

@@ -31,8 +31,8 @@ log = structlog.get_logger(__name__)
 class Backlog:
     """Looks at backlogs, a share of it: the members of ``membership`` do the rest."""
 
-    def __init__(self, cluster: JobServers, limits: Limits, membership: Membership) -> None:
-        self._cluster = cluster
+    def __init__(self, job_servers: JobServers, limits: Limits, membership: Membership) -> None:
+        self._job_servers = job_servers
         self._limits = limits
         self._membership = membership
         self._tasks = Tasks()
@@ -65,7 +65,7 @@ class Backlog:
         """Read every server's backlog, for ``recent``."""
         total: Counter[bytes] = Counter()
         at: float | None = None
-        for place in range(len(self._cluster.admins)):
+        for place in range(len(self._job_servers.admins)):
             backlog = await self._read(place)
             if backlog is not None:
                 at = time.time()
@@ -77,11 +77,11 @@ class Backlog:
 
     async def _read(self, place: int) -> dict[bytes, int] | None:
         """Read one server's backlog; None where it cannot be asked."""
-        client = self._cluster.clients[place]
+        client = self._job_servers.clients[place]
         if not client.is_up:
             return None
         try:
-            return await self._cluster.admins[place].backlog()
+            return await self._job_servers.admins[place].backlog()
         except OSError as error:
             words = str(error) or type(error).__name__
             log.warning("backlog is unknown", server=str(client.server), error=words)
@@ -89,7 +89,7 @@ class Backlog:
 
     async def look(self, directory: Directory) -> None:
         """Read every server's backlog, and have the limits set of queues that need it."""
-        for place in range(len(self._cluster.admins)):
+        for place in range(len(self._job_servers.admins)):
             backlog = await self._read(place)
             for topic, waiting in (await self._sort(directory, backlog or {})).items():
                 subscribers = directory.peek(topic)

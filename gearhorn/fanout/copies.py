@@ -179,26 +179,26 @@ class Subscribers:
             return self.durable.without(exclude)
         return tuple(one for one in self.durable if one not in exclude)
 
-    def shares(self, cluster: JobServers) -> list[Share]:
+    def shares(self, job_servers: JobServers) -> list[Share]:
         """Return how a list that is not long is spread over the servers that are up; one must
         be."""
-        if self._session != cluster.sessions:
-            self._session = cluster.sessions
-            self._shares = self._spread(cluster, range(len(self.queues)))
+        if self._session != job_servers.sessions:
+            self._session = job_servers.sessions
+            self._shares = self._spread(job_servers, range(len(self.queues)))
             is_one = len(self._shares) == 1 and not self._shares[0].enveloped
             self._only = self._shares[0] if is_one else None
         return self._shares
 
-    def only_share(self, cluster: JobServers) -> Share | None:
+    def only_share(self, job_servers: JobServers) -> Share | None:
         """Return the share that is all of the list, if a server that is up carries all of it and
         nobody takes envelopes."""
-        if self._session != cluster.sessions:
-            if self.is_long or not cluster.is_up:
+        if self._session != job_servers.sessions:
+            if self.is_long or not job_servers.is_up:
                 return None
-            self.shares(cluster)
+            self.shares(job_servers)
         return self._only
 
-    def _spread(self, cluster: JobServers, indexes: Sequence[int]) -> list[Share]:
+    def _spread(self, job_servers: JobServers, indexes: Sequence[int]) -> list[Share]:
         """Spread some of the queues, in order."""
         shares: list[Share] = []
         queues = self.queues
@@ -211,7 +211,9 @@ class Subscribers:
             ),
         )
         for kind, enveloped in kinds:
-            for place, part in cluster.partition([queues[i] for i in kind]).items() if kind else ():
+            for place, part in (
+                job_servers.partition([queues[i] for i in kind]).items() if kind else ()
+            ):
                 if len(part) == len(queues):
                     shares.append(Share(place, None, queues, enveloped))
                 else:
@@ -220,10 +222,10 @@ class Subscribers:
         return shares
 
     def _spread_pages(
-        self, cluster: JobServers, queues: Packed, indexes: Sequence[int]
+        self, job_servers: JobServers, queues: Packed, indexes: Sequence[int]
     ) -> list[Share]:
         """Spread some of the queues of a long list, in order."""
-        places = self._carriers(cluster, queues, indexes)
+        places = self._carriers(job_servers, queues, indexes)
         split = bisect_left(indexes, self.enveloped)
         shares: list[Share] = []
         for enveloped, part, own in (
@@ -238,12 +240,14 @@ class Subscribers:
                 shares.append(Share(place, mine, clients, enveloped, queues.prefix))
         return shares
 
-    def _carriers(self, cluster: JobServers, queues: Packed, indexes: Sequence[int]) -> array[int]:
+    def _carriers(
+        self, job_servers: JobServers, queues: Packed, indexes: Sequence[int]
+    ) -> array[int]:
         """Return, per index, the place of the server that carries the queue."""
-        if cluster.only is not None:
-            return array("H", [cluster.only]) * len(indexes)
-        if self._session != cluster.sessions:
-            self._session = cluster.sessions
+        if job_servers.only is not None:
+            return array("H", [job_servers.only]) * len(indexes)
+        if self._session != job_servers.sessions:
+            self._session = job_servers.sessions
             self._routes = [None] * queues.page_count
         places = array("H")
         at, end = 0, len(indexes)
@@ -252,7 +256,7 @@ class Subscribers:
             start, clients, route = queues.start_of(page), queues.page(page), self._routes[page]
             if route is None:
                 prefix = queues.prefix
-                route = array("H", [cluster.route(prefix + client) for client in clients])
+                route = array("H", [job_servers.route(prefix + client) for client in clients])
                 self._routes[page] = route
             till = bisect_left(indexes, start + len(clients), at)
             places.extend([route[index - start] for index in indexes[at:till]])
@@ -261,7 +265,7 @@ class Subscribers:
 
     def blocks(
         self,
-        cluster: JobServers,
+        job_servers: JobServers,
         message: Fanout,
         foreground: bool,
         unique: bytes,
@@ -277,11 +281,11 @@ class Subscribers:
         """
         if isinstance(self.queues, Packed):
             chosen = range(len(self.queues)) if indexes is None else indexes
-            shares = self._spread_pages(cluster, self.queues, chosen)
+            shares = self._spread_pages(job_servers, self.queues, chosen)
         elif indexes is None:
-            shares = self.shares(cluster)
+            shares = self.shares(job_servers)
         else:
-            shares = self._spread(cluster, indexes)
+            shares = self._spread(job_servers, indexes)
         kind = packets.SUBMIT[foreground, message.priority]
         tails = {} if tails is None else tails
         blocks = []

@@ -275,7 +275,7 @@ class Foreground(RunningFanout):
         self.outbox.withdraw(self.job, list(self.parts), self._withdraw, self._end)
 
     def _withdraw(self, part: ServerBatch) -> asyncio.Task[None] | None:
-        client = self.outbox.cluster.clients[part.place]
+        client = self.outbox.job_servers.clients[part.place]
         if part.connection is not client.connection:
             return None
         return self.outbox.maybe_withdraw(part, client.forget(part))

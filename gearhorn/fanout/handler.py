@@ -143,7 +143,7 @@ class Fanouts:
         if message.background:
             is_held_up = outbox.overflow.concerns(message.topic)
             if chosen is None and not (message.receipt or is_held_up or logged):
-                share = subscribers.only_share(outbox.cluster)
+                share = subscribers.only_share(outbox.job_servers)
                 if share is not None and message.topic not in outbox.portions.topics:
                     FastFanout(outbox, job, message, subscribers, share)
                     return

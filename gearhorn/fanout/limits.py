@@ -74,21 +74,21 @@ class Limits:
     queues.
     """
 
-    def __init__(self, cluster: JobServers, *, default: int, most: int) -> None:
-        self._cluster = cluster
+    def __init__(self, job_servers: JobServers, *, default: int, most: int) -> None:
+        self._job_servers = job_servers
         self._default = default
         self._most = most
         self._lists: CachedLists | None = None
         self._setters = [
             Setter(admin, str(client.server), self)
-            for admin, client in zip(cluster.admins, cluster.clients, strict=True)
+            for admin, client in zip(job_servers.admins, job_servers.clients, strict=True)
         ]
         self._connections: list[Connection | None] = [None] * len(self._setters)
         self._readings: list[Reading] = []
         self._topics: OrderedDict[str, int] = OrderedDict()  # what is remembered of each, in queues
         self._weight = 0  # of all of them
         self._tasks = Tasks()
-        cluster.on_change(self._server_changed)
+        job_servers.on_change(self._server_changed)
 
     def attach(self, lists: CachedLists) -> None:
         """Say where the lists are cached whose limits are set here. Lists are read with their
@@ -154,7 +154,7 @@ class Limits:
         self._weight = 0
 
     def _server_changed(self) -> None:
-        for place, client in enumerate(self._cluster.clients):
+        for place, client in enumerate(self._job_servers.clients):
             if client.connection is not self._connections[place]:
                 self._connections[place] = client.connection
                 self._setters[place].forget()
@@ -180,22 +180,22 @@ class Limits:
         """Have set what is to be set of a list; return the servers to be waited for."""
         topic = subscribers.topic
         is_known = any(setter.known(topic) for setter in self._setters)
-        if not self._cluster.is_up or not (is_known or self.is_eager(subscribers)):
+        if not self._job_servers.is_up or not (is_known or self.is_eager(subscribers)):
             return []
         is_whole = is_known or self._default <= EAGER_LIMIT
         size = len(subscribers.queues if is_whole else subscribers.limits)
-        sessions, cluster = self._cluster.sessions, self._cluster
+        sessions, job_servers = self._job_servers.sessions, self._job_servers
         busy: set[Setter] = set()
         for start in range(0, size, CHUNK):
             if start:
                 await asyncio.sleep(0)
-                if sessions != cluster.sessions:
+                if sessions != job_servers.sessions:
                     return []  # the list is read again
             missing: dict[int, dict[bytes, int]] = {}
             changed = reading.changed(topic)
             known = [setter.known(topic) for setter in self._setters]
             for queue, limit in self._piece(subscribers, is_whole, start).items():
-                place = cluster.route(queue)
+                place = job_servers.route(queue)
                 before = known[place].get(queue)
                 if before == limit or queue in changed or (before is None and limit > EAGER_LIMIT):
                     continue
@@ -241,7 +241,7 @@ class Limits:
                 await asyncio.sleep(0)
             for index, queue in enumerate(subscribers.queues[start : start + CHUNK], start):
                 count = waiting.get(queue)
-                if count is None or self._cluster.route(queue) != place:
+                if count is None or self._job_servers.route(queue) != place:
                     continue
                 limit = self.wanted(subscribers, index)
                 if 4 * count >= limit and not setter.is_set(topic, queue, limit):
@@ -253,10 +253,10 @@ class Limits:
 
     def doubts(self, subscribers: Subscribers, index: int) -> bool:
         """Whether a copy was refused by a limit that need not be the one that was asked for."""
-        if not self._cluster.is_up:
+        if not self._job_servers.is_up:
             return False
         queue, limit = subscribers.queues[index], self.wanted(subscribers, index)
-        setter = self._setters[self._cluster.route(queue)]
+        setter = self._setters[self._job_servers.route(queue)]
         if setter.is_mute or not self._is_current(subscribers):
             return False
         if not setter.is_set(subscribers.topic, queue, limit):
@@ -269,11 +269,11 @@ class Limits:
 
     async def confirm(self, subscribers: Subscribers, index: int) -> bool:
         """Set the limit of a queue that is in doubt; return whether it is set now."""
-        if not self._cluster.is_up:
+        if not self._job_servers.is_up:
             return False
         topic, queue = subscribers.topic, subscribers.queues[index]
         limit = self.wanted(subscribers, index)
-        setter = self._setters[self._cluster.route(queue)]
+        setter = self._setters[self._job_servers.route(queue)]
         setter.want(topic, {queue: limit})
         await asyncio.wait([setter.when_set(topic)], timeout=WAIT_S)
         self._remember(topic)

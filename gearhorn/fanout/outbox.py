@@ -47,7 +47,7 @@ class Outbox:
 
     def __init__(
         self,
-        cluster: JobServers,
+        job_servers: JobServers,
         *,
         backlog: Backlog,
         drops: Drops,
@@ -56,18 +56,18 @@ class Outbox:
         places: Places,
         tag: bytes,
     ) -> None:
-        self.cluster = cluster
+        self.job_servers = job_servers
         self.backlog = backlog
         self.drops = drops
         self.overflow = overflow
         self.waiting = waiting
         self.places = places
-        self.portions = Portions(cluster)
+        self.portions = Portions(job_servers)
         self._tag = tag
         self._generation = 0
         self._stranded: list[tuple[RunningFanout, Sequence[int] | None]] = []
         self._tasks = Tasks()
-        cluster.on_change(self._server_changed)
+        job_servers.on_change(self._server_changed)
 
     @property
     def is_idle(self) -> bool:
@@ -101,7 +101,7 @@ class Outbox:
 
     def _server_changed(self) -> None:
         self._generation += 1
-        if self._stranded and self.cluster.is_up:
+        if self._stranded and self.job_servers.is_up:
             stranded, self._stranded = self._stranded, []
             for copying, indexes in stranded:
                 attempt(copying.job, partial(copying.send_stranded, indexes))
@@ -160,9 +160,9 @@ class Outbox:
 
     async def _cancel(self, part: ServerBatch, handles: list[bytes]) -> None:
         try:
-            await self.cluster.admins[part.place].cancel(handles, lambda: part.is_held)
+            await self.job_servers.admins[part.place].cancel(handles, lambda: part.is_held)
         except OSError as error:
-            server = str(self.cluster.clients[part.place].server)
+            server = str(self.job_servers.clients[part.place].server)
             words = str(error) or type(error).__name__
             log.debug("copies are not withdrawn", server=server, error=words)
 
@@ -179,7 +179,7 @@ class ServerBatch(Submission):
         self.place = block.place
         self._is_counted = False
         self.indexes = block.indexes
-        self.connection = copying.outbox.cluster.clients[block.place].connection
+        self.connection = copying.outbox.job_servers.clients[block.place].connection
 
     def take_refused(self) -> list[int]:
         """Return the copies that the server refused, as indexes into the list; once."""
@@ -241,7 +241,7 @@ class RunningFanout:
         if subscribers.is_long or subscribers.topic in outbox.portions.topics:
             self.open += 1  # until ``sent``
             outbox.portions.add(subscribers.topic, self, self._ascending(indexes))
-        elif outbox.cluster.is_up:
+        elif outbox.job_servers.is_up:
             self.send_portion(indexes)
         else:
             self._strand(indexes)
@@ -273,7 +273,7 @@ class RunningFanout:
     def send_held(self, index: int) -> None:
         """There is room now for a copy that was held back."""
         self.open -= 1
-        if self.outbox.cluster.is_up:
+        if self.outbox.job_servers.is_up:
             self._send([index])
         else:
             self._strand([index])
@@ -293,7 +293,7 @@ class RunningFanout:
         if unique != self._unique:
             self._unique, self._tails = unique, {}
         blocks = self.subscribers.blocks(
-            outbox.cluster,
+            outbox.job_servers,
             message,
             self.foreground,
             unique,
@@ -305,7 +305,7 @@ class RunningFanout:
         for block in blocks:
             part = ServerBatch(self, block, self.foreground)
             self.parts.append(part)
-            outbox.cluster.submit(block.place, part)
+            outbox.job_servers.submit(block.place, part)
 
     def drop(self, part: ServerBatch) -> int:
         """Take note of the copies of a part that the server refused; return how many are lost."""

@@ -81,8 +81,8 @@ class Overflow:
     """What waits for room. The oldest jobs of a queue that are discarded for younger ones are
     counted by ``drops``."""
 
-    def __init__(self, cluster: JobServers, limits: Limits, drops: Drops) -> None:
-        self._cluster = cluster
+    def __init__(self, job_servers: JobServers, limits: Limits, drops: Drops) -> None:
+        self._job_servers = job_servers
         self._limits = limits
         self._drops = drops
         self._full: dict[str, dict[bytes, _Full]] = {}  # by topic
@@ -159,7 +159,7 @@ class Overflow:
             if any(self._former(topics, born)):
                 was_held = True
                 await asyncio.sleep(POLL_S)
-                if self._cluster.is_up:
+                if self._job_servers.is_up:
                     left_s -= loop.time() - then_s
                 then_s = loop.time()
                 if left_s <= 0:
@@ -168,7 +168,7 @@ class Overflow:
                 was_held = False  # what was sent last may be refused yet
             else:
                 return
-            await self._cluster.barrier()
+            await self._job_servers.barrier()
 
     def _former(self, topics: Sequence[str] | None, born: int) -> Iterator[tuple[bytes, _Full]]:
         """Find what lists up to ``born`` want; who asks only whether there is any goes no further
@@ -200,7 +200,7 @@ class Overflow:
     async def _make_room(self, queue: bytes, full: _Full) -> None:
         waiting, is_full = full.waiting, True
         while True:
-            await self._cluster.barrier()  # what was sent is answered
+            await self._job_servers.barrier()  # what was sent is answered
             is_full |= bool(full.refused)
             full.gather()
             if not waiting:
@@ -219,13 +219,13 @@ class Overflow:
                 self._send(waiting, BATCH)  # those that are refused now are dropped
 
     async def _trim_and_send(self, queue: bytes, full: _Full) -> None:
-        gone = await self._cluster.trim(queue, min(len(full.waiting), BATCH))
+        gone = await self._job_servers.trim(queue, min(len(full.waiting), BATCH))
         if not full.waiting:
             return  # given up meanwhile
         for held, index in list(full.waiting)[:gone]:
             self._drops.dropped(held.subscribers, index)
         self._send(full.waiting, max(gone, 1))
-        await self._cluster.barrier()
+        await self._job_servers.barrier()
         if not gone and full.refused:  # all of them are running
             held, index = full.refused.popleft()
             held.drop_held(index)

@@ -47,8 +47,8 @@ class Portioned(Protocol):
 class Portions:
     """The lines of the topics that have long fan-outs under way."""
 
-    def __init__(self, cluster: JobServers) -> None:
-        self._cluster = cluster
+    def __init__(self, job_servers: JobServers) -> None:
+        self._job_servers = job_servers
         self.topics: dict[str, deque[tuple[Portioned, Sequence[int]] | asyncio.Future[None]]] = {}
         self._tasks = Tasks()
 
@@ -86,10 +86,10 @@ class Portions:
                     while len(unanswered) >= AHEAD:
                         for answered in unanswered.popleft():
                             await answered
-                    while not self._cluster.is_up:
-                        await self._cluster.came_up()
+                    while not self._job_servers.is_up:
+                        await self._job_servers.came_up()
                     fanout.send_portion(indexes[at : at + PORTION])
-                    unanswered.append(self._cluster.barriers())
+                    unanswered.append(self._job_servers.barriers())
                 fanout.sent()
             except Exception:  # a bug must not take those with it that wait behind
                 log.exception("fan-out failed", topic=topic)

@@ -26,19 +26,19 @@ log = structlog.get_logger(__name__)
 
 
 class _Member(Client):
-    """A client that tells its cluster when it comes and goes."""
+    """A client that tells its ``JobServers`` when it comes and goes."""
 
-    def __init__(self, cluster: JobServers, tls: ssl.SSLContext | None, server: Server) -> None:
-        super().__init__(server, tls, cluster.client_id, cluster.limit)
-        self._cluster = cluster
+    def __init__(self, job_servers: JobServers, tls: ssl.SSLContext | None, server: Server) -> None:
+        super().__init__(server, tls, job_servers.client_id, job_servers.limit)
+        self._job_servers = job_servers
 
     def went_up(self, connection: Connection) -> None:
         super().went_up(connection)
-        self._cluster._changed()
+        self._job_servers._changed()
 
     def went_down(self, connection: Connection) -> None:
-        self._cluster._changed()  # before the lost copies are routed anew
-        self._cluster._went_down(self)
+        self._job_servers._changed()  # before the lost copies are routed anew
+        self._job_servers._went_down(self)
         super().went_down(connection)
 
 
@@ -49,12 +49,12 @@ class _Barrier:
         self.passed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     def accepted(self, submission: Submission) -> None:
-        self._settle(True)
+        self._end(True)
 
     def lost(self, submission: Submission) -> None:
-        self._settle(False)  # its copies went to other servers: wait for those
+        self._end(False)  # its copies went to other servers: wait for those
 
-    def _settle(self, passed: bool) -> None:
+    def _end(self, passed: bool) -> None:
         if not self.passed.done():
             self.passed.set_result(passed)
 
@@ -62,7 +62,7 @@ class _Barrier:
         raise AssertionError("a barrier has no copies")
 
     def broke(self, submission: Submission) -> None:
-        self._settle(False)
+        self._end(False)
 
 
 class JobServers:

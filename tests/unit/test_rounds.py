@@ -39,7 +39,7 @@ async def test_what_many_lanes_have_done_beyond_their_positions_is_told_part_by_
     until = SimpleNamespace(until_s=float("inf"))
     rounds = Rounds(
         store=cast(Any, store),
-        cluster=cast(Any, bed.cluster),
+        job_servers=cast(Any, bed.cluster),
         membership=cast(Any, SimpleNamespace(id="me", lease=until, clock_ms=0)),
         held=bed.held,
         feed=LogCache(),
