@@ -1,12 +1,29 @@
 """A client of one job server: blocks of copies out, acceptances and results back.
 
-Law: runs on the event loop. Submissions go out in the order they were handed over, window by
-window: gearmand serves one connection until its input is empty, so an unbounded pipeline would
-starve everybody else. JOB_CREATED and ERROR answer submits in order
-(docs/gearmand.rst, "Links and packets").
+Theory of operation. Copies are submitted without waiting for the answers to those before: a
+submission waits in ``_queued``, is cut into pieces of bytes, and the pieces are written as far as
+the *window* has room, ``WINDOW_COPIES`` and ``WINDOW_BYTES`` that the server has not answered. It
+cannot be unbounded: gearmand serves one connection until its input is empty, and would starve
+everybody else meanwhile.
 
 gearmand answers when it has worked off a whole window, and is idle until the next one is there. So
-the next one is made ready meanwhile, and when answers come it leaves before anybody is told.
+the next one is cut while it works (``_cut_ahead``), and when answers come it leaves before anybody
+is told of them (``handle``). Telling first was tried: then every microsecond that the caller takes
+is one in which the server has nothing to do.
+
+JOB_CREATED and ERROR bear no number. They answer submits in the order in which these were written,
+so the books are kept by counting: each answer is for the first copy of ``_written`` that has none.
+A miscount would credit one message with the answers of another, so an answer that fits nothing
+breaks the connection.
+
+A receiver's result names the handle of its job. gearmand joins copies that have the same unique id,
+and sends each result once for each of them: they wait in a chain under one handle, and take turns.
+
+When the server goes away, what was written and not answered is *lost*: it may have been taken or
+not, and its submitter sends it again elsewhere. What the server had accepted is finished as lost.
+
+Rules: runs on the event loop. Submissions go out in the order they were handed over; an outcome
+that raises costs its own submission only ("Links and packets" in docs/gearmand.rst).
 """
 
 from __future__ import annotations
@@ -60,11 +77,13 @@ class Client(Link):
         self._written: deque[Submission] = deque()  # written, at least in part; unanswered
         self._done: deque[Submission] = deque()  # answered, and not told yet
         self.accepted = 0  # copies since the beginning
-        self._answers = 0  # to copies and looks, refusals among them, since the beginning
+        self._answers = 0  # to copies and questions, refusals among them, since the beginning
         self._out_copies = 0
         self._out_bytes = 0
-        self._settling = False
-        self._looks: deque[Callable[[bool, bool], None]] = deque()  # in the order they were asked
+        self._is_telling = False
+        self._questions: deque[Callable[[bool, bool], None]] = (
+            deque()
+        )  # in the order they were asked
         # One handle has several waiting copies where gearmand coalesced them.
         # A pair is a copy of which nothing has come yet: nearly all of them until they finish.
         self._waiting: dict[bytes, tuple[Submission, int] | list[Awaited]] = {}
@@ -97,10 +116,7 @@ class Client(Link):
         Returns the handles that nobody else waits for: their jobs can be withdrawn. To be called
         once more when a forgotten submission is accepted, for what was on its way.
         """
-        assert submission.handles is not None
-        first = submission.forgotten is None
-        fresh = submission.handles[submission.forgotten or 0 :]
-        submission.forgotten = len(submission.handles)
+        first, fresh = submission.forget()
         alone = []
         for handle in fresh:
             chain = self._chain(handle)
@@ -108,16 +124,15 @@ class Client(Link):
                 if not first and handle:
                     alone.append(handle)
                 continue
-            for one in chain:
-                if one.submission is submission:
-                    one.forget()
-            if all(one.submission is None for one in chain):
+            for awaited in chain:
+                if awaited.submission is submission:
+                    awaited.forget()
+            if all(awaited.submission is None for awaited in chain):
                 del self._waiting[handle]
                 alone.append(handle)
         self._take_back()
-        self._queued_copies -= len(submission.heads) - submission.sent
-        submission.heads = submission.heads[: submission.sent]
-        self._settle()
+        self._queued_copies -= submission.shorten()
+        self._tell()
         if self.connection is not None:
             self.connection.wake()
         return alone
@@ -128,15 +143,15 @@ class Client(Link):
         assert submission.handles is not None
         if self.connection is not None:
             self.connection.write(packets.pack(packets.GET_STATUS, submission.handles[index]))
-            self._looks.append(told)
+            self._questions.append(told)
 
     def expect_late(self, submission: Submission, index: int) -> None:
         """A foreground copy is withdrawn now; its outcome is told if a receiver finishes it all
         the same, until ``drop``."""
         assert submission.handles is not None
-        for one in self._chain(submission.handles[index]) or ():
-            if one.submission is submission and one.index == index:
-                one.is_withdrawn = True
+        for awaited in self._chain(submission.handles[index]) or ():
+            if awaited.submission is submission and awaited.index == index:
+                awaited.withdraw(True)
 
     def drop(self, submission: Submission, index: int) -> None:
         """Wait no more for the receiver of one foreground copy."""
@@ -144,26 +159,26 @@ class Client(Link):
         self._waiting.pop(submission.handles[index], None)
 
     def debt(self) -> tuple[int, int]:
-        return self._answers, self._out_copies + len(self._looks)
+        return self._answers, self._out_copies + len(self._questions)
 
     def went_up(self, connection: Connection) -> None:
         connection.write(packets.pack(packets.OPTION_REQ, b"exceptions"))
 
     def went_down(self, connection: Connection) -> None:
-        self._settle()
+        self._tell()
         self._take_back()
-        lost = [*self._written, *(one for one in self._queued if not one.sent)]
+        lost = [*self._written, *(queued for queued in self._queued if not queued.sent)]
         waiting, self._waiting = self._waiting, {}
         self._written.clear()
         self._queued.clear()
-        self._looks.clear()
+        self._questions.clear()
         self._queued_copies = self._out_copies = self._out_bytes = 0
         for chain in waiting.values():  # there may be a million
             if isinstance(chain, tuple):
                 tell(chain, LOST)
                 continue
-            for one in chain:
-                finish(one, False, lost=True)
+            for awaited in chain:
+                finish(awaited, False, lost=True)
         for submission in lost:
             try:
                 submission.outcome.lost(submission)
@@ -184,9 +199,8 @@ class Client(Link):
                 break
             piece = pieces.popleft()
             for submission, count in piece.parts:
-                if not submission.sent:
+                if submission.writes(count):
                     self._written.append(submission)
-                submission.sent += count
             self._out_copies, self._out_bytes = copies, size
             if len(piece.data) > 1:
                 for block in piece.data:
@@ -197,7 +211,7 @@ class Client(Link):
             self._is_cutting = True
             asyncio.get_running_loop().call_soon(self._cut_ahead)  # when this has left
         if not self._out_copies:
-            self._settle()
+            self._tell()
 
     def _cut_ahead(self) -> None:
         """Make whole pieces of what is queued, up to a window of them."""
@@ -235,8 +249,7 @@ class Client(Link):
             parts.append((submission, take))
             copies += take
             size += take * submission.unit
-            submission.cut += take
-            if take < left:
+            if submission.cuts(take):
                 break
             queued.popleft()
         self._queued_copies -= copies
@@ -249,15 +262,15 @@ class Client(Link):
             piece = self._pieces.pop()
             self._queued_copies += piece.copies
             for submission, count in reversed(piece.parts):
-                submission.cut -= count
+                submission.cuts(-count)
                 if not self._queued or self._queued[0] is not submission:
                     self._queued.appendleft(submission)
 
-    def _settle(self) -> None:
+    def _tell(self) -> None:
         """Tell the outcomes of what is answered."""
-        if self._settling:
+        if self._is_telling:
             return  # called by an outcome: the loop below goes on
-        self._settling = True
+        self._is_telling = True
         written, done = self._written, self._done
         try:
             while True:
@@ -271,7 +284,7 @@ class Client(Link):
                 except Exception as error:
                     broke(submission, error)
         finally:
-            self._settling = False
+            self._is_telling = False
 
     def handle(self, connection: Connection, batch: list[Packet]) -> None:
         for kind, body in batch:
@@ -279,24 +292,24 @@ class Client(Link):
                 self._created(body)
                 continue
             if self._done or (self._written and not self._written[0].heads):
-                self._settle()  # what it is about comes first, without those that have no copies
+                self._tell()  # what it is about comes first, without those that have no copies
             if kind == packets.ERROR:
                 self._refused(body)
             elif kind == packets.STATUS_RES:
-                self._looked(body)
+                self._status(body)
             else:
                 self._work(abs(kind), body, oversized=kind < 0)
         if self._pieces or self._queued:
             connection.wake()
             connection.flush()
-        self._settle()
+        self._tell()
 
-    def _looked(self, body: bytes) -> None:
-        """Take the answer to the first look that is not answered."""
+    def _status(self, body: bytes) -> None:
+        """Take the answer to the first question that is not answered."""
         fields = body.split(b"\0")
-        if len(fields) < 3 or not self._looks:
+        if len(fields) < 3 or not self._questions:
             raise ProtocolError("STATUS_RES that answers nothing")
-        told = self._looks.popleft()
+        told = self._questions.popleft()
         self._answers += 1
         try:
             told(fields[1] == b"1", fields[2] == b"1")
@@ -349,20 +362,15 @@ class Client(Link):
             log.warning("job server reports an error", server=str(self.server), code=code)
             return
         submission = self._written[0]
-        if submission.refused is None:
-            submission.refused = []
-        submission.refused.append((submission.answered, code))
-        if submission.handles is not None:
-            submission.handles.append(b"")
+        submission.refuses(code)
         self._answered(submission, 1)
 
     def _answered(self, submission: Submission, count: int) -> None:
         """Count answers to the first submission that is not answered whole."""
-        submission.answered += count
         self._answers += count
         self._out_copies -= count
         self._out_bytes -= count * submission.unit
-        if submission.answered == len(submission.heads):
+        if submission.answers(count):
             self._done.append(self._written.popleft())
 
     def _work(self, kind: int, body: bytes, oversized: bool) -> None:
@@ -381,29 +389,29 @@ class Client(Link):
         if chain is None:
             return  # withdrawn, or finished already: a cancelled running job finishes twice
         # gearmand sends each packet once per waiting copy: they take turns
-        one = chain.pop(0)
+        awaited = chain.pop(0)
         if oversized and kind in (packets.WORK_DATA, packets.WORK_COMPLETE):
-            one.cut()
+            awaited.cut()
         if kind == packets.WORK_DATA or kind == packets.WORK_WARNING:
             if kind == packets.WORK_WARNING:
-                one.warn(data)
+                awaited.warn(data)
             else:
-                one.add(data)
-            chain.append(one)
+                awaited.add(data)
+            chain.append(awaited)
             return
         if kind not in (packets.WORK_COMPLETE, packets.WORK_FAIL, packets.WORK_EXCEPTION):
-            chain.insert(0, one)  # a status, or a packet that this client never asked for
+            chain.insert(0, awaited)  # a status, or a packet that this client never asked for
             return
-        if one.is_withdrawn and kind == packets.WORK_FAIL:
-            one.is_withdrawn = False
-            chain.append(one)
+        if awaited.is_withdrawn and kind == packets.WORK_FAIL:
+            awaited.withdraw(False)
+            chain.append(awaited)
             return
         if not chain:
             del self._waiting[handle]
         if kind == packets.WORK_COMPLETE:
-            one.add(data)
-            finish(one, True)
+            awaited.add(data)
+            finish(awaited, True)
         elif kind == packets.WORK_FAIL:
-            finish(one, False)
+            finish(awaited, False)
         else:
-            finish(one, False, text=data)
+            finish(awaited, False, text=data)

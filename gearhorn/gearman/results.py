@@ -112,6 +112,10 @@ class Awaited:
         text = text[:REASON_BYTES]
         self.warning = text if room is None or room.take(len(text)) else b""
 
+    def withdraw(self, is_withdrawn: bool) -> None:
+        """The server is asked to forget the copy, and will say that it failed; or has said so."""
+        self.is_withdrawn = is_withdrawn
+
     def forget(self) -> None:
         """Nobody waits any more; this stays, to take its turn with the packets."""
         self.warn(b"")

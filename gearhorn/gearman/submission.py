@@ -71,6 +71,45 @@ class Submission:
         self.handles: list[bytes] | None = [] if foreground else None
         self.forgotten: int | None = None  # handles there were when nobody cared any more
 
+    def cuts(self, copies: int) -> int:
+        """So many more copies are in pieces; fewer, where it is negative. Return how many are
+        left."""
+        self.cut += copies
+        return len(self.heads) - self.cut
+
+    def writes(self, copies: int) -> bool:
+        """So many more copies are written; return whether they are the first ones."""
+        is_first = not self.sent
+        self.sent += copies
+        return is_first
+
+    def answers(self, copies: int) -> bool:
+        """The server answered so many more copies; return whether these were the last ones."""
+        self.answered += copies
+        return self.answered == len(self.heads)
+
+    def refuses(self, code: bytes) -> None:
+        """The server does not take the first copy that it has not answered."""
+        if self.refused is None:
+            self.refused = []
+        self.refused.append((self.answered, code))
+        if self.handles is not None:
+            self.handles.append(b"")
+
+    def forget(self) -> tuple[bool, list[bytes]]:
+        """Nobody waits for receivers any more, and what is not written never will be. Return
+        whether that is news, and the handles that have come since the last call."""
+        assert self.handles is not None
+        is_first, start = self.forgotten is None, self.forgotten or 0
+        self.forgotten = len(self.handles)
+        return is_first, self.handles[start:]
+
+    def shorten(self) -> int:
+        """Drop the copies that are not written; return how many these were."""
+        dropped = len(self.heads) - self.sent
+        self.heads = self.heads[: self.sent]
+        return dropped
+
     def let_go(self) -> None:
         """Drop the payload of a submission that is answered or lost."""
         self.tail = b""
