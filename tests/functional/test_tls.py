@@ -258,7 +258,8 @@ def test_a_connection_lost_in_tls_comes_back(
     eventually(lambda: serves(cluster.address))
     cluster.job_servers[0].kill()
     cluster.job_servers[0].restart()
-    eventually(lambda: serves(cluster.address), 5)
+    # an attempt that the front holds while the server is away takes 5 s, and then there is a rest
+    eventually(lambda: serves(cluster.address), 15)
     works_end_to_end(cluster)
 
 
