@@ -41,6 +41,7 @@ from gearhorn.standalone.servers import start as start_standalone
 
 _DEFAULTS = Config()
 _ENDINGS = (signal.SIGTERM, signal.SIGINT)
+_came: list[int] = []  # signals to end that came before the worker serves
 
 log = structlog.get_logger(__name__)
 
@@ -295,9 +296,14 @@ def run() -> None:
 
 def _heed_signals() -> None:
     """Until the worker serves, a signal ends the process as an exception does, so that what was
-    begun is taken away; SIGHUP, which a terminal sends that is closed, never does."""
+    begun is taken away; SIGHUP, which a terminal sends that is closed, never does.
 
-    def end(_number: int, _frame: object) -> None:
+    Python drops an exception that is raised in a destructor or in the callback of a weak reference
+    (imports have many), so the signal is written down too: who comes to serve finds it there.
+    """
+
+    def end(number: int, _frame: object) -> None:
+        _came.append(number)
         sys.exit(0)
 
     for number in _ENDINGS:
@@ -332,6 +338,8 @@ class _Stopping:
         for number in _ENDINGS:
             loop.add_signal_handler(number, self._end, number)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        if _came:
+            self.asked.set()
 
     def _end(self, number: int) -> None:
         if not self.asked.is_set():

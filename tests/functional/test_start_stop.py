@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -535,3 +537,32 @@ class Babbler:
             with connection:
                 connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
                 self.heard += 1
+
+
+SIGNALLED_IN_A_CALLBACK = """
+import os, signal, sys, weakref
+from gearhorn.cli import worker
+
+class Thing:
+    pass
+
+def callback(_):
+    os.kill(os.getpid(), signal.SIGTERM)
+    str()  # here at the latest the signal is handled, and what that raises is dropped
+
+worker._heed_signals()
+thing = Thing()
+reference = weakref.ref(thing, callback)
+del thing
+print("went on", flush=True)
+worker.run()
+"""
+
+
+def test_a_signal_whose_exception_python_drops_ends_the_worker_all_the_same() -> None:
+    dead = f"{HOST}:1"  # no server listens there
+    command = [sys.executable, "-c", SIGNALLED_IN_A_CALLBACK, dead, "--redis", f"redis://{dead}/0"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.stdout == "went on\n", ended.stderr
+    assert "Exception ignored" in ended.stderr
+    assert ended.returncode == 0, ended.stderr
