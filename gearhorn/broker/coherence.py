@@ -13,11 +13,12 @@ from gearhorn.fanout.limits import Limits
 from gearhorn.fanout.outbox import Outbox
 from gearhorn.fanout.overflow import Overflow
 from gearhorn.gearman.job_servers import JobServers
+from gearhorn.members.caches import Caches
 from gearhorn.names import GOSSIP, queue_of
 
 
-class Coherence:
-    """The caches of one member (``members.caches.Caches``)."""
+class Coherence(Caches):
+    """The caches of one member."""
 
     def __init__(
         self,

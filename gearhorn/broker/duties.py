@@ -8,12 +8,12 @@ from gearhorn.broker.coherence import Coherence
 from gearhorn.durable.service import DurableTopics
 from gearhorn.members.burials import Burials
 from gearhorn.members.change_queue import ChangeQueue
+from gearhorn.members.membership import Duties
 from gearhorn.members.presence import Presences
 
 
-class MemberDuties:
-    """The duties of a member (``members.membership.Duties``), each handed to the part whose it
-    is."""
+class MemberDuties(Duties):
+    """The duties of a member, each handed to the part whose it is."""
 
     def __init__(
         self,
