@@ -117,6 +117,7 @@ SCRIPTS = {
     "prune": _script(_FREES, "log", "prune"),
     "read": _script(_READS, "log", "read"),
     "list": _script(_READS, "list"),
+    "page": _script(_READS, "page"),
     "park": _script(_FREES, "log", "parked", "park"),
     "note": _script(_FREES, "parked", "note"),
     "redrive": _script(_FREES, "asked", "parked", "redrive"),

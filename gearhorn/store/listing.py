@@ -124,27 +124,35 @@ class Listing:
     async def _stored(self, wanted: Sequence[tuple[str, bytes, int]]) -> list[list[Stored]]:
         """Return the first of each topic behind a client_id (empty: the beginning)."""
         key = self._connection.key
-        lists = await self._connection.read(
+        pages = await self._connection.read(
             [
-                (
-                    *("ZRANGEBYLEX", key("clients", topic), b"(" + after if after else b"-", "+"),
-                    *("LIMIT", 0, limit),
+                self._connection.script(
+                    "page",
+                    [key(name, topic) for name in ("clients", "options", "log")],
+                    *(b"(" + after if after else b"-", limit),
                 )
                 for topic, after, limit in wanted
             ]
         )
-        commands: list[Command] = []
-        for (topic, _, _), clients in zip(wanted, lists, strict=True):
-            if clients:
-                commands.append(("HMGET", key("options", topic), *clients))
-                commands.append(("HMGET", key("drops", topic), *clients))
-        replies = iter(await self._connection.read(commands) if commands else ())
-        return [
-            [
-                Stored(client.decode(), decode_options(body or b"{}"), int(drops or 0))
-                for client, body, drops in zip(clients, next(replies), next(replies), strict=True)
-            ]
+        commands: list[Command] = [
+            ("HMGET", key("drops", topic), *clients)
+            for (topic, _, _), (clients, _, _) in zip(wanted, pages, strict=True)
             if clients
-            else []
-            for clients in lists
         ]
+        counts = iter(await self._connection.read(commands) if commands else ())
+        return [
+            _stored(clients, bodies, next(counts)) if clients else []
+            for clients, _, bodies in pages
+        ]
+
+
+def _stored(
+    clients: Sequence[bytes], bodies: Sequence[bytes | None], counts: Sequence[bytes | None]
+) -> list[Stored]:
+    """Return subscriptions as the store gave them; without any ``bodies`` none has options."""
+    return [
+        Stored(client.decode(), decode_options(body or b"{}"), int(drops or 0))
+        for client, body, drops in zip(
+            clients, bodies or [None] * len(clients), counts, strict=True
+        )
+    ]

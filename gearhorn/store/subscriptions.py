@@ -11,9 +11,10 @@ transaction, and the list changes meanwhile. What a read returns is right all th
 * One that is subscribed or unsubscribed during the read may be returned or not. Its topic changed
   then, and the reader learns of that by message, by its next lease renewal or by the end of its
   lease; the directory has such a read serve nobody who asked after the change, and drops it.
-* Options are asked for after the client_ids that they belong to, and whether the topic has a log
-  after the options. So a subscription that is seen to be durable is seen together with its log, and
-  one that turns durable during the read gets a copy, or the log's message, or both.
+* The client_ids of a page, their options and whether the topic has a log are of one moment: a
+  script reads them. Otherwise a durable subscription that ends meanwhile would be seen without its
+  options, as a direct one, and its receivers would get a bare copy, which they never asked for. One
+  that turns durable during the read gets a copy, or the log's message, or both.
 
 Rules: every command takes a bounded time; one round trip for any number of changes, or for the
 beginnings of any number of lists; nothing here scans all topics.
@@ -216,56 +217,15 @@ class Subscriptions:
         key = self._connection.key
         commands: list[Command] = [("GET", key("version"))]
         for topic, first in wanted:
-            commands += [
-                ("ZRANGEBYLEX", key("clients", topic), first, "+", "LIMIT", 0, limit),
-                ("HLEN", key("options", topic)),
-                ("EXISTS", key("log", topic)),
-            ]
-        version, *rest = await self._connection.read_each(commands)
+            keys = [key(name, topic) for name in ("clients", "options", "log")]
+            commands.append(self._connection.script("page", keys, first, limit))
+        version, *replies = await self._connection.read_each(commands)
         if isinstance(version, StoreError):
             raise version
-        replies = iter(rest)
-        parts: list[Listed | StoreError] = []
-        with_options = []
-        for clients, count, has_log in zip(replies, replies, replies, strict=True):
-            errors = [one for one in (clients, count, has_log) if isinstance(one, StoreError)]
-            if errors:
-                parts.append(errors[0])
-                continue
-            if clients and count:
-                with_options.append(len(parts))
-            more = len(clients) == limit
-            parts.append(Listed(clients, {}, bool(has_log), more, int(version or 0)))
-        if with_options:
-            await self._add_options([topic for topic, _ in wanted], parts, with_options)
-        return parts
-
-    async def _add_options(
-        self, topics: Sequence[str], parts: list[Listed | StoreError], places: Sequence[int]
-    ) -> None:
-        """Complete the parts at ``places`` with their options, and ask again for logs."""
-        key = self._connection.key
-        commands: list[Command] = []
-        for at in places:
-            part = parts[at]
-            assert isinstance(part, Listed)
-            commands.append(("HMGET", key("options", topics[at]), *part.clients))
-            commands.append(("EXISTS", key("log", topics[at])))
-        replies = iter(await self._connection.read_each(commands))
-        for at, bodies, has_log in zip(places, replies, replies, strict=True):
-            part = parts[at]
-            assert isinstance(part, Listed)
-            errors = [one for one in (bodies, has_log) if isinstance(one, StoreError)]
-            if errors:
-                parts[at] = errors[0]
-                continue
-            known = {body: decode_options(body) for body in set(bodies) if body is not None}
-            options = {
-                client: known[body]
-                for client, body in zip(part.clients, bodies, strict=True)
-                if body is not None
-            }
-            parts[at] = part._replace(options=options, has_log=bool(has_log))
+        return [
+            reply if isinstance(reply, StoreError) else _listed(reply, limit, int(version or 0))
+            for reply in replies
+        ]
 
     def number_drops(self) -> int:
         """Return a number for drops that are to be counted together."""
@@ -288,6 +248,18 @@ class Subscriptions:
             keys += key("clients", topic), key("drops", topic)
             arguments += len(counts) // 2, *counts
         await self._connection.pipeline([self._connection.script("count", keys, *arguments)])
+
+
+def _listed(reply: Any, limit: int, version: int) -> Listed:
+    """Return a part of a list from the script's reply."""
+    clients, has_log, bodies = reply
+    known = {body: decode_options(body) for body in set(bodies) if body is not None}
+    options = {
+        client: known[body]
+        for client, body in zip(clients, bodies or [None] * len(clients), strict=True)
+        if body is not None
+    }
+    return Listed(clients, options, bool(has_log), len(clients) == limit, version)
 
 
 def _rivals(change: Change) -> list[tuple[str, str]]:

@@ -34,6 +34,13 @@ def names(count: int) -> list[str]:
     return [f"c{number:06d}" for number in range(count)]
 
 
+def _size(reply: object) -> int:
+    """The elements of the longest list in a reply."""
+    if not isinstance(reply, list | dict):
+        return 0
+    return max([len(reply), *(_size(one) for one in reply)])
+
+
 class Counting:
     """Counts what the store returns, in elements."""
 
@@ -45,7 +52,7 @@ class Counting:
             connection: Connection, commands: Sequence[Command], *more: Any, **options: Any
         ) -> list[Any]:
             replies = await original(connection, commands, *more, **options)
-            sizes = [len(reply) for reply in replies if isinstance(reply, list | dict)]
+            sizes = [_size(reply) for reply in replies]
             self.most, self.all = max([self.most, *sizes]), self.all + sum(sizes)
             return replies
 
@@ -102,6 +109,42 @@ def test_what_is_subscribed_throughout_a_read_is_returned_once_whatever_changes(
             gone |= leaving
         assert len(found) == len(set(found))
         assert {client.decode() for client in found} >= set(clients) - gone
+
+    run(server, test)
+
+
+def test_a_subscription_that_ends_during_a_read_is_seen_with_its_options_or_not_at_all(
+    server: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(bench: Bench) -> None:
+        original = Connection.each
+        ending: list[Any] = []
+
+        async def each(connection: Connection, *given: Any, **options: Any) -> list[Any]:
+            replies = await original(connection, *given, **options)
+            if ending:
+                await bench.apply(ending.pop())  # between two round trips
+            return replies
+
+        monkeypatch.setattr(Connection, "each", each)
+        listing = Listing(bench.connection)
+        for topic in ("t", None):
+            for other in ("{}", '{"envelope":true}'):  # of one that stays
+                durable = subscribe("t", "a", b'{"durable":{}}')._replace(start=b'"new"')
+                made = await bench.apply(durable, subscribe("t", "b", other.encode()))
+                assert all(one.version for one in made), made
+                ending.append(unsubscribe("t", "a"))
+                if topic:
+                    [part] = await bench.subscriptions.read([topic])
+                    assert isinstance(part, Listed)
+                    seen = {client: part.options.get(client) for client in part.clients}
+                else:
+                    [(_, found)], _ = await listing.page("t", None, 10)
+                    seen = {one.client_id.encode(): one.options for one in found}
+                assert not ending
+                assert b"b" in seen
+                mine = seen.get(b"a")
+                assert b"a" not in seen or (mine is not None and mine.durable is not None)
 
     run(server, test)
 
