@@ -1,5 +1,7 @@
-"""Durable topics under fire: everything is killed, frozen and restarted, and every message that was
-replied to is acknowledged by every subscriber, in order.
+"""Durable topics under fire: everything is killed, frozen and restarted, the store is switched to
+its replica, refuses writes and is forgotten on the way, subscriptions are drained, redriven and
+given other options; and every message that was replied to is acknowledged by every subscriber, in
+order.
 
 The normal run goes through a fixed list of faults; `scripts/stress` makes a long one of random
 faults. Both print what they counted.
@@ -45,6 +47,9 @@ PLAN = (
     "gearmand frozen",
     "worker restarted",
     "redis frozen",
+    "redis switched",
+    "redis refuses writes",
+    "redis connections forgotten",
 )
 
 
@@ -168,10 +173,11 @@ class Run:
             "errors of job servers": dict(self.receivers.errors),
             "exit codes": dict(Counter(self.faults.exits)),
             "starts refused": self.faults.refused_starts,
-            "drains": f"{self.drained.changes}, {self.drained.came} messages between them",
+            "drains": f"{self.drained.changes}, {len(self.drained.aways)} of them certain, "
+            f"{self.drained.came} messages between them",
             "redriven": f"{self.redriven.changes} of {self.redriven.parked} that failed",
             "options changed": f"{self.optioned.changes}, {self.optioned.batches} batches, "
-            f"{self.optioned.pulled} messages pulled",
+            f"{self.optioned.pulled} messages pulled, {len(self.optioned.spans)} spans judged",
             "connections forgotten": self.faults.forgotten,
             "violations": len(self.violations()),
             "seconds": round(time.monotonic() - self._began_s, 1),
@@ -218,12 +224,17 @@ def test_every_message_replied_to_is_acknowledged_by_everyone_in_order_under_fir
     assert counts["receiver deaths"] > lasted_s / 4
     assert counts["take-overs"] >= len(CLIENTS)
     assert run.drained.changes > lasted_s / 20
+    assert run.drained.came > lasted_s / 20
     assert run.redriven.changes > lasted_s / 20
     assert run.optioned.changes > lasted_s / 20
     done = {fault.kind for fault in run.history.faults}
     if SECONDS:
         assert counts["faults"] > SECONDS / 6
         assert done == set(KINDS) or SECONDS < EVERY_KIND_S
+        assert len(run.drained.aways) > lasted_s / 60
+        assert len(run.optioned.spans) > lasted_s / 60
+        assert run.optioned.batches > lasted_s / 60
+        assert run.optioned.pulled > lasted_s / 60
     else:
         assert done == set(PLAN)
     assert sum(publisher.again for publisher in run.publishers) > 0

@@ -8,18 +8,29 @@ yet.
 from __future__ import annotations
 
 import json
+import math
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from support.durable_history import DurableHistory
+from support.changes_judge import (
+    Away,
+    Span,
+    Taken,
+    came_too_often,
+    came_while_away,
+    came_while_pulled,
+    disordered,
+    seek_order,
+)
+from support.durable_history import DeliveryId, DurableHistory, Message
 from support.wire import Assigned, Wire
 
 ANSWER_S = 40.0  # a drain waits for fan-outs, and for servers that do not answer
 RECONNECT_S = 0.05
-FLIGHT_S = 5.0  # what a frozen worker had given to its sockets arrives within this time
+LATE_S = 15.0  # a frozen worker may still do what was asked, after its answer was given up
 
 
 class Host(threading.Thread):
@@ -28,6 +39,7 @@ class Host(threading.Thread):
 
     def __init__(self, queue: str, address: str, take: Callable[[Assigned], bool]) -> None:
         super().__init__(name=f"{queue} at {address}", daemon=True)
+        self.error: BaseException | None = None
         self._queue, self._address, self._take = queue, address, take
         self._stopping = threading.Event()
 
@@ -37,17 +49,23 @@ class Host(threading.Thread):
 
     def run(self) -> None:
         """The thread."""
-        while not self._stopping.is_set():
-            try:
-                with Wire(self._address, 5.0) as wire:
-                    wire.can_do(self._queue.encode())
-                    while not self._stopping.is_set():
-                        job = wire.grab(0.2)
-                        if job is not None:
-                            end = wire.complete if self._take(job) else wire.fail
-                            end(job.handle)
-            except (OSError, EOFError):
-                time.sleep(RECONNECT_S)
+        try:
+            while not self._stopping.is_set():
+                try:
+                    self._serve()
+                except (OSError, EOFError):
+                    time.sleep(RECONNECT_S)
+        except BaseException as error:  # for whoever looks at `error`
+            self.error = error
+
+    def _serve(self) -> None:
+        with Wire(self._address, 5.0) as wire:
+            wire.can_do(self._queue.encode())
+            while not self._stopping.is_set():
+                job = wire.grab(0.2)
+                if job is not None:
+                    end = wire.complete if self._take(job) else wire.fail
+                    end(job.handle)
 
 
 class Changing(threading.Thread):
@@ -59,17 +77,25 @@ class Changing(threading.Thread):
         self, history: DurableHistory, addresses: Sequence[str], topic: str, seed: int
     ) -> None:
         super().__init__(name=self.client, daemon=True)
-        self.error: BaseException | None = None
         self.changes = 0
         self.unanswered = 0
         self.topic = topic
+        self.taken: list[Taken] = []
         self.done: set[str] = set()  # payloads
         self.dice = random.Random(f"{self.client} {seed}")
-        self._history = history
+        self.history = history
+        self._error: BaseException | None = None
         self._addresses = list(addresses)
         self._stopping = threading.Event()
+        self._doubtful_s = -math.inf  # until then something may be done that was asked before
         queue = f"{topic}_{self.client}"
         self._hosts = [Host(queue, address, self.take) for address in addresses]
+
+    @property
+    def error(self) -> BaseException | None:
+        """What ended the thread or a host."""
+        errors = (self._error, *(host.error for host in self._hosts))
+        return next((error for error in errors if error is not None), None)
 
     def begin(self) -> None:
         """Subscribe, and serve from now on."""
@@ -94,7 +120,15 @@ class Changing(threading.Thread):
             while not self._stopping.wait(self.dice.uniform(0.5, 2.0)):
                 self.change()
         except BaseException as error:  # for whoever looks at `error`
-            self.error = error
+            self._error = error
+
+    def wait(self, shortest_s: float, longest_s: float) -> None:
+        """Change nothing for a while, or until `stop`."""
+        self._stopping.wait(self.dice.uniform(shortest_s, longest_s))
+
+    def is_certain(self) -> bool:
+        """Whether nothing that was asked before can still be done."""
+        return time.monotonic() > self._doubtful_s
 
     def subscribe(self, **durable: Any) -> None:
         """Subscribe, or change these options."""
@@ -109,6 +143,7 @@ class Changing(threading.Thread):
                     outcome = wire.run(function.encode(), json.dumps(body).encode(), ANSWER_S)
             except (OSError, EOFError):
                 self.unanswered += 1
+                self._doubtful_s = time.monotonic() + LATE_S
                 continue
             if outcome.kind == "complete":
                 return dict(json.loads(outcome.data))
@@ -117,20 +152,43 @@ class Changing(threading.Thread):
             self.unanswered += 1
             time.sleep(0.1)
 
+    def messages(self) -> dict[str, Message]:
+        """Return those of the topic, by payload."""
+        found = list(self.history.messages.items())
+        return {payload: message for payload, message in found if message.topic == self.topic}
+
     def owed(self) -> Iterator[str]:
         """Yield the messages that were replied to and have not come."""
-        for payload, message in list(self._history.messages.items()):
-            if message.replies and message.topic == self.topic and payload not in self.done:
+        for payload, message in self.messages().items():
+            if message.replies and payload not in self.done:
                 yield payload
 
     def violations(self) -> list[str]:
         """Return what must not have happened."""
-        return []
+        return [f"{self.topic}_{self.client}: {text}" for text in self.judge()]
 
     def take(self, job: Assigned) -> bool:
         """Take a delivery; return whether it is done."""
-        self.done.add(job.payload.decode())
+        at_s = time.monotonic()
+        id = DeliveryId.parse(job.unique.decode())
+        assert id is not None, job
+        messages = {id.sequence: job.payload.decode()}
+        if job.payload.startswith(b"["):
+            envelopes = json.loads(job.payload)
+            messages = {one["sequence"]: one["payload"] for one in envelopes}
+        is_done = self.does(messages)
+        self.taken.append(Taken(at_s, id, messages, time.monotonic() if is_done else math.inf))
+        if is_done:
+            self.done.update(messages.values())
+        return is_done
+
+    def does(self, messages: Mapping[int, str]) -> bool:
+        """Process the messages of a delivery; return whether that went well."""
         return True
+
+    def judge(self) -> Iterator[str]:
+        """Yield what must not have happened."""
+        raise NotImplementedError
 
     def change(self) -> None:
         """Change something."""
@@ -138,129 +196,153 @@ class Changing(threading.Thread):
 
 
 class Drained(Changing):
-    """Unsubscribes with a drain, and subscribes again: nothing comes in between."""
+    """Unsubscribes with a drain, and subscribes again: nothing comes in between, and what was
+    logged by then does not come later."""
 
     client = "drained"
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._came: list[tuple[float, str]] = []
-        self._away: list[tuple[float, float]] = []  # from a drain's answer to the next subscribe
+        self.aways: list[Away] = []
+        self._subscribed_s = math.inf  # the last time, if that is certain
 
-    def take(self, job: Assigned) -> bool:
-        """Note when something came."""
-        self._came.append((time.monotonic(), job.payload.decode()))
-        return True
+    def begin(self) -> None:
+        """Subscribe, and serve from now on."""
+        super().begin()
+        self._subscribed_s = time.monotonic()
 
     def change(self) -> None:
         """Unsubscribe, and subscribe again."""
+        self._subscribed_s = math.inf
         reply = self.ask("unsubscribe_fanout", drain=True)
-        drained_s = time.monotonic()
+        from_s, is_certain = time.monotonic(), self.is_certain()
         self.changes += 1
-        self._stopping.wait(self.dice.uniform(0.2, 1.0))
-        if not reply.get("undrained"):
-            self._away.append((drained_s, time.monotonic()))
+        self.wait(0.2, 2.0)
+        replies = [place for message in self.messages().values() for place in message.replies]
+        last = max((sequence for _, sequence in replies), default=0)
+        to_s = time.monotonic()
         self.subscribe()
+        if is_certain and not reply.get("undrained"):
+            self.aways.append(Away(from_s, to_s, last))
+        if self.is_certain():
+            self._subscribed_s = time.monotonic()
 
     def owed(self) -> Iterator[str]:
-        """Nothing is: what comes depends on when it was subscribed."""
-        return iter(())
+        """Yield what was published since the last subscribe, and has not come."""
+        messages = self.messages()
+        return (one for one in super().owed() if messages[one].first_s > self._subscribed_s)
 
-    def violations(self) -> list[str]:
-        """What came while nothing was subscribed; a worker that was frozen meanwhile may have had
-        it in its sockets."""
-        thaws = [
-            (fault.begin_s, fault.end_s + FLIGHT_S)
-            for fault in self._history.faults
-            if "worker" in fault.kind and "frozen" in fault.kind
-        ]
-        return [
-            f"{self.topic}_{self.client}: {payload} came at {at_s:.3f}, drained at {from_s:.3f}"
-            for from_s, to_s in self._away
-            for at_s, payload in self._came
-            if from_s < at_s < to_s and not any(b < at_s and from_s < e for b, e in thaws)
-        ]
+    def judge(self) -> Iterator[str]:
+        """Yield what came although it was drained."""
+        yield from came_while_away(self.taken, self.aways, self.messages(), self.history.faults)
 
     @property
     def came(self) -> int:
         """How much came in all."""
-        return len(self._came)
+        return len(self.taken)
 
 
 class Redriven(Changing):
-    """Fails many a message, which is parked at once, and has it put back."""
+    """Fails many a message, which is parked at once, and has it put back: it comes again, once."""
 
     client = "redriven"
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.parked = 0
+        self.redrives: list[tuple[float, float]] = []  # from when to when each may have been done
 
     def subscribe(self, **durable: Any) -> None:
         """One attempt only."""
         super().subscribe(max_attempts=1, timeout=5, in_flight=10, **durable)
 
-    def take(self, job: Assigned) -> bool:
+    def does(self, messages: Mapping[int, str]) -> bool:
         """Fail one in three."""
-        if self.dice.random() < 1 / 3:
-            self.parked += 1
-            return False
-        return super().take(job)
+        fails = self.dice.random() < 1 / 3
+        self.parked += fails
+        return not fails
 
     def change(self) -> None:
         """Put all back that is parked."""
+        asked_s = time.monotonic()
         self.changes += self.ask("parked_fanout", action="redrive")["redriven"]
+        self.redrives.append((asked_s, max(time.monotonic(), self._doubtful_s)))
+
+    def judge(self) -> Iterator[str]:
+        """Yield what came again without a reason."""
+        history = self.history
+        yield from came_too_often(self.taken, self.redrives, history.faults, history.near_s)
 
 
 class Optioned(Changing):
-    """Gets other options again and again, `pull` among them."""
+    """Gets other options again and again, `pull` among them: everything comes, in order."""
 
     client = "optioned"
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.batches = self.pulled = 0
-        self._is_pulled = False
+        self.spans: list[Span] = []
+        self.strange: list[str] = []  # sequences that were fetched
+        self._acked = 0
+        self._options: dict[str, Any] = {}
+        self._from_s = math.inf  # since when the options are certain
 
     def subscribe(self, **durable: Any) -> None:
         """With any options."""
+        self._end_span()
         options = {
             "batch": self.dice.choice((1, 10, 1000)),
-            "in_flight": self.dice.choice((1, 8, 64)),
+            "in_flight": self.dice.choice((1, 1, 8, 64)),
             "pull": self.dice.random() < 1 / 3,
             **durable,
         }
         super().subscribe(timeout=5, max_attempts=0, max_backoff=2, **options)
-        self._is_pulled = bool(options["pull"])
+        self._options = options
+        self._from_s = time.monotonic() if self.is_certain() else math.inf
 
-    def take(self, job: Assigned) -> bool:
-        """Take a message, or a batch of them."""
-        if job.payload.startswith(b"["):
-            if self.dice.random() < 0.05:
-                return False
-            self.batches += 1
-            self.done |= {envelope["payload"] for envelope in json.loads(job.payload)}
-            return True
-        return super().take(job)
+    def does(self, messages: Mapping[int, str]) -> bool:
+        """Process one or a batch of them, of which some fail."""
+        time.sleep(self.dice.uniform(0, 0.02))
+        is_batch = len(messages) > 1
+        if is_batch and self.dice.random() < 0.05:
+            return False
+        self.batches += is_batch
+        return True
 
     def change(self) -> None:
         """Change the options, and read what is to be pulled."""
         self.subscribe()
         self.changes += 1
-        if self._is_pulled:
+        if self._options["pull"]:
             self._pull()
 
     def finish(self) -> None:
         """Have the rest delivered."""
         self.subscribe(pull=False)
 
+    def judge(self) -> Iterator[str]:
+        """Yield what came out of order, or was delivered while it was to be pulled."""
+        messages = self.messages()
+        yield from self.strange
+        yield from disordered(self.taken, self.spans, messages)
+        yield from came_while_pulled(self.taken, self.spans, messages)
+
+    def _end_span(self) -> None:
+        now_s = time.monotonic()
+        if self._from_s < now_s:
+            in_flight, is_pulled = self._options["in_flight"], self._options["pull"]
+            self.spans.append(Span(self._from_s, now_s, in_flight, is_pulled))
+
     def _pull(self) -> None:
         ack = None
         for _ in range(10):
             reply = self.ask("fetch_fanout", limit=100, **({} if ack is None else {"ack": ack}))
-            if not reply["messages"]:
+            self._acked = max(self._acked, ack or 0)
+            sequences = [envelope["sequence"] for envelope in reply["messages"]]
+            seek_order(sequences, self._acked, self.strange.append)
+            if not sequences:
                 return
-            for envelope in reply["messages"]:
-                self.done.add(envelope["payload"])
-                self.pulled += 1
-            ack = reply["messages"][-1]["sequence"]
+            self.done.update(envelope["payload"] for envelope in reply["messages"])
+            self.pulled += len(sequences)
+            ack = sequences[-1]

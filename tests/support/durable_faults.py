@@ -1,4 +1,5 @@
-"""Kills, freezes and restarts the workers, job servers and the store of a cluster, and notes it.
+"""Kills, freezes and restarts the workers, job servers and the store of a cluster, switches the
+store to its replica, has it refuse writes or be forgotten on the way, and notes it.
 
 A fault is a generator: it breaks something, yields the seconds until it wants to go on, and is
 over when what it broke (or what stands in for it) serves again. Several run side by side in the

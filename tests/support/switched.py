@@ -11,7 +11,7 @@ from support.servers import Redis
 from support.trial import Proxy
 
 CATCHES_UP_S = 20.0
-PAUSE_MS = 5_000  # of the writes, at most, while the replica takes over
+PAUSE_MS = 120_000  # of the writes: longer than a switch takes, which ends it
 
 
 class SwitchedStore:
@@ -96,15 +96,16 @@ class SwitchedStore:
                     raise TimeoutError("the replica does not catch up")
                 yield 0.1
             primary.execute_command("CLIENT", "PAUSE", PAUSE_MS, "WRITE")
-            while _offset(replica, "slave_repl_offset") < _offset(primary, "master_repl_offset"):
-                if time.monotonic() > until_s:
-                    primary.execute_command("CLIENT", "UNPAUSE")
-                    raise TimeoutError("the replica does not catch up")
-                yield 0.01
-            replica.execute_command("REPLICAOF", "NO", "ONE")
-            self._proxy.move(self._replica.address)
-            self._follow(self._primary, self._replica)  # who is still there is told READONLY
-            primary.execute_command("CLIENT", "UNPAUSE")
+            try:
+                while not _has_all(replica, primary):
+                    if time.monotonic() > until_s:
+                        raise TimeoutError("the replica does not catch up")
+                    yield 0.01
+                replica.execute_command("REPLICAOF", "NO", "ONE")
+                self._proxy.move(self._replica.address)
+                self._follow(self._primary, self._replica)  # who is still there is told READONLY
+            finally:
+                primary.execute_command("CLIENT", "UNPAUSE")
         self._primary, self._replica = self._replica, self._primary
 
     def _is_following(self, replica: redis.Redis) -> bool:
@@ -120,6 +121,10 @@ class SwitchedStore:
 
     def _client(self, server: Redis) -> redis.Redis:
         return redis.Redis.from_url(server.url, client_name="operator", socket_timeout=10)
+
+
+def _has_all(replica: redis.Redis, primary: redis.Redis) -> bool:
+    return _offset(replica, "slave_repl_offset") >= _offset(primary, "master_repl_offset")
 
 
 def _offset(client: redis.Redis, name: str) -> int:

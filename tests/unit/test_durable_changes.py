@@ -1,51 +1,80 @@
-"""The judges of subscriptions that are changed under fire."""
+"""Subscriptions that are changed under fire: what they take, and what they are still owed."""
 
 from __future__ import annotations
 
+import json
+import time
+
 import pytest
-from support.durable_changes import Drained, Optioned
+from support.durable_changes import Drained, Host, Optioned
 from support.durable_history import DurableHistory
 from support.wire import Assigned
 
+EPOCH = "0123456789abcdef"
+NOWHERE = ["127.0.0.1:1"]
 
-def job(payload: bytes) -> Assigned:
-    return Assigned(b"H:1", b"t_drained", b"", payload)
+
+def job(payload: bytes, sequence: int = 1) -> Assigned:
+    return Assigned(b"H:1", b"t_drained", f"{EPOCH[:8]}:{sequence}:1.1".encode(), payload)
 
 
-@pytest.mark.parametrize(
-    ("kind", "thawed_s", "is_wrong"),
-    [
-        ("gearmand killed", 11.0, True),
-        ("worker frozen", 9.0, False),
-        ("gearmand and worker frozen", 10.5, False),
-        ("worker frozen", 2.0, True),
-    ],
-)
-def test_what_comes_after_a_drain_is_wrong_unless_a_worker_was_frozen(
-    monkeypatch: pytest.MonkeyPatch, kind: str, thawed_s: float, is_wrong: bool
-) -> None:
+def history_of(*messages: tuple[str, str, bool]) -> DurableHistory:
+    """Messages as (payload, topic, whether they were replied to), numbered from 1."""
     history = DurableHistory({}, 1.0)
-    drained = Drained(history, ["127.0.0.1:1"], "t", 1)
-    history.fault(kind, 1.0).end_s = thawed_s
-    drained._away.append((10.0, 12.0))
-    for at_s, payload in ((9.9, b"before"), (11.5, b"within"), (12.1, b"after")):
-        monkeypatch.setattr("support.durable_changes.time.monotonic", lambda at_s=at_s: at_s)
-        drained.take(job(payload))
-    assert drained.came == 3
-    found = drained.violations()
-    assert len(found) == is_wrong
-    assert all("within" in line for line in found)
+    for number, (payload, topic, is_replied) in enumerate(messages, 1):
+        history.publish(payload, topic, time.monotonic())
+        if is_replied:
+            history.reply(payload, EPOCH, number)
+    return history
 
 
 def test_what_was_replied_to_is_owed_until_it_has_come() -> None:
-    history = DurableHistory({}, 1.0)
-    optioned = Optioned(history, ["127.0.0.1:1"], "t", 1)
-    for payload, topic in (("a", "t"), ("b", "t"), ("c", "another"), ("d", "t")):
-        history.publish(payload, topic, 1.0)
-        if payload != "d":
-            history.reply(payload, "0123456789abcdef", 1)
+    history = history_of(("a", "t", True), ("b", "t", True), ("c", "x", True), ("d", "t", False))
+    optioned = Optioned(history, NOWHERE, "t", 1)
     assert list(optioned.owed()) == ["a", "b"]
     optioned.take(job(b"a"))
-    while not optioned.take(job(b'[{"payload": "b"}]')):
+    both = json.dumps([{"sequence": 1, "payload": "a"}, {"sequence": 2, "payload": "b"}]).encode()
+    while not optioned.take(job(both)):
         assert list(optioned.owed()) == ["b"], "a batch that fails has not come"
     assert list(optioned.owed()) == []
+
+
+def test_a_drained_subscription_is_owed_what_was_published_since_it_was_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    history = history_of(("old", "t", True))
+    drained = Drained(history, NOWHERE, "t", 1)
+    monkeypatch.setattr(drained, "ask", lambda *_, **__: {})
+    drained.stop()  # so that it waits for nothing
+    drained.change()
+    history.publish("new", "t", time.monotonic())
+    history.reply("new", EPOCH, 2)
+    assert list(drained.owed()) == ["new"]
+    assert [away.last for away in drained.aways] == [1]
+    drained.take(job(b"old"))
+    drained.take(job(b"new", 2))
+    assert list(drained.owed()) == []
+    [found] = drained.violations()
+    assert found.startswith("t_drained: old came at ")
+
+
+def test_a_drain_that_left_a_server_out_is_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    drained = Drained(history_of(), NOWHERE, "t", 1)
+    monkeypatch.setattr(drained, "ask", lambda *_, **__: {"undrained": NOWHERE})
+    drained.stop()
+    drained.change()
+    assert drained.changes == 1
+    assert drained.aways == []
+
+
+def test_a_host_that_ends_with_an_error_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    drained = Drained(history_of(), NOWHERE, "t", 1)
+
+    def breaks(_: Host) -> None:
+        raise AssertionError("unexpected packet")
+
+    monkeypatch.setattr(Host, "_serve", breaks)
+    for host in drained._hosts:
+        host.start()
+        host.join(20)
+    assert "unexpected packet" in str(drained.error)
