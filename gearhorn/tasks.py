@@ -112,7 +112,7 @@ class Supervision:
         """The loop that a task keeps has done a piece of its work."""
         kept = self._kept.get(task)
         if kept is not None:
-            kept.crashes = 0
+            kept.went_well()
 
     def crashed(self, kept: _Kept) -> None:
         """A loop has crashed, ``kept.crashes`` times in a row."""
@@ -145,6 +145,14 @@ class _Kept:
         self._backoff = Backoff(FIRST_RESTART_S, LONGEST_RESTART_S)
         self._supervision = Supervision.of(asyncio.get_running_loop())
         self.is_ending = False  # the task is being cancelled: it is not started again
+
+    def went_well(self) -> None:
+        """A piece of its work is done: former crashes are not in a row with later ones."""
+        self.crashes = 0
+
+    def end(self) -> None:
+        """Its task is being cancelled: start it no more."""
+        self.is_ending = True
 
     async def run(self) -> None:
         events = asyncio.get_running_loop()
@@ -225,7 +233,7 @@ class Tasks:
     async def cancel(self) -> None:
         """End every task and wait until it has."""
         for kept in self._kept.values():
-            kept.is_ending = True
+            kept.end()
         running = set(self._running)
         while running:
             for task in running:

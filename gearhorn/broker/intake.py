@@ -48,7 +48,15 @@ class Intake:
             in_hand: how many jobs a worker has at a time, by weight.
         """
         kind += [
-            Worker(server, self._tls, self._client_id, request_bytes, functions, handler, in_hand)
+            Worker(
+                server,
+                self._tls,
+                self._client_id,
+                limit=request_bytes,
+                functions=functions,
+                handler=handler,
+                in_hand=in_hand,
+            )
             for server in self._servers
         ]
 

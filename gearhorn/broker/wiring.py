@@ -91,9 +91,9 @@ def wire(config: Config) -> Parts:
     change_queue = ChangeQueue()
 
     # The job servers, three times: see ``Parts``
-    copies = JobServers(servers, tls, client_id, RESULTS_BYTES + KEPT_BYTES, logs_state=True)
-    control = JobServers(servers, tls, client_id, REQUEST_BYTES)
-    deliveries = JobServers(servers, tls, client_id, KEPT_BYTES)
+    copies = JobServers(servers, tls, client_id, limit=RESULTS_BYTES + KEPT_BYTES, logs_state=True)
+    control = JobServers(servers, tls, client_id, limit=REQUEST_BYTES)
+    deliveries = JobServers(servers, tls, client_id, limit=KEPT_BYTES)
     burials = Burials(copies.clients, tls)
 
     # Lists, and the limits of the queues on them

@@ -22,7 +22,8 @@ async def bury(server: Server, tls: ssl.SSLContext | None, queue: bytes) -> bool
     """Fail what waits on a queue of one server, then drop the function; return whether both are
     done: not while another worker serves it.
 
-    Raises ``OSError`` (``TimeoutError`` included) when the server cannot be reached.
+    Raises ``OSError``: the server cannot be reached, does not answer in time (``TimeoutError``), or
+    answers with what is no line (``ConnectionError``).
     """
     if (await drain([server], tls, queue)).left:
         return False

@@ -30,7 +30,15 @@ class _Drain(Worker):
         queue: bytes,
         may_go_on: Callable[[], bool],
     ) -> None:
-        super().__init__(server, tls, b"gearhorn-drain", 0, [queue], self._discard, GRABS)
+        super().__init__(
+            server,
+            tls,
+            b"gearhorn-drain",
+            limit=0,
+            functions=[queue],
+            handler=self._discard,
+            in_hand=GRABS,
+        )
         self.count = 0
         self.over: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._may_go_on = may_go_on

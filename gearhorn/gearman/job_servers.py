@@ -28,8 +28,15 @@ log = structlog.get_logger(__name__)
 class _Member(Client):
     """A client that tells its ``JobServers`` when it comes and goes."""
 
-    def __init__(self, job_servers: JobServers, tls: ssl.SSLContext | None, server: Server) -> None:
+    def __init__(
+        self,
+        job_servers: JobServers,
+        tls: ssl.SSLContext | None,
+        server: Server,
+        logs_state: bool,
+    ) -> None:
         super().__init__(server, tls, job_servers.client_id, job_servers.limit)
+        self.logs_state = logs_state
         self._job_servers = job_servers
 
     def went_up(self, connection: Connection) -> None:
@@ -77,6 +84,7 @@ class JobServers:
         servers: Sequence[Server],
         tls: ssl.SSLContext | None,
         client_id: bytes,
+        *,
         limit: int,
         logs_state: bool = False,
     ) -> None:
@@ -84,9 +92,7 @@ class JobServers:
         self.limit = limit
         self._tls = tls
         self.sessions = 0
-        self.clients = [_Member(self, tls, server) for server in servers]
-        for client in self.clients:
-            client.logs_state = logs_state
+        self.clients = [_Member(self, tls, server, logs_state) for server in servers]
         self.admins = [Admin(server, tls) for server in servers]
         self.trimmers = [Trimmer(server, tls) for server in servers]
         self._up: list[tuple[int, bytes]] = []  # (place in the configuration, name and NUL)

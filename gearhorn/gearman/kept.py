@@ -35,7 +35,8 @@ class Kept:
         """Await ``work(streams)``, once more on a new connection if a used one fails.
 
         ``work`` raises ``OSError`` when the connection fails; repeated, it goes on with what was
-        not done. Raises ``OSError``.
+        not done. Raises ``OSError``: what ``work`` raised, why no connection could be made, or
+        ``ConnectionError`` for those that waited when the server went down.
         """
         downs = self._downs
         async with self._turn:

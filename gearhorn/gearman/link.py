@@ -127,6 +127,10 @@ class Connection(asyncio.Protocol):
         self.given_back = False  # closed on purpose: its jobs are for others
         self.closed: asyncio.Future[str] = self._loop.create_future()
 
+    def give_back(self) -> None:
+        """It is about to be closed on purpose: its jobs are for other members."""
+        self.given_back = True
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport

@@ -24,8 +24,8 @@ PIECE = 100  # queues asked for before the answers are read
 async def reap(server: Server, tls: ssl.SSLContext | None, queues: Sequence[bytes]) -> None:
     """Ask for a job of each queue, which frees its cancelled ones.
 
-    Raises ``OSError`` when the server cannot be reached, does not answer in ``REAP_S``, or breaks
-    the protocol.
+    Raises ``OSError``: the server cannot be reached, does not answer in ``REAP_S``, or breaks the
+    protocol (``ConnectionError``).
     """
     async with asyncio.timeout(REAP_S):
         reader, writer = await open_streams(server, tls)

@@ -49,7 +49,15 @@ class Result:
 
     __slots__ = ("data", "lost", "ok", "oversized", "text")
 
-    def __init__(self, ok: bool, data: bytes, text: bytes, oversized: bool, lost: bool) -> None:
+    def __init__(
+        self,
+        ok: bool,
+        data: bytes = b"",
+        text: bytes = b"",
+        *,
+        oversized: bool = False,
+        lost: bool = False,
+    ) -> None:
         self.ok = ok
         self.data = data
         self.text = text
@@ -57,8 +65,8 @@ class Result:
         self.lost = lost
 
 
-DONE = Result(True, b"", b"", False, False)  # what most are
-LOST = Result(False, b"", b"", False, True)  # what most are whose server went down
+DONE = Result(True)  # what most are
+LOST = Result(False, lost=True)  # what most are whose server went down
 
 
 class Submitted(Protocol):
@@ -132,5 +140,11 @@ class Awaited:
             self.warn(text)
         if not ok:
             self.cut()
-        result = Result(ok, b"".join(self.chunks), self.warning, ok and self.oversized, lost)
+        result = Result(
+            ok,
+            b"".join(self.chunks),
+            self.warning,
+            oversized=ok and self.oversized,
+            lost=lost,
+        )
         self.submission.outcome.finished(self.submission, self.index, result)

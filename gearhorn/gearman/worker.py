@@ -77,7 +77,7 @@ class Job:
             data = text.encode() if isinstance(text, str) else text
             self._connection.write(pack(packets.WORK_WARNING, self.handle, data))
         self._connection.write(pack(packets.WORK_FAIL, self.handle))
-        self._worker.failed += 1
+        self._worker.refused()
         self.release()
 
     def status(self, done: int, total: int) -> None:
@@ -108,22 +108,30 @@ Handler = Callable[[Job], None]
 
 
 class Worker(Link):
-    """Serves ``functions`` of one server; ``limit`` is the longest request in bytes."""
+    """Serves functions of one server.
+
+    Arguments:
+        limit: the longest request in bytes; longer ones are cut.
+        functions: their names.
+        handler: takes each job, which it finishes sooner or later.
+        in_hand: how many jobs may be in hand, by weight.
+    """
 
     def __init__(
         self,
         server: Server,
         tls: ssl.SSLContext | None,
         client_id: bytes,
+        *,
         limit: int,
         functions: Sequence[bytes],
         handler: Handler,
-        most: int,
+        in_hand: int,
     ) -> None:
         super().__init__(server, tls, client_id, limit)
         self._functions = functions
         self._handler = handler
-        self._most = most
+        self._in_hand = in_hand
         self._stopping = False
         self._mean = 1.0  # weight of the last jobs
         self._mean_bytes = 1.0  # and how long they were
@@ -143,6 +151,10 @@ class Worker(Link):
         self._weight = 0  # of all of them
         self._held_bytes = 0
 
+    def refused(self) -> None:
+        """One of its jobs was refused or failed."""
+        self.failed += 1
+
     def stop_grabbing(self) -> None:
         """Take no more jobs; those that are assigned already still arrive."""
         self._stopping = True
@@ -152,7 +164,7 @@ class Worker(Link):
 
         ``start`` begins anew."""
         if self.connection is not None:
-            self.connection.given_back = True
+            self.connection.give_back()
         await self.stop()
 
     @property
@@ -174,6 +186,10 @@ class Worker(Link):
         self._reset()
 
     def handle(self, connection: Connection, batch: list[Packet]) -> None:
+        """Take what answers grabs, and hand the jobs to the handler.
+
+        Raises ``ProtocolError`` for what is no job, and for more answers than grabs.
+        """
         jobs = []
         ramp, dry, size, nothing = self._ramp, self._dry, 0, 0
         for kind, body in batch:
@@ -237,7 +253,7 @@ class Worker(Link):
                 connection.write(pack(packets.PRE_SLEEP))
                 self.is_asleep = True
         elif self._held_bytes <= HELD_BYTES:
-            more = int((self._most - self._weight) / self._mean)
+            more = int((self._in_hand - self._weight) / self._mean)
             fit = int((HELD_BYTES - self._held_bytes) / self._mean_bytes)
             room = min(GRABS, self._ramp, max(min(more, fit), FEWEST - self.held)) - self._grabs
             if room > 0:

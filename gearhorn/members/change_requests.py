@@ -97,7 +97,7 @@ class Request:
 def subscription(job: Job, served: frozenset[bytes]) -> Change:
     """Return the change that a subscribe job asks for; ``served`` are gearhorn's own functions.
 
-    Raises ``RequestError``.
+    Raises ``RequestError``: of what the request says, or ``Reserved`` for a log of ``__gossip``.
     """
     check_length(job)
     request = decode_subscribe(job.arguments)

@@ -19,7 +19,7 @@ from gearhorn.members.burials import Burials
 from gearhorn.members.matchmaking import Matchmaker
 from gearhorn.names import GOSSIP, MATCHMAKING, queue_of
 
-MOST = 10_000  # jobs in hand of one queue
+IN_HAND = 10_000  # jobs of one queue
 REQUEST_BYTES = 16 * 1024 * 1024  # thousands of changes in one message
 GRACE_S = 1.0  # for the second job server when the first one is there
 _POLL_S = 0.01
@@ -36,7 +36,15 @@ class Presence:
         handlers: Mapping[bytes, Callable[[Job], None]],
     ) -> None:
         self._workers = [
-            Worker(server, tls, client_id, REQUEST_BYTES, [queue], handler, MOST)
+            Worker(
+                server,
+                tls,
+                client_id,
+                limit=REQUEST_BYTES,
+                functions=[queue],
+                handler=handler,
+                in_hand=IN_HAND,
+            )
             for server in servers
             for queue, handler in handlers.items()
         ]

@@ -77,7 +77,7 @@ class Commands:
         numbers = [int(word) if word.isdigit() else 0 for word in words[2:5]] or [0]
         if function := self._queues.functions.get(words[1]):
             high, normal, low = numbers * 3 if len(numbers) == 1 else (*numbers, 0)[:3]
-            function.limits = high, normal, low
+            function.limit(high, normal, low)
         return (_OK,)
 
     def _create(self, words: list[bytes]) -> Iterable[bytes]:

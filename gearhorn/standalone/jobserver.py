@@ -66,6 +66,19 @@ class Link(gear.ServerConnection, Peer):  # type: ignore[misc]  # gear is untype
         self.received = bytearray()
         self.unsent = bytearray()
 
+    def receive(self, data: bytes | memoryview) -> None:
+        """Take what was read, for ``requests``."""
+        self.received += data
+
+    def send(self, *data: bytes) -> None:
+        """Have this written by the next ``flush``."""
+        for piece in data:
+            self.unsent += piece
+
+    def name(self, client_id: bytes) -> None:
+        """Its client says what it is called."""
+        self.client_id = client_id
+
     def requests(self) -> Iterator[tuple[int | None, bytes]]:
         """Take the whole requests out of ``received``: (packet type, body) or (None, text line).
 
@@ -185,7 +198,7 @@ class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
                 return
             if not count:
                 raise gear.DisconnectError()
-            link.received += self._scratch[:count]
+            link.receive(self._scratch[:count])
             for kind, body in link.requests():
                 if kind is None:
                     self._text(link, body)
@@ -224,15 +237,14 @@ class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
 
     def _send(self, peer: Peer, kind: int, body: bytes = b"") -> None:
         link = cast(Link, peer)  # the queues were given no other peers
-        link.unsent += _HEADER.pack(constants.RES, kind, len(body))
-        link.unsent += body
+        link.send(_HEADER.pack(constants.RES, kind, len(body)), body)
         self._unsent.add(link)
 
     def _error(self, link: Link, code: bytes, text: bytes) -> None:
         self._send(link, constants.ERROR, code + b"\0" + text)
 
     def _write(self, link: Link, lines: Iterable[bytes]) -> None:
-        link.unsent += b"".join(lines)
+        link.send(*lines)
         self._unsent.add(link)
 
     def _fail(self, job: Job) -> None:
@@ -242,7 +254,7 @@ class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
     def _wake(self, function: Function) -> None:
         for worker in function.workers:
             if worker.asleep:
-                worker.asleep = False
+                worker.sleep(False)
                 self._send(worker, constants.NOOP)
 
     # Requests of clients
@@ -257,7 +269,8 @@ class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
             self._error(link, b"ARGUMENT_TOO_LARGE", b"Unique value too large")
             return
         try:
-            job = self._queues.submit(name, unique, payload, priority, None if background else link)
+            client = None if background else link
+            job = self._queues.submit(name, unique, payload, priority=priority, client=client)
         except QueueFull:
             self._error(link, b"QUEUE_ERROR", b"Job queue is full")
             return
@@ -278,13 +291,13 @@ class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
 
     def _option(self, link: Link, option: bytes) -> None:
         if option.lower() == b"exceptions":
-            link.wants_exceptions = True
+            link.want_exceptions()
             self._send(link, constants.OPTION_RES, option)
         else:
             self._error(link, b"UNKNOWN_OPTION", b"Server does not recognize given option")
 
     def _set_client_id(self, link: Link, name: bytes) -> None:
-        link.client_id = name
+        link.name(name)
 
     # Requests of workers
 
@@ -305,7 +318,7 @@ class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
             self._fail(job)
 
     def _pre_sleep(self, link: Link, _: bytes) -> None:
-        link.asleep = not self._queues.has_work(link)
+        link.sleep(not self._queues.has_work(link))
         if not link.asleep:
             self._send(link, constants.NOOP)
 
@@ -320,7 +333,7 @@ class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
             self._send(link, constants.JOB_ASSIGN_UNIQ, body)
 
     def _take(self, link: Link) -> Job | None:
-        link.asleep = False
+        link.sleep(False)
         job = self._queues.take(link)
         if job is None:
             self._send(link, constants.NO_JOB)
@@ -337,7 +350,7 @@ class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
     def _work_status(self, link: Link, body: bytes) -> None:
         handle, numerator, denominator = _split(body, 3)
         if job := link.assigned.get(handle):
-            job.progress = numerator, denominator.rstrip(b"\0")
+            job.advance(numerator, denominator.rstrip(b"\0"))
         self._forward(constants.WORK_STATUS, link, body)
 
     def _finish(self, kind: int, link: Link, body: bytes) -> None:

@@ -32,6 +32,14 @@ class Peer:
         self.asleep = False  # it wants to be told when one of its functions has work
         self.wants_exceptions = False  # otherwise an exception reaches it as a failure
 
+    def sleep(self, is_asleep: bool) -> None:
+        """It wants to be told when one of its functions has work, or no more."""
+        self.asleep = is_asleep
+
+    def want_exceptions(self) -> None:
+        """Tell it of exceptions as such."""
+        self.wants_exceptions = True
+
 
 @dataclass(slots=True, eq=False)
 class Job:
@@ -55,6 +63,44 @@ class Job:
         """Whether anybody still wants the job to be run."""
         return not self.cancelled and (self.background or bool(self.clients))
 
+    def join(self, client: Peer | None) -> None:
+        """One more asks for it; None: in the background."""
+        if client is None:
+            self.background = True
+        else:
+            self.clients.append(client)
+
+    def leave(self, client: Peer) -> None:
+        """A client does not wait for it any more."""
+        self.clients = [other for other in self.clients if other is not client]
+
+    def cancel(self) -> None:
+        """Run it to its end, and not again."""
+        self.cancelled, self.background = True, False
+
+    def assign(self, worker: Peer) -> None:
+        """It runs there."""
+        self.worker = worker
+        self.function.runs(1)
+
+    def unassign(self) -> None:
+        """It runs no more."""
+        self.worker = None
+        self.function.runs(-1)
+
+    def die(self) -> int:
+        """Its worker gave it back unfinished; return how often that has happened."""
+        self.deaths += 1
+        return self.deaths
+
+    def release(self) -> None:
+        """A later submit with its unique is a new job."""
+        self.key = None
+
+    def advance(self, numerator: bytes, denominator: bytes) -> None:
+        """Its worker says how far it is."""
+        self.progress = numerator, denominator
+
 
 class Function:
     """One function: its waiting jobs by priority, its workers, its limits."""
@@ -73,6 +119,14 @@ class Function:
     def total(self) -> int:
         """How many jobs wait or run."""
         return sum(map(len, self.waiting)) + self.running
+
+    def runs(self, jobs: int) -> None:
+        """So many more of its jobs run; fewer, where it is negative."""
+        self.running += jobs
+
+    def limit(self, high: int, normal: int, low: int) -> None:
+        """Let so many jobs wait or run, by priority; 0: no limit."""
+        self.limits = high, normal, low
 
 
 class Queues:
@@ -95,7 +149,7 @@ class Queues:
     # Clients
 
     def submit(
-        self, name: bytes, unique: bytes, payload: bytes, priority: int, client: Peer | None
+        self, name: bytes, unique: bytes, payload: bytes, *, priority: int, client: Peer | None
     ) -> Job:
         """Queue a job, or join the one with the same function and unique that waits or runs.
 
@@ -108,11 +162,9 @@ class Queues:
         key = _key(name, unique, payload)
         job = self._by_key.get(key) if key else None
         if job is None:
-            job = self._add(name, unique, payload, priority, key)
-        if client is None:
-            job.background = True
-        else:
-            job.clients.append(client)
+            job = self._add(name, unique, payload, priority=priority, key=key)
+        job.join(client)
+        if client is not None:
             client.awaits.add(job)
         return job
 
@@ -123,7 +175,7 @@ class Queues:
     def leave(self, client: Peer) -> None:
         """Forget a client: its waiting jobs go unless others want them; running ones stay."""
         for job in client.awaits:
-            job.clients = [other for other in job.clients if other is not client]
+            job.leave(client)
             if job.worker is None and not job.wanted:
                 self._remove(job)
         client.awaits.clear()
@@ -140,7 +192,7 @@ class Queues:
         if job.worker is None:
             self._remove(job)
         else:
-            job.cancelled, job.background = True, False
+            job.cancel()
             self._release(job)
         return job.clients
 
@@ -166,10 +218,10 @@ class Queues:
             if job.function not in gone:
                 continue
             self._unassign(job)
-            job.deaths += 1
+            deaths = job.die()
             if not job.wanted:
                 self._remove(job)
-            elif job.deaths == self._attempts:
+            elif deaths == self._attempts:
                 self._remove(job)
                 given_up.append(job)
             else:
@@ -185,8 +237,7 @@ class Queues:
         handle, job = queue.popitem(last=False)
         worker.serves.move_to_end(job.function.name)
         worker.assigned[handle] = job
-        job.worker = worker
-        job.function.running += 1
+        job.assign(worker)
         return job
 
     def has_work(self, worker: Peer) -> bool:
@@ -231,6 +282,7 @@ class Queues:
         name: bytes,
         unique: bytes,
         payload: bytes,
+        *,
         priority: int,
         key: tuple[bytes, ...] | None,
     ) -> Job:
@@ -248,14 +300,13 @@ class Queues:
     def _unassign(self, job: Job) -> None:
         assert job.worker is not None
         del job.worker.assigned[job.handle]
-        job.worker = None
-        job.function.running -= 1
+        job.unassign()
 
     def _release(self, job: Job) -> None:
         """A later submit with the job's unique is a new job."""
         if job.key:
             self._by_key.pop(job.key, None)
-            job.key = None
+            job.release()
 
     def _remove(self, job: Job) -> None:
         """Forget a job that does not run; ``job.clients`` still says who is to be told."""

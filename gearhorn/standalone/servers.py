@@ -120,12 +120,14 @@ def start(
     with ExitStack() as running:
         logs = running.enter_context(_own_directory())
         redis, store = _start_store(running, logs, data)
-        gearman, job_server = _start_job_server(running, logs, gearman_port, gearmand, embedded)
+        gearman, job_server = _start_job_server(
+            running, logs, gearman_port, gearmand, embedded=embedded
+        )
         return Standalone(gearman, redis, job_server, store, running.pop_all())
 
 
 def _start_job_server(
-    running: ExitStack, logs: Path, port: int | None, gearmand: str | None, embedded: bool
+    running: ExitStack, logs: Path, port: int | None, gearmand: str | None, *, embedded: bool
 ) -> tuple[str, str]:
     """Start the job server; returns its address and what it is."""
     program = None if embedded else _find_gearmand(gearmand)
@@ -135,8 +137,8 @@ def _start_job_server(
         "gearmand" if program else "gear's embedded job server",
         [*command, f"--job-retries={JOB_RETRIES}"],
         logs / "job-server.log",
-        b"getpid\r\nversion\r\n",
-        JOB_SERVER_ANSWER,
+        question=b"getpid\r\nversion\r\n",
+        answer=JOB_SERVER_ANSWER,
     )
     child = _start_on_a_port(server, [port] if port else [GEARMAN_PORT, *_some_ports()])
     running.callback(child.stop)
@@ -209,8 +211,8 @@ def _start_store(running: ExitStack, logs: Path, data: Path | None) -> tuple[str
             "Valkey",
             command,
             logs / "store.log",
-            b"INFO server\r\nPING\r\n",
-            rb"(?s)\nvalkey_version:(?P<version>\S+).*\nprocess_id:(?P<pid>\d+).*\r\n\+PONG\r\n",
+            question=b"INFO server\r\nPING\r\n",
+            answer=rb"(?s)\nvalkey_version:(?P<version>\S+).*\nprocess_id:(?P<pid>\d+).*\r\n\+PONG\r\n",
             keep=(_lock(locked, data),) if data else (),
         )
         child = _start_on_a_port(server, _some_ports())
@@ -241,10 +243,10 @@ def _start_on_a_port(server: partial[_Child], ports: Sequence[int]) -> _Child:
     *tries, last = ports
     for port in tries:
         try:
-            return server(port)
+            return server(port=port)
         except _PortTaken:
             continue
-    return server(last)
+    return server(port=last)
 
 
 class _Child:
@@ -265,6 +267,7 @@ class _Child:
         name: str,
         command: list[str],
         log: Path,
+        *,
         question: bytes,
         answer: bytes,
         port: int,

@@ -137,7 +137,7 @@ class Bench:
     def answer(self, number: int, member: str = "peer", version: int = 1) -> None:
         """Let a question's job complete with this answer."""
         body = json.dumps({"member": member, "version": version}).encode()
-        self.finish(number, Result(True, body, b"", False, False))
+        self.finish(number, Result(True, body))
 
     def finish(self, number: int, result: Result) -> None:
         """Let a question's job end."""
@@ -146,7 +146,7 @@ class Bench:
 
     def fail(self, number: int) -> None:
         """Let a question's job fail, as who drains the queue does."""
-        self.finish(number, Result(False, b"", b"", False, False))
+        self.finish(number, Result(False))
 
     def handle(self, *changes: tuple[str, int, bool | None]) -> Job:
         """Be told of (topic, version, removed or left out) changes."""

@@ -48,7 +48,7 @@ class _Up:
 
 def cluster_of(*up: bool) -> JobServers:
     servers = [Server("127.0.0.1", 4730 + number) for number in range(len(up))]
-    cluster = JobServers(servers, None, b"test", 1 << 20)
+    cluster = JobServers(servers, None, b"test", limit=1 << 20)
     for client, is_up in zip(cluster.clients, up, strict=True):
         client.connection = _Up() if is_up else None  # type: ignore[assignment]
     cluster._changed()

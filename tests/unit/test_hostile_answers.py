@@ -89,7 +89,15 @@ def client() -> Client:
 
 
 def worker(handler: Callable[[Job], None]) -> Worker:
-    return Worker(Server("nowhere"), None, b"t", 1 << 20, [b"f"], handler, 512)
+    return Worker(
+        Server("nowhere"),
+        None,
+        b"t",
+        limit=1 << 20,
+        functions=[b"f"],
+        handler=handler,
+        in_hand=512,
+    )
 
 
 def submission(outcome: Breaking, foreground: bool) -> Submission:

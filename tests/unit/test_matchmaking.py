@@ -98,7 +98,7 @@ def test_anything_else_is_no_answer(body: bytes) -> None:
     async def test(bench: Bench) -> None:
         told = bench.tell(("t", 7))
         await turn()
-        bench.finish(0, Result(True, body, b"", False, False))
+        bench.finish(0, Result(True, body))
         await turn()
         await only_the_lease_tells(bench, told)
 
@@ -121,7 +121,7 @@ def test_a_job_that_failed_is_no_answer_whatever_it_says() -> None:
         told = bench.tell(("t", 7))
         await turn()
         body = b'{"member":"peer","version":7}'
-        bench.finish(0, Result(False, body, body, False, False))
+        bench.finish(0, Result(False, body, body))
         await turn()
         await only_the_lease_tells(bench, told)
 
@@ -293,7 +293,7 @@ def test_a_lost_job_server_asks_again_through_another(is_accepted: bool) -> None
         bench.servers.up = [1]
         if is_accepted:
             submission.outcome.accepted(submission)
-            bench.finish(0, Result(False, b"", b"", False, lost=True))
+            bench.finish(0, Result(False, lost=True))
         else:
             submission.outcome.lost(submission)
         await turn()
@@ -317,7 +317,7 @@ def test_with_no_job_server_left_the_lease_decides(is_accepted: bool) -> None:
         _, submission = bench.servers.submitted[0]
         bench.servers.up = []
         if is_accepted:
-            bench.finish(0, Result(False, b"", b"", False, lost=True))
+            bench.finish(0, Result(False, lost=True))
         else:
             submission.outcome.lost(submission)
         await turn()

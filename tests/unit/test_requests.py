@@ -29,7 +29,15 @@ class Written:
 
 
 def job(written: Written, oversized: bool = False) -> Job:
-    worker = Worker(Server("nowhere"), None, b"t", 1 << 20, [b"f"], lambda _: None, 8)
+    worker = Worker(
+        Server("nowhere"),
+        None,
+        b"t",
+        limit=1 << 20,
+        functions=[b"f"],
+        handler=lambda _: None,
+        in_hand=8,
+    )
     connection: Connection = written  # type: ignore[assignment]
     return Job(worker, connection, b"H:1\0f\0\0{}", oversized)
 

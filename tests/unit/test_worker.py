@@ -38,7 +38,15 @@ class Bench:
     def __init__(self, most: int = 512) -> None:
         self.jobs: list[Job] = []
         self.take: Callable[[Job], None] = self.jobs.append
-        self.worker = Worker(Server("nowhere"), None, b"t", 1 << 20, [b"f"], self._handle, most)
+        self.worker = Worker(
+            Server("nowhere"),
+            None,
+            b"t",
+            limit=1 << 20,
+            functions=[b"f"],
+            handler=self._handle,
+            in_hand=most,
+        )
         self.transport = Transport()
         self.connect()
 
