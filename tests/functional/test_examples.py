@@ -1,0 +1,136 @@
+"""Every program of docs/examples does what it says, in each of the five languages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.cluster import Cluster, eventually
+from support.examples import CLIENTS, EXAMPLES, Examples, programs
+from support.servers import Gearmand, Redis
+
+PROGRAMS = ["ask", "durable", "publish", "receive"]  # each language has these
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """gearmand, Redis and one worker."""
+    cluster = Cluster([Gearmand()], Redis())
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def examples(cluster: Cluster, tmp_path: Path) -> Iterator[Examples]:
+    """Runs examples in a directory of the test's own; what goes on ends with the test."""
+    with Examples(cluster, tmp_path) as examples:
+        yield examples
+
+
+@pytest.fixture(params=CLIENTS)
+def language(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[str]:
+    """A language; what its programs subscribe is ended behind the test."""
+    language = request.param
+    assert isinstance(language, str)
+    yield language
+    for topic in ("news", "orders"):
+        outcome = cluster.run(
+            "unsubscribe_fanout", topic=topic, client_id=CLIENTS[language], drain=True
+        )
+        assert outcome.kind == "complete", outcome
+
+
+def receive(examples: Examples, language: str) -> Path:
+    """Start the receiver of a language; return the file that has its output."""
+    if language == "shell":
+        subscribed = examples.run("shell/subscribe.sh")
+        assert json.loads(subscribed.stdout)["queue"] == "news_alice"
+    output = examples.start(language, "receive")
+    examples.wait_for_receiver(f"news_{CLIENTS[language]}")
+    return output
+
+
+def received(language: str, text: str) -> str:
+    """What a receiver prints of one message."""
+    return text if language == "shell" else f"{CLIENTS[language]} received {text}\n"
+
+
+def test_each_language_has_each_program() -> None:
+    for language in CLIENTS:
+        assert {path.stem for path in programs(language)} >= set(PROGRAMS), language
+    assert {path.name for path in EXAMPLES.iterdir() if path.is_dir()} == set(CLIENTS)
+
+
+def test_a_program_receives_what_its_language_publishes(examples: Examples, language: str) -> None:
+    output = receive(examples, language)
+    published = examples.run_program(language, "publish")
+    expected = "1" if language == "shell" else "copies: 1\n"
+    assert (published.stdout, published.stderr) == (expected, "")
+    eventually(lambda: output.read_text() == received(language, "hello"))
+
+
+def test_a_question_is_answered(examples: Examples, language: str) -> None:
+    output = receive(examples, language)
+    asked = examples.run_program(language, "ask")
+    client = CLIENTS[language]
+    if language in ("shell", "c"):
+        receipt, _ = json.JSONDecoder().raw_decode(asked.stdout[asked.stdout.index("{") :])
+        assert receipt["delivered"] == [client]
+        assert receipt["results"] == {client: "" if language == "shell" else "thanks from erin"}
+    else:
+        assert asked.stdout == f"{client}: thanks from {client}\n"
+    assert asked.returncode == 0
+    eventually(lambda: output.read_text() == received(language, "who is there?"))
+
+
+@pytest.mark.parametrize("language", ["python", "perl", "php"], indirect=True)
+def test_a_question_tells_of_those_who_do_not_answer(
+    cluster: Cluster, examples: Examples, language: str
+) -> None:
+    cluster.subscribe("news", CLIENTS[language])
+    asked = examples.run_program(language, "ask")
+    assert asked.stdout == f"{CLIENTS[language]} did not answer\n"
+
+
+def test_a_durable_receiver_that_fails_is_tried_again(
+    cluster: Cluster, examples: Examples, language: str
+) -> None:
+    client = CLIENTS[language]
+    output = examples.start(language, "durable")
+    examples.wait_for_receiver(f"orders_{client}")
+    assert cluster.publish("orders", "two shirts").data == b"1"
+    if language == "shell":
+        inbox = examples.directory / "inbox"
+        eventually(lambda: "inbox" in output.read_text(), what="the first attempt does not fail")
+        inbox.mkdir()
+        eventually((inbox / "orders").exists)
+        assert (inbox / "orders").read_text() == "two shirts"
+    else:
+        expected = f"{client} processed two shirts in attempt 2\n"
+        eventually(lambda: expected in output.read_text(), what="no second attempt")
+    eventually(lambda: lag(cluster, client) == 0, what="it is not acknowledged")
+
+
+def lag(cluster: Cluster, client: str) -> int:
+    """How many messages of `orders` a client has not done with."""
+    described = json.loads(cluster.run("describe_fanout", topic="orders").data)
+    lag = described["topics"]["orders"]["subscriptions"][client]["durable"]["lag"]
+    assert isinstance(lag, int)
+    return lag
+
+
+def test_a_program_tells_why_it_was_refused(examples: Examples, language: str) -> None:
+    for program in ("publish", "ask"):
+        refused = examples.run_program(language, program, news="__news")
+        assert "reserved: topic __news" in refused.stderr
+        assert "copies" not in refused.stdout
+        assert refused.returncode != 0
+
+
+def test_the_shell_unsubscribes(cluster: Cluster, examples: Examples) -> None:
+    cluster.subscribe("news", "alice")
+    ended = json.loads(examples.run("shell/unsubscribe.sh").stdout)
+    assert ended["version"] > 0
+    assert cluster.publish("news", "hello").data == b"0"
