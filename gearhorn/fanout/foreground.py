@@ -287,7 +287,11 @@ class Foreground(RunningFanout):
                     self.lose(index)
             for index in self._tally.held():
                 self.lose(index)
-            self._reply()
+            try:
+                self._reply()
+            finally:
+                self._close()
+            return
         self._close()
 
     def _close(self) -> None:
@@ -332,17 +336,21 @@ class Foreground(RunningFanout):
         """Answer with what is made of the copies' names: at once unless the list is long."""
         if self.subscribers.is_long:
             self._is_composing = True
-            self.outbox.compose(self.job, steps, make, partial(self._replied, answer))
+            self.outbox.compose(
+                self.job, steps, make, partial(self._replied, answer), self._composed
+            )
         else:
             self._replied(answer, make(exhaust(steps)))
 
     def _replied(self, answer: Callable[[bytes], None], data: bytes) -> None:
         answer(data)
         self._place.answer()
-        if self._is_composing:
-            self._is_composing = False
-            if self.over or not self._left:
-                self._close()
+
+    def _composed(self) -> None:
+        """The reply is made, or could not be: what waited for that is let go."""
+        self._is_composing = False
+        if self.over or not self._left:
+            self._close()
 
     def _is_success(self) -> bool:
         needed = self._needed

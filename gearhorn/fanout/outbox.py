@@ -142,9 +142,11 @@ class Outbox:
         steps: Generator[None, None, _Found],
         make: Callable[[_Found], bytes],
         then: Callable[[bytes], None],
+        over: Callable[[], None] = lambda: None,
     ) -> None:
-        """Call ``then`` with what ``make`` makes of what ``steps`` returns. The loop turns between
-        the steps, and beside ``make``, which a thread of its own calls."""
+        """Call ``then`` with what ``make`` makes of what ``steps`` returns, and ``over`` at the
+        end, however it comes. The loop turns between the steps, and beside ``make``, which a thread
+        of its own calls."""
 
         async def work() -> None:
             with answering(job):
@@ -155,6 +157,8 @@ class Outbox:
                         await asyncio.sleep(0)
                 except StopIteration as end:
                     then(await asyncio.to_thread(make, end.value))
+                finally:
+                    over()
 
         self._tasks.spawn(work(), "reply")
 

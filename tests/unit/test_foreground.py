@@ -9,12 +9,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 from support.fanouts import Bench, Job, long_list, message
 
 from gearhorn.errors import Busy
 from gearhorn.fanout.foreground import Foreground
 from gearhorn.fanout.places import COPY_BYTES, LINGERING, REASONS_BYTES, RESULTS_BYTES, Places
-from gearhorn.fanout.tally import SLICE
+from gearhorn.fanout.tally import SLICE, Tally
 from gearhorn.gearman.packets import WORK_DATA
 from gearhorn.gearman.results import DISCARDED, REASON_BYTES
 
@@ -297,6 +298,31 @@ def test_the_reply_of_a_long_list_is_made_while_the_loop_turns(with_receipt: boo
         assert (bench.places.waiting, bench.places.lingering, bench.places.held) == (0, 0, 0)
 
     on_bench(test)
+
+
+@pytest.mark.parametrize("is_long", [True, False])
+def test_a_reply_that_cannot_be_made_leaves_no_place_behind(
+    monkeypatch: pytest.MonkeyPatch, is_long: bool
+) -> None:
+    def raises(*_: object, **__: object) -> bytes:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(Tally, "receipt", raises)
+
+    async def test(bench: Bench) -> None:
+        names = [f"c{number:07}" for number in range(3 * SLICE)]
+        if is_long:
+            bench.subscribers = long_list("t", names)
+        job = Job()
+        foreground(bench, job, receipt=True, timeout_s=0.02)
+        while not job.answers:
+            await asyncio.sleep(0)
+        assert job.answers == [("fail", b"internal error")]
+        assert (bench.places.waiting, bench.places.lingering, bench.places.held) == (0, 0, 0)
+
+    with capture_logs() as logs:
+        on_bench(test, "a", "b")
+    assert [line["log_level"] for line in logs] == ["critical"]
 
 
 def test_places_are_few_and_of_few_bytes() -> None:
