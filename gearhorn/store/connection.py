@@ -1,63 +1,8 @@
-"""The connection to Redis or Valkey: batches of commands, scripts, and the names of keys.
+"""The connection to Redis or Valkey: batches of commands, each answered or known not to be.
 
 Rules: runs on the event loop. Every call ends in time or raises ``StoreError``, which says what is
 known: ``StoreUnanswered`` where a batch may have been carried out or not, the others (``refusals``)
 where it was not. No batch is sent twice.
-
-==============================  =========  ====================================================
-key (all under ``{NAMESPACE}``)  type       what
-==============================  =========  ====================================================
-``schema``                      string     layout of these keys; another number is refused
-``version``                     string     counts every change of a subscription
-``changes``                     zset       topic -> version of its last change, the newest 10,000
-``floor``                       string     version up to which ``changes`` has forgotten
-``run``                         string     run id of the server that last served this data
-``data``                        string     a random word that an emptied store has not
-``clock``                       string     ms that the members have counted together, see below
-``members``                     hash       id -> renewals, version it knows, lease in ms
-``topics``                      zset       topics that have subscriptions, all with score 0
-``expiries``                    zset       topic NUL client_id -> reading of ``clock`` at its end
-``draining``                    hash       queue -> "MEMBER REQUEST" of who empties it
-``answers``                     hash       id of a change's request -> the reply, packed; of the
-                                           last 120 s, the newest 10,000
-``answered``                    zset       the same id -> reading of ``clock`` at its answer
-``clients:TOPIC``               zset       client_ids subscribed to TOPIC, all with score 0
-``options:TOPIC``               hash       client_id -> its options as JSON, where it has any
-``drops:TOPIC``                 hash       client_id -> copies dropped by its backlog limit
-``log:TOPIC``                   hash       the topic's log (``log.lua`` names the fields)
-``messages:TOPIC``              stream     SEQUENCE-0 -> header, info and payload of a message
-``marks:TOPIC``                 zset       "SEQUENCE CLOCK OFFSET" of the first message of each
-                                           block of the log (see ``log.lua``) -> SEQUENCE
-``asked:ASKER``                 hash       what became of the last requests of a process that must
-                                           not be carried out twice (``asked.lua``)
-``askers``                      zset       name of an ``asked:ASKER`` -> reading of ``clock`` when
-                                           it asked no more, 0 before; gone a day later
-``lanes:TOPIC``                 hash       durable client_id -> "OWNER TERM POSITION"
-``term``                        string     the last TERM that a lane was given
-``durable``                     zset       topics that have lanes, all with score 0
-``due``                         zset       topic that has a log -> reading of ``clock`` at which it
-                                           is pruned
-``logged:TOPIC``                zset       dedup key -> reading of ``clock`` when it was logged
-``places:TOPIC``                hash       dedup key -> "SEQUENCE EPOCH"
-``trouble:TOPIC NUL CLIENT``    hash       sequence -> failed attempts of a message, as JSON
-``order:TOPIC NUL CLIENT``      zset       parked sequence -> itself
-``parked:TOPIC NUL CLIENT``     hash       sequence parked or put back -> the message; "bytes" ->
-                                           of them all
-``redrive:TOPIC NUL CLIENT``    zset       sequence put back -> itself
-``ahead:TOPIC NUL CLIENT``      zset       "FIRST-LAST" acknowledged beyond the position -> LAST
-``redriven``                    zset       topic NUL client_id with messages put back -> the number
-                                           of its last redrive
-``redrives``                    string     counts redrives
-==============================  =========  ====================================================
-
-Channels: ``events`` tells every member what happened to logs and lanes, ``done:PROCESS`` tells a
-worker process which receivers have done with a message that a caller of its waits for.
-
-``clock`` goes on as long as one member lives: each adds to what it last read what has passed on its
-own monotonic clock, and the highest counts. No wall clock decides anything.
-
-The braces put every key into one slot of a Redis Cluster, as the scripts need. No key has an
-expiry.
 """
 
 from __future__ import annotations
@@ -65,24 +10,23 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Sequence
-from hashlib import sha1
-from importlib import resources
 from typing import Any
 
 import structlog
 
 from gearhorn.errors import StartError, StoreError, StoreReadOnly, StoreUnanswered
+from gearhorn.store.keys import SCHEMA, Keys
 from gearhorn.store.pool import Pool
 from gearhorn.store.refusals import code_of
+from gearhorn.store.scripts import SCRIPTS, SHA
 from gearhorn.store.url import parse_url
 from gearhorn.store.wire import Command, Wire
 from gearhorn.timing import now_s
 
-__all__ = ["READ_TIMEOUT_S", "SCHEMA", "SCRIPTS", "WRITE_TIMEOUT_S", "Command", "Connection"]
+__all__ = ["READ_TIMEOUT_S", "WRITE_TIMEOUT_S", "Command", "Connection"]
 
 WRITE_TIMEOUT_S = 1.5  # a change answers `unavailable:` within 2 s rather than hang
 READ_TIMEOUT_S = 10.0  # of a bounded page
-SCHEMA = b"4"
 CONNECTIONS = 16  # to the store, in all
 MEMBERS = 2  # of them that only the lease and what is about members may use
 APART = 3  # appends, lanes and events have one each
@@ -90,45 +34,6 @@ ASKED_AGAIN = 3  # times that a batch goes on after somebody flushed the scripts
 COMPLAIN_S = 30.0  # between two log lines that the server is no primary
 
 log = structlog.get_logger(__name__)
-
-
-# What a server that is short of memory still runs: what frees memory, and what those who do need to
-# hold. The first line of a script says so (Redis 7.0 and later); "" is refused before it begins.
-_FREES, _READS, _GROWS = "allow-oom", "no-writes", ""
-
-
-def _script(flags: str, *names: str) -> str:
-    """Return a script made of the texts of files: what it needs of others goes in front."""
-    folder = resources.files(__package__)
-    texts = [folder.joinpath(f"{name}.lua").read_text("utf-8") for name in names]
-    return "".join([f"#!lua flags={flags}\n" if flags else "#!lua\n", *texts])
-
-
-SCRIPTS = {
-    "change": _script(_GROWS, "log", "version", "answers", "change"),
-    "end": _script(
-        _FREES, "log", "version", "answers", "change"
-    ),  # the changes that end a subscription
-    "retain": _script(_FREES, "log", "version", "answers", "retain"),
-    "withdraw": _script(_FREES, "answers", "withdraw"),
-    "append": _script(_GROWS, "log", "asked", "append"),
-    "void": _script(_FREES, "log", "asked", "append"),  # what gives an append up
-    "fetch": _script(_FREES, "log", "fetch"),
-    "prune": _script(_FREES, "log", "prune"),
-    "read": _script(_READS, "log", "read"),
-    "list": _script(_READS, "list"),
-    "page": _script(_READS, "page"),
-    "park": _script(_FREES, "log", "parked", "park"),
-    "note": _script(_FREES, "parked", "note"),
-    "redrive": _script(_FREES, "asked", "parked", "redrive"),
-    "count": _script(_FREES, "asked", "count"),
-    **{
-        name: _script(_FREES, name)
-        for name in ("member", "remove", "unmark", "acquire", "settle", "forget")
-    },
-}
-# as EVALSHA names them
-SHA = {name: sha1(text.encode()).hexdigest() for name, text in SCRIPTS.items()}
 
 
 class Connection:
@@ -142,11 +47,11 @@ class Connection:
         # Of the server that was last connected to. A connection to another one, or to one that
         # was restarted, changes it before the first command goes there.
         self.run_id = ""
-        self._prefix = f"{{{namespace}}}:"
         try:
             self._address = parse_url(url)
         except ValueError as error:
             raise StartError(f"--redis: {error}") from None
+        self.keys = Keys(namespace, self._address.database)
         self._shared = Pool(self.open, most - MEMBERS - APART)
         self._reserved = Pool(self.open, MEMBERS)
         self._complained_s = float("-inf")
@@ -178,12 +83,11 @@ class Connection:
 
     def key(self, *parts: str) -> str:
         """Return the name of a key of this namespace."""
-        return self._prefix + ":".join(parts)
+        return self.keys.key(*parts)
 
     def channel(self, *parts: str) -> str:
-        """Return the name of a channel of this namespace: unlike keys, channels are shared by all
-        databases of a server, so the name says which."""
-        return f"{self.key(*parts)}@{self._address.database}"
+        """Return the name of a channel of this namespace."""
+        return self.keys.channel(*parts)
 
     def script(self, name: str, keys: Sequence[str], *arguments: Any) -> Command:
         """Return the command that runs a script."""

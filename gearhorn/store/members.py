@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from gearhorn.store.connection import SCHEMA, Command, Connection
+from gearhorn.store.connection import Command, Connection
+from gearhorn.store.keys import SCHEMA
 
 DUE = 100  # expired pairs handed to one member at a time
 

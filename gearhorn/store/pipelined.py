@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gearhorn.errors import StoreError, StoreUnanswered
-from gearhorn.store.connection import SCRIPTS, Command, Connection
+from gearhorn.store.connection import Command, Connection
 from gearhorn.store.pool import KEEP_S, PING_S
 from gearhorn.store.refusals import code_of
+from gearhorn.store.scripts import SCRIPTS
 from gearhorn.store.wire import Wire
 
 _Answer = asyncio.Future[list[Any]]

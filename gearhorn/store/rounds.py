@@ -186,7 +186,7 @@ def _pieces(some: Sequence[Settlement]) -> Iterator[Sequence[Settlement]]:
 def position_command(
     connection: Connection, member: str, holder: str, topic: str, some: Iterable[Settlement]
 ) -> Command:
-    """Return the command that moves positions of lanes of a topic (see ``settle.lua``)."""
+    """Return the command that moves positions of lanes of a topic (see ``advance.lua``)."""
     key = connection.key
     keys = [key("lanes", topic), key("log", topic)]
     arguments: list[Any] = []
@@ -197,4 +197,4 @@ def position_command(
             ranges = (f" {first} {last} {under}" for first, last, under in ahead)
             beyond = f"{len(keys)}{''.join(ranges)}"
         arguments += client_id, term, position, epoch, beyond
-    return connection.script("settle", keys, member, holder, *arguments)
+    return connection.script("advance", keys, member, holder, *arguments)

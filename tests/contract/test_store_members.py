@@ -11,7 +11,7 @@ from support.servers import Redis
 from support.store import LEASE_MS, Bench, run, subscribe, unsubscribe
 
 from gearhorn.errors import StartError, StoreError
-from gearhorn.store.connection import SCHEMA
+from gearhorn.store.keys import SCHEMA
 from gearhorn.store.members import Member, Renewal
 
 pytest_plugins = ["support.store"]

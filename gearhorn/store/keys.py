@@ -1,0 +1,83 @@
+"""The keys and channels in Redis or Valkey: what each holds, and its name.
+
+==============================  =========  ====================================================
+key (all under ``{NAMESPACE}``)  type       what
+==============================  =========  ====================================================
+``schema``                      string     layout of these keys; another number is refused
+``version``                     string     counts every change of a subscription
+``changes``                     zset       topic -> version of its last change, the newest 10,000
+``floor``                       string     version up to which ``changes`` has forgotten
+``run``                         string     run id of the server that last served this data
+``data``                        string     a random word that an emptied store has not
+``clock``                       string     ms that the members have counted together, see below
+``members``                     hash       id -> renewals, version it knows, lease in ms
+``topics``                      zset       topics that have subscriptions, all with score 0
+``expiries``                    zset       topic NUL client_id -> reading of ``clock`` at its end
+``draining``                    hash       queue -> "MEMBER REQUEST" of who empties it
+``answers``                     hash       id of a change's request -> the reply, packed; of the
+                                           last 120 s, the newest 10,000
+``answered``                    zset       the same id -> reading of ``clock`` at its answer
+``clients:TOPIC``               zset       client_ids subscribed to TOPIC, all with score 0
+``options:TOPIC``               hash       client_id -> its options as JSON, where it has any
+``drops:TOPIC``                 hash       client_id -> copies dropped by its backlog limit
+``log:TOPIC``                   hash       the topic's log (``log.lua`` names the fields)
+``messages:TOPIC``              stream     SEQUENCE-0 -> header, info and payload of a message
+``marks:TOPIC``                 zset       "SEQUENCE CLOCK OFFSET" of the first message of each
+                                           block of the log (see ``log.lua``) -> SEQUENCE
+``asked:ASKER``                 hash       what became of the last requests of a process that must
+                                           not be carried out twice (``asked.lua``)
+``askers``                      zset       name of an ``asked:ASKER`` -> reading of ``clock`` when
+                                           it asked no more, 0 before; gone a day later
+``lanes:TOPIC``                 hash       durable client_id -> "OWNER TERM POSITION"
+``term``                        string     the last TERM that a lane was given
+``durable``                     zset       topics that have lanes, all with score 0
+``due``                         zset       topic that has a log -> reading of ``clock`` at which it
+                                           is pruned
+``logged:TOPIC``                zset       dedup key -> reading of ``clock`` when it was logged
+``places:TOPIC``                hash       dedup key -> "SEQUENCE EPOCH"
+``trouble:TOPIC NUL CLIENT``    hash       sequence -> failed attempts of a message, as JSON
+``order:TOPIC NUL CLIENT``      zset       parked sequence -> itself
+``parked:TOPIC NUL CLIENT``     hash       sequence parked or put back -> the message; "bytes" ->
+                                           of them all
+``redrive:TOPIC NUL CLIENT``    zset       sequence put back -> itself
+``ahead:TOPIC NUL CLIENT``      zset       "FIRST-LAST" acknowledged beyond the position -> LAST
+``redriven``                    zset       topic NUL client_id with messages put back -> the number
+                                           of its last redrive
+``redrives``                    string     counts redrives
+==============================  =========  ====================================================
+
+Channels: ``events`` tells every member what happened to logs and lanes, ``done:PROCESS`` tells a
+worker process which receivers have done with a message that a caller of its waits for.
+
+``clock`` goes on as long as one member lives: each adds to what it last read what has passed on its
+own monotonic clock, and the highest counts. No wall clock decides anything.
+
+The braces put every key into one slot of a Redis Cluster, as the scripts need. No key has an
+expiry.
+"""
+
+from __future__ import annotations
+
+SCHEMA = b"4"  # the layout of these keys
+
+
+class Keys:
+    """The names of one namespace, in one database of a server."""
+
+    def __init__(self, namespace: str, database: int) -> None:
+        self._prefix = f"{{{namespace}}}:"
+        self._database = database
+
+    def key(self, *parts: str) -> str:
+        """Return the name of a key."""
+        return self._prefix + ":".join(parts)
+
+    def channel(self, *parts: str) -> str:
+        """Return the name of a channel: unlike keys, channels are shared by all databases of a
+        server, so the name says which."""
+        return f"{self.key(*parts)}@{self._database}"
+
+
+def pair_of(topic: str, client_id: str) -> str:
+    """Return how keys name one subscription."""
+    return f"{topic}\0{client_id}"
