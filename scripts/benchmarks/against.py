@@ -89,13 +89,17 @@ class Pairs:
 
 
 def compare(path: Path, groups: Sequence[str], rounds: int, more: Sequence[str]) -> Pairs:
-    """Measure both checkouts; ``more`` are options of both. RuntimeError where one cannot be."""
+    """Measure both checkouts; ``more`` are options of both. What one of them cannot measure, such
+    as a group that a former release does not have, is told and left out."""
     here = Path(__file__).resolve().parents[2]
     pairs = Pairs()
     for group in groups:
-        for number in range(1, rounds + 1):
-            print(f"{group}, round {number}", file=sys.stderr, flush=True)
-            pairs.add(*(_measured(root.resolve(), group, more) for root in (path, here)))
+        try:
+            for number in range(1, rounds + 1):
+                print(f"{group}, round {number}", file=sys.stderr, flush=True)
+                pairs.add(*(_measured(root.resolve(), group, more) for root in (path, here)))
+        except RuntimeError as error:
+            print(f"{group} is left out: {error}", file=sys.stderr, flush=True)
     return pairs
 
 
