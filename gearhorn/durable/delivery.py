@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from gearhorn.durable.states import State
-from gearhorn.messages.durable import DurableOptions
+from gearhorn.durable.window import Stateful
+from gearhorn.messages.durable import DurableOptions, FailureHistory
 from gearhorn.store.log import Entry
 
-_READY = State.READY
 JITTER = 0.1  # of the wait before an attempt, at most (docs/protocol.rst, "Deliveries")
 LARGEST_BATCH = 1000  # messages in one delivery, whatever ``batch`` allows
 UNDER_WAY = 20_000  # messages in batches, whatever ``in_flight`` allows
@@ -23,10 +23,10 @@ def batches(options: DurableOptions) -> int:
     return min(options.in_flight, max(1, UNDER_WAY // min(options.batch, LARGEST_BATCH)))
 
 
-def rest_s(failures: int, most_s: float, jitter: float) -> float:
-    """Return the wait after the n-th failed attempt: 2, 3, 5, 9, 17 s … up to ``most_s``, and a
+def rest_s(failures: int, limit_s: float, jitter: float) -> float:
+    """Return the wait after the n-th failed attempt: 2, 3, 5, 9, 17 s … up to ``limit_s``, and a
     part of it more; ``jitter`` is random from 0 to 1 (docs/protocol.rst, "Deliveries")."""
-    return min(2.0 ** min(failures - 1, 60) + 1, most_s) * (1 + JITTER * jitter)
+    return min(2.0 ** min(failures - 1, 60) + 1, limit_s) * (1 + JITTER * jitter)
 
 
 class Timer:
@@ -36,43 +36,65 @@ class Timer:
         """Do nothing with a delivery any more, and hold it no longer."""
 
 
-class Attempts:
+class Attempts(Stateful):
     """The messages of a delivery, and how often they were tried.
 
     ``job`` is the caller's, of the present attempt; ``former`` are those of attempts that timed
-    out, whose receivers may still acknowledge.
+    out, whose receivers may still acknowledge. The constructor of ``Delivery`` sets the attributes.
     """
 
     __slots__ = (
-        "due_s", "entries", "error", "failures", "first_at", "former", "is_acknowledged",
-        "is_bare", "is_redriven", "job", "look_s", "sent_s", "since", "state", "timer",
+        "ask_s", "due_s", "entries", "error", "failures", "first_at", "former", "is_acknowledged",
+        "is_bare", "is_redriven", "job", "sent_s", "since", "state", "timer",
     )  # fmt: skip
 
-    def __init__(self, entries: tuple[Entry, ...]) -> None:
-        self.entries = entries
-        self.is_bare = False  # its entries are without their payloads
-        self.state = _READY
-        self.failures = 0  # since the beginning
-        self.since = 0  # failures there had been when it was last put back
-        self.first_at = 0.0  # Unix time of the first failure
-        self.error = ""
-        self.due_s = 0.0
-        self.sent_s = 0.0
-        self.look_s = 0.0  # when to ask next whether somebody has taken it
-        self.is_redriven = False
-        self.is_acknowledged = False  # by a late receiver, while it is set aside
-        self.job: Any = None
-        self.former: tuple[Any, ...] = ()
-        self.timer: Timer | None = None  # until its state changes
+    entries: tuple[Entry, ...]
+    is_bare: bool  # its entries are without their payloads
+    state: State
+    failures: int  # since the beginning
+    since: int  # failures there had been when it was last put back
+    first_at: float  # Unix time of the first failure
+    error: str  # of the last failure, as the receiver gave it
+    due_s: float  # when its rest is over
+    sent_s: float
+    ask_s: float  # when to ask next whether a receiver has taken it; 0: it was not asked yet
+    is_redriven: bool
+    is_acknowledged: bool  # by a late receiver, while it is set aside
+    job: Any
+    former: tuple[Any, ...]
+    timer: Timer | None  # until its state changes
 
     @property
     def sequence(self) -> int:
         """The first message's."""
         return self.entries[0].sequence
 
-    def look(self, at_s: float) -> None:
-        """Ask next at ``at_s`` whether somebody has taken it."""
-        self.look_s = at_s
+    def ask_at(self, at_s: float) -> None:
+        """Ask next at ``at_s`` whether a receiver has taken it."""
+        self.ask_s = at_s
+
+    def remember(self, history: FailureHistory) -> None:
+        """Count the attempts that failed under a former owner."""
+        self.failures, self.since = history.attempts, history.since
+        self.first_at, self.error = history.first_at, history.error
+
+    def redrive(self, parked: FailureHistory) -> None:
+        """It was put back, with the attempts that it had before it was parked: these are kept, and
+        count no more towards ``max_attempts``."""
+        self.is_redriven = True
+        self.failures = self.since = parked.attempts
+        self.first_at, self.error = parked.first_at, parked.error
+
+    def go_on_as(self, batch: Attempts) -> None:
+        """Go on as one message of a batch that failed, in the batch's state."""
+        self.is_bare = True
+        self.state, self.due_s = batch.state, batch.due_s
+        self.failures, self.since = batch.failures, batch.since
+        self.first_at, self.error = batch.first_at, batch.error
+
+    def take_former(self, batch: Attempts) -> None:
+        """Wait for the receivers of a batch's former attempts in its place."""
+        self.former = batch.forget_former()
 
     def acknowledge(self) -> None:
         """A late receiver acknowledges it while it is being set aside."""
@@ -89,12 +111,12 @@ class Attempts:
             self.timer.drop(self)
             self.timer = None
 
-    def keep_former(self, job: Any, most: int) -> tuple[Any, ...]:
+    def keep_former(self, job: Any, limit: int) -> tuple[Any, ...]:
         """The receiver of a job that has timed out may still acknowledge; return the oldest jobs
-        beyond the newest ``most``, which count no more."""
+        beyond the newest ``limit``, which count no more."""
         every = (*self.former, job)
-        self.former = every[-most:]
-        return every[:-most]
+        self.former = every[-limit:]
+        return every[:-limit]
 
     def forget_former(self) -> tuple[Any, ...]:
         """Return the jobs of attempts that timed out, which count no more."""
@@ -112,9 +134,9 @@ class Attempts:
         else:
             self.entries = tuple([entry.bare() for entry in entries])
 
-    def fails(self, words: str, at: float) -> None:
-        """Count a failed attempt; ``at`` is Unix time."""
+    def count_failure(self, text: str, at: float) -> None:
+        """Count a failed attempt, with the error's text; ``at`` is Unix time."""
         self.failures += 1
         self.first_at = self.first_at or at
-        self.error = words
+        self.error = text
         self.job = None

@@ -80,7 +80,7 @@ class JobWatcher:
                     continue
                 if is_closing:
                     closing.append(delivery)
-                elif at_s >= (delivery.look_s or delivery.sent_s + _first_s(delivery)):
+                elif at_s >= (delivery.ask_s or delivery.sent_s + _first_s(delivery)):
                     others.append(delivery)
         return closing + others
 
@@ -117,7 +117,7 @@ class JobWatcher:
         """Note when to ask for a delivery the next time."""
         waited_s = at_s - delivery.sent_s
         longest_s = min(LONGEST_LOOK_S, 2 * delivery.options.timeout / PART)
-        delivery.look(at_s + min(max(waited_s / 4, _first_s(delivery)), longest_s))
+        delivery.ask_at(at_s + min(max(waited_s / 4, _first_s(delivery)), longest_s))
 
     def _told(self, delivery: Delivery, job: Job, is_known: bool, is_running: bool) -> None:
         if delivery.job is not job or delivery.state is not State.SENT:

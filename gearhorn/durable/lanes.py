@@ -13,8 +13,8 @@ over.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
 from gearhorn.durable.delivery import JITTER, Attempts, batches
 from gearhorn.durable.keeper import NOBODY, Keeper
@@ -27,13 +27,14 @@ from gearhorn.durable.states import (
     LaneState,
     State,
 )
+from gearhorn.durable.window import Window
 from gearhorn.messages.durable import DurableOptions, FailureHistory
 from gearhorn.store.inherited import Sequences
 from gearhorn.store.lanes import Acquired
 from gearhorn.store.log import Entry
 
 # Looking a member of an enumeration up costs as much as the step that it is for.
-_READY, _LOSE = State.READY, Event.LOSE
+_READY, _SEND, _LOSE = State.READY, Event.SEND, Event.LOSE
 _OPEN, _CLOSING = LaneState.OPEN, LaneState.CLOSING
 
 SPAN = 16  # a window has room for so many times in_flight, done and not; then the oldest must go
@@ -44,30 +45,46 @@ class Delivery(Attempts):
 
     It is made with the options of that moment and keeps them: a change of the subscription concerns
     what is made after it. ``through`` is where the position moves when this and all before it are
-    done. ``before`` and ``after`` are its neighbours in the lane's window.
+    done.
     """
 
-    __slots__ = (
-        "after", "before", "beyond", "envelope", "epoch", "lane", "options", "singles", "through",
-    )  # fmt: skip
+    __slots__ = ("envelope", "lane", "options", "singles")
 
-    def __init__(self, lane: Lane, entries: tuple[Entry, ...], through: int) -> None:
-        Attempts.__init__(self, entries)
+    def __init__(
+        self, lane: Lane, entries: tuple[Entry, ...], through: int, before: Delivery | None = None
+    ) -> None:
+        # every attribute here, those of the bases too: on the hot path, where a call of another
+        # constructor costs a tenth of what a delivery does
         self.lane = lane
         self.options = lane.options
         self.envelope = lane.envelope
-        self.through = through
-        self.epoch = entries[-1].epoch  # of the message at ``through``
-        self.before: Delivery | None = None
-        self.after: Delivery | None = None
-        self.beyond = 0  # deliveries between this one and the next that are done
         self.singles: Sequence[Delivery] = ()  # in the place of a batch that failed
+        self.before = before
+        self.after = None
+        self.through = through
+        self.epoch = entries[-1].epoch
+        self.beyond = 0
+        self.entries = entries
+        self.is_bare = False
+        self.state = _READY
+        self.failures = 0
+        self.since = 0
+        self.first_at = 0.0
+        self.error = ""
+        self.due_s = 0.0
+        self.sent_s = 0.0
+        self.ask_s = 0.0
+        self.is_redriven = False
+        self.is_acknowledged = False
+        self.job = None
+        self.former = ()
+        self.timer = None
 
     @property
     def is_last(self) -> bool:
         """Whether the next failure is the last one."""
-        most = self.lane.options.max_attempts
-        return bool(most) and self.failures - self.since + 1 >= most
+        limit = self.lane.options.max_attempts
+        return bool(limit) and self.failures - self.since + 1 >= limit
 
     def apply(self, event: Event) -> tuple[Action, ...]:
         """Let an event happen; return what follows. Whatever waited for the former state to last
@@ -84,13 +101,34 @@ class Delivery(Attempts):
 
     def ship(self, job: Any, at_s: float) -> None:
         """It is handed to a job server as ``job``."""
-        self.apply(Event.SEND)
-        self.job, self.sent_s, self.look_s = job, at_s, 0.0
+        self.apply(_SEND)
+        self.job, self.sent_s, self.ask_s = job, at_s, 0.0
 
     def unship(self, event: Event) -> tuple[Action, ...]:
         """Its job is over by ``event`` without an attempt."""
         self.job = None
         return self.apply(event)
+
+    def rest_until(self, due_s: float) -> None:
+        """It was just made, and rests first: it failed under a former owner."""
+        self.lane.moved(self.state, State.RESTING)
+        self.state, self.due_s = State.RESTING, due_s
+
+    def split(self) -> Sequence[Delivery]:
+        """Return deliveries of the single messages of this batch, which take its place: they are in
+        its state, and the last one answers for what the batch was to do."""
+        self.singles = [
+            Delivery(self.lane, (entry,), entry.sequence).single_of(self) for entry in self.entries
+        ]
+        self.singles[-1].succeed(self)
+        self.singles[-1].take_former(self)
+        return self.singles
+
+    def single_of(self, batch: Delivery) -> Self:
+        """Go on as one message of a batch that failed; return this delivery."""
+        self.options, self.envelope = batch.options, batch.envelope
+        self.go_on_as(batch)
+        return self
 
     def refill(self, entries: Sequence[Entry]) -> bool:
         """Take the messages again; return whether they are the same ones."""
@@ -101,14 +139,14 @@ class Delivery(Attempts):
         return True
 
 
-class Lane:
+class Lane(Window[Delivery]):
     """One durable subscription in the hands of this member."""
 
     __slots__ = (
-        "active", "ahead", "ahead_top", "beyond", "client_id", "counter", "counts", "envelope",
-        "epoch", "gap", "head", "in_round", "is_dirty", "is_settled", "keeper", "laden", "next",
-        "options", "passed", "position", "queue", "redrives", "seen_redrive", "settled", "skip",
-        "state", "tail", "term", "topic", "troubles", "wait_until_s",
+        "ahead", "ahead_top", "client_id", "counter", "envelope", "epoch", "gap", "in_round",
+        "is_dirty", "is_quiet", "keeper", "laden", "next", "options", "passed", "position", "queue",
+        "redrives", "seen_redrive", "skip", "state", "stored", "term", "topic", "troubles",
+        "wait_until_s",
     )  # fmt: skip
 
     def __init__(
@@ -124,6 +162,7 @@ class Lane:
         keeper: Keeper = NOBODY,
         wait_until_s: float = 0.0,
     ) -> None:
+        super().__init__()
         self.topic = topic
         self.client_id = client_id
         self.queue = queue
@@ -133,29 +172,22 @@ class Lane:
         self.state = LaneState.TAKING_OVER
         self.term = term
         self.position = position  # everything up to it is done
-        self.settled = position  # as the store knows it
+        self.stored = position  # as the store knows it
         self.epoch = ""  # of the message at the position
         self.next = position + 1  # in the log
         self.counter = 0  # attempts under this TERM
-        self.head: Delivery | None = None  # of the window
-        self.tail: Delivery | None = None
-        self.active = 0  # deliveries in the window
-        self.beyond = 0  # deliveries that are done, behind one that is not
-        self.counts = [0] * (max(State) + 1)  # deliveries by state
         self.ahead: list[tuple[int, int, str]] = []  # first, last, epoch: done, not in the store
         self.ahead_top = 0  # the highest sequence of those that the store may hold
         self.passed: deque[tuple[int, int]] = deque()  # done under a former owner: first, last
         self.redrives = Sequences()  # what was put back, to be delivered first
         self.seen_redrive = 0  # the number of the last one that is among them
         self.laden: list[Delivery] = []  # hold payloads, until the round is over
-        self.troubles: dict[
-            int, FailureHistory
-        ] = {}  # of messages that failed under a former owner
+        self.troubles: dict[int, FailureHistory] = {}  # of messages, under a former owner
         self.skip: list[Sequences] = []  # parked under a former owner, or put back
         self.gap = 0  # messages that the log had dropped before they were delivered
         self.is_dirty = False  # something happened to it that no round has taken up
         self.in_round = False
-        self.is_settled = False  # no receiver can have a job of a former owner, or a lost one
+        self.is_quiet = False  # no receiver can have a job of a former owner, or a lost one
         self.wait_until_s = wait_until_s  # for the former owner's job
 
     def apply(self, event: LaneEvent) -> bool:
@@ -165,7 +197,7 @@ class Lane:
             return False
         self.state = state
         if state is LaneState.OPEN:
-            self.is_settled = True
+            self.is_quiet = True
         elif state is LaneState.CLOSING:
             self.keeper.touch(self)
         return True
@@ -176,7 +208,7 @@ class Lane:
         self.counts[former] -= 1
         self.counts[state] += 1
         if is_lost:
-            self.is_settled = False
+            self.is_quiet = False
         if self.state is _CLOSING:
             self.keeper.touch(self)
 
@@ -202,7 +234,7 @@ class Lane:
 
     def is_written(self, position: int, count: int) -> None:
         """The store has a position, and ``count`` of what was done beyond it."""
-        self.settled = position
+        self.stored = position
         del self.ahead[:count]
         if self.ahead_top <= position and not self.ahead:
             self.ahead_top = 0
@@ -232,12 +264,7 @@ class Lane:
 
     def clear(self) -> None:
         """The lane is not ours any more: hold nothing."""
-        delivery = self.head
-        while delivery is not None:
-            delivery.before, after, delivery.after = None, delivery.after, None
-            delivery = after
-        self.head = self.tail = None
-        self.active = 0
+        self.detach_all()
 
     def next_attempt(self) -> int:
         """Count an attempt under this TERM, and return its number."""
@@ -247,26 +274,6 @@ class Lane:
     def adopt(self, options: DurableOptions, envelope: bool) -> None:
         """Make deliveries with these options from now on."""
         self.options, self.envelope = options, envelope
-
-    @property
-    def window(self) -> Iterator[Delivery]:
-        """The deliveries that are not done, in the log's order."""
-        delivery = self.head
-        while delivery is not None:
-            after = delivery.after
-            yield delivery
-            delivery = after
-
-    @property
-    def ready(self) -> int:
-        """How many deliveries are to be sent."""
-        return self.counts[_READY]
-
-    @property
-    def under_way(self) -> int:
-        """How many jobs are with the job servers."""
-        counts = self.counts
-        return counts[State.SENT] + counts[State.TAKEN] + counts[State.WITHDRAWING]
 
     @property
     def is_releasable(self) -> bool:
@@ -289,7 +296,7 @@ class Lane:
         """Count a message as done that is not for this subscription, or is there no more."""
         self.next = sequence + 1
         if self.tail is not None:
-            self.tail.through, self.tail.epoch = sequence, epoch
+            self.tail.reach(sequence, epoch)
         else:
             self.position, self.epoch = sequence, epoch
 
@@ -303,7 +310,9 @@ class Lane:
         for entry in entries:
             if is_plain and entry.sequence == self.next and not entry.info.exclude:
                 self.next += 1  # as nearly always
-                self._append(Delivery(self, (entry,), entry.sequence))
+                delivery = Delivery(self, (entry,), entry.sequence, self.tail)
+                self.append(delivery)
+                self.laden.append(delivery)
                 continue
             if entry.sequence > self.next:
                 self._add(chosen)
@@ -316,7 +325,7 @@ class Lane:
             trouble = self.troubles.pop(entry.sequence, None)
             if trouble is not None:
                 self._add(chosen)
-                delivery = self._append(Delivery(self, (entry,), entry.sequence))
+                delivery = self._make((entry,), entry.sequence)
                 if self._burden(delivery, trouble, now_s, clock_ms):
                     resting.append(delivery)
                 continue
@@ -330,8 +339,8 @@ class Lane:
         """Whether a message needs no delivery: it is excluded, was parked, or is done."""
         sequence = entry.sequence
         if self.skip:
-            was_parked = [some.pass_to(sequence) for some in self.skip]
-            self.skip = [some for some in self.skip if some]
+            was_parked = [sequences.pass_to(sequence) for sequences in self.skip]
+            self.skip = [sequences for sequences in self.skip if sequences]
             if any(was_parked):
                 return True
         passed = self.passed
@@ -340,7 +349,7 @@ class Lane:
         if passed and passed[0][0] <= sequence:
             # a position that stands still lets no more pass under many owners than under one
             if self.tail is not None and sequence == passed[0][0]:
-                self.tail.beyond += 1
+                self.tail.cover_one()
                 self.beyond += 1
             return True
         return bool(entry.info.exclude) and self.client_id in entry.info.exclude
@@ -358,11 +367,8 @@ class Lane:
         self, entry: Entry, parked: FailureHistory, now_s: float, clock_ms: int
     ) -> Delivery | None:
         """Make a delivery of a message that was put back; return it if it has to rest first."""
-        delivery = Delivery(self, (entry,), self.position)
-        delivery.is_redriven = True
-        delivery.failures = delivery.since = parked.attempts
-        delivery.first_at, delivery.error = parked.first_at, parked.error
-        self._append(delivery)
+        delivery = self._make((entry,), self.position)
+        delivery.redrive(parked)
         trouble = self.troubles.pop(entry.sequence, None)  # it failed again since
         if trouble is not None and self._burden(delivery, trouble, now_s, clock_ms):
             return delivery
@@ -372,31 +378,23 @@ class Lane:
         self, delivery: Delivery, trouble: FailureHistory, now_s: float, clock_ms: int
     ) -> bool:
         """Count attempts that failed under a former owner; return whether it has to rest first."""
-        delivery.failures, delivery.since = trouble.attempts, trouble.since
-        delivery.first_at, delivery.error = trouble.first_at, trouble.error
+        delivery.remember(trouble)
         left_s = (trouble.due_ms - clock_ms) / 1000
         if left_s <= 0:
             return False
-        delivery.state = State.RESTING
-        self.moved(_READY, State.RESTING)
-        delivery.due_s = now_s + min(left_s, self.options.max_backoff * (1 + JITTER))
+        delivery.rest_until(now_s + min(left_s, self.options.max_backoff * (1 + JITTER)))
         return True
 
     def _add(self, chosen: list[Entry]) -> None:
         """Make one delivery of what was chosen for it, if anything was."""
         if chosen:
-            self._append(Delivery(self, tuple(chosen), chosen[-1].sequence))
+            self._make(tuple(chosen), chosen[-1].sequence)
             chosen.clear()
 
-    def _append(self, delivery: Delivery) -> Delivery:
-        tail = self.tail
-        if tail is None:
-            self.head = delivery
-        else:
-            tail.after, delivery.before = delivery, tail
-        self.tail = delivery
-        self.active += 1
-        self.counts[_READY] += 1
+    def _make(self, entries: tuple[Entry, ...], through: int) -> Delivery:
+        """Make the newest delivery of the window."""
+        delivery = Delivery(self, entries, through, self.tail)
+        self.append(delivery)
         self.laden.append(delivery)
         return delivery
 
@@ -405,9 +403,9 @@ class Lane:
         failed: what that left behind is of no use any more."""
         self.gap += first - self.next
         self.pass_over(first - 1)
-        dead = [n for n in self.troubles if n < first]
+        dead = [sequence for sequence in self.troubles if sequence < first]
         if dead:
-            dead = [n for n in dead if not self.redrives.has(n)]
+            dead = [sequence for sequence in dead if not self.redrives.has(sequence)]
         for sequence in dead:
             del self.troubles[sequence]
         return dead
@@ -415,51 +413,15 @@ class Lane:
     def sendable(self) -> list[Delivery]:
         """Return what may be sent now: a delivery waits while as many before it as may be under
         way are not done."""
-        ready = self.counts[_READY]
-        if not ready or self.state is not _OPEN:
+        if not self.counts[_READY] or self.state is not _OPEN:
             return []
-        found: list[Delivery] = []
-        left = self.options.in_flight
-        if self.active <= left:  # all of them, and the newest are most likely
-            delivery = self.tail
-            while delivery is not None and len(found) < ready:
-                if delivery.state is _READY:
-                    found.append(delivery)
-                delivery = delivery.before
-            found.reverse()
-            return found
-        # a batch was split, or in_flight is less than it was: others may be under way behind
-        spare = left - self.under_way
-        delivery = self.head
-        while delivery is not None and left and spare > 0:
-            if delivery.state is _READY:
-                spare -= 1
-                found.append(delivery)
-            left -= 1
-            delivery = delivery.after
-        return found
+        return self.next_ready(self.options.in_flight)
 
     def done(self, delivery: Delivery, is_parked: bool = False) -> None:
         """A delivery is done: take it out of the window, and move the position past it or keep
         that it is done. What was parked the store knows as such."""
-        before, after = delivery.before, delivery.after
-        self.active -= 1
-        if after is None:
-            self.tail = before
-        else:
-            after.before = before
-        if before is None:
-            self.head = after
-            self.beyond -= delivery.beyond
-            if delivery.through > self.position:
-                self.position, self.epoch = delivery.through, delivery.epoch
-        else:
-            before.after = after
-            before.beyond += delivery.beyond + 1
-            self.beyond += 1
-            if delivery.through > before.through:
-                before.through, before.epoch = delivery.through, delivery.epoch
-        delivery.before = delivery.after = None
+        if self.remove(delivery) and delivery.through > self.position:
+            self.position, self.epoch = delivery.through, delivery.epoch
         last = delivery.entries[-1]
         if last.sequence > self.position and not is_parked:
             self.ahead.append((delivery.sequence, last.sequence, last.epoch))
@@ -467,30 +429,6 @@ class Lane:
 
     def split(self, batch: Delivery) -> list[Delivery]:
         """Put single deliveries in the place of a batch that failed; return them."""
-        singles: list[Delivery] = []
-        for entry in batch.entries:
-            single = Delivery(self, (entry,), entry.sequence)
-            single.options, single.envelope, single.is_bare = batch.options, batch.envelope, True
-            single.state, single.due_s = batch.state, batch.due_s
-            single.failures, single.since = batch.failures, batch.since
-            single.first_at, single.error = batch.first_at, batch.error
-            if singles:
-                singles[-1].after, single.before = single, singles[-1]
-            singles.append(single)
-        first, last = singles[0], singles[-1]
-        last.through, last.epoch, last.beyond = batch.through, batch.epoch, batch.beyond
-        last.former, batch.former = batch.former, ()
-        batch.singles = singles
-        first.before, last.after = batch.before, batch.after
-        if batch.before is None:
-            self.head = first
-        else:
-            batch.before.after = first
-        if batch.after is None:
-            self.tail = last
-        else:
-            batch.after.before = last
-        batch.before = batch.after = None
-        self.active += len(singles) - 1
-        self.counts[batch.state] += len(singles) - 1
+        singles = list(batch.split())
+        self.replace(batch, singles)
         return singles

@@ -75,7 +75,7 @@ class Retries:
         if not actions:
             return
         at = time.time()
-        delivery.fails(words, at)
+        delivery.count_failure(words, at)
         if Action.CANCEL in actions:
             for old in delivery.keep_former(job, FORMER):
                 self._shipping.drop(old)

@@ -169,7 +169,7 @@ class Rounds:
         self._left = TAKEN
         for lane in hungry:
             if lane.state is not LaneState.CLOSED and lane not in self._blocked:
-                if self._fill(lane) or lane.position > lane.settled:
+                if self._fill(lane) or lane.position > lane.stored:
                     self._held.touch(lane)
         self._send_all(live, at_s)
         if self._backoffs:
@@ -207,9 +207,9 @@ class Rounds:
             left -= count
             settlement = lane.client_id, lane.term, lane.position, lane.epoch, ahead
             if lane.is_releasable and not self._notes.has(lane) and count == len(lane.ahead):
-                released.setdefault((lane.topic, lane.is_settled), []).append(settlement)
+                released.setdefault((lane.topic, lane.is_quiet), []).append(settlement)
                 written.append(_Written(lane, lane.position, count, is_release=True))
-            elif count or lane.position > lane.settled:
+            elif count or lane.position > lane.stored:
                 settled.setdefault(lane.topic, []).append(settlement)
                 written.append(_Written(lane, lane.position, count, is_release=False))
             if self._notes.has(lane) or count < len(lane.ahead):

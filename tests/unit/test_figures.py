@@ -22,7 +22,6 @@ def names(places: list[figures.Place]) -> list[str]:
 
 def test_files_and_functions_are_short() -> None:
     allowed = {
-        "gearhorn/durable/lanes.py": "to be cut in two",
         "gearhorn/broker/wiring.py": "one list of constructor calls, to be read from top to bottom",
     }
     places = [*figures.long_files(FOUND), *figures.long_functions(FOUND)]

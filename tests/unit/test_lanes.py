@@ -126,7 +126,7 @@ def lane_in(state: str) -> Lane:
 def test_a_lane_begins_by_waiting_for_the_former_owners_job() -> None:
     one = settling(7)
     assert one.state is LaneState.TAKING_OVER
-    assert (one.position, one.settled, one.next) == (7, 7, 8)
+    assert (one.position, one.stored, one.next) == (7, 7, 8)
 
 
 @pytest.mark.parametrize(("state", "event", "after"), LANE_ROWS)

@@ -112,13 +112,13 @@ async def test_a_lost_job_is_waited_for_like_that_of_a_former_owner() -> None:
     bed = Bed()
     one = bed.lane()
     [delivery] = bed.send(one)
-    assert one.is_settled
+    assert one.is_quiet
     bed.outcomes.lost(delivery.job[0])
-    assert one.is_settled, "it was answered"
+    assert one.is_quiet, "it was answered"
     shipment, index = delivery.job
     shipment.answered = 0
     bed.outcomes.lost(shipment)
-    assert (one.is_settled, one.is_releasable, delivery.job) == (False, True, None)
+    assert (one.is_quiet, one.is_releasable, delivery.job) == (False, True, None)
     del index
 
 
