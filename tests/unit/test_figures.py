@@ -9,7 +9,7 @@ FOUND = figures.sources()
 # What does not keep a rule yet. A number here only falls; a rule that is kept has none.
 YET = {
     "positional": 27,
-    "foreign": 109,
+    "foreign": 35,
     "unnamed": 20,
     "untested": 37,
 }
