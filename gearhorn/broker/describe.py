@@ -18,20 +18,20 @@ from gearhorn.durable.service import DurableTopics
 from gearhorn.errors import Unknown
 from gearhorn.fanout.backlog import Backlog
 from gearhorn.gearman.worker import Job
-from gearhorn.messages import (
+from gearhorn.messages.codec import encode
+from gearhorn.messages.describe import (
     Describe,
     Described,
+    DescribedDurable,
+    DescribedLog,
     DescribedSubscription,
     DescribedTopic,
     decode_describe,
-    encode,
 )
-from gearhorn.messages.durable import (
+from gearhorn.messages.logs import (
     DEFAULT_MAX_AGE_S,
     DEFAULT_MAX_BYTES,
     DEFAULT_MAX_MESSAGES,
-    DescribedDurable,
-    DescribedLog,
     FailureHistory,
 )
 from gearhorn.names import check_name, queue_of

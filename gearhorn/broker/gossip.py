@@ -25,7 +25,9 @@ from gearhorn.gearman.submission import Submission
 from gearhorn.gearman.worker import Job
 from gearhorn.members.burials import Burials
 from gearhorn.members.membership import Membership
-from gearhorn.messages import Fanout, MemberState, decode_gossip, encode
+from gearhorn.messages.codec import encode
+from gearhorn.messages.fanout import Fanout
+from gearhorn.messages.peers import MemberState, decode_gossip
 from gearhorn.names import GOSSIP, queue_of
 from gearhorn.tasks import Tasks
 from gearhorn.timing import now_s

@@ -15,7 +15,7 @@ from gearhorn.fanout.places import Places
 from gearhorn.gearman.job_servers import JobServers
 from gearhorn.gearman.link import Server
 from gearhorn.members.membership import Membership
-from gearhorn.messages import MemberState
+from gearhorn.messages.peers import MemberState
 from gearhorn.timing import now_s
 
 

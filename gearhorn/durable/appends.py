@@ -22,9 +22,9 @@ import structlog
 
 from gearhorn.errors import InternalError, StoreError, StoreNoWrites, StoreRefused, Unavailable
 from gearhorn.gearman.worker import Job
-from gearhorn.messages import Fanout, Logged
 from gearhorn.messages.codec import encode
-from gearhorn.messages.durable import Info
+from gearhorn.messages.fanout import Fanout
+from gearhorn.messages.logs import Info, Logged
 from gearhorn.store.log import Append, Appended, Item, Log, Undone
 from gearhorn.tasks import on_crash, went_well
 from gearhorn.timing import Backoff

@@ -10,7 +10,8 @@ from typing import Any
 
 from gearhorn.durable.states import State
 from gearhorn.durable.window import Stateful
-from gearhorn.messages.durable import DurableOptions, FailureHistory
+from gearhorn.messages.logs import FailureHistory
+from gearhorn.messages.subscriptions import DurableOptions
 from gearhorn.store.log import Entry
 
 JITTER = 0.1  # of the wait before an attempt, at most (docs/protocol.rst, "Deliveries")

@@ -13,7 +13,7 @@ from gearhorn.durable.sleepers import Sleeper, Sleepers
 from gearhorn.errors import BadRequest, Unknown
 from gearhorn.gearman.worker import Job
 from gearhorn.messages.codec import encode
-from gearhorn.messages.durable import (
+from gearhorn.messages.logs import (
     Fetch,
     ParkedRequest,
     decode_fetch,

@@ -28,7 +28,8 @@ from gearhorn.durable.states import (
     State,
 )
 from gearhorn.durable.window import Window
-from gearhorn.messages.durable import DurableOptions, FailureHistory
+from gearhorn.messages.logs import FailureHistory
+from gearhorn.messages.subscriptions import DurableOptions
 from gearhorn.store.inherited import Sequences
 from gearhorn.store.lanes import Acquired
 from gearhorn.store.log import Entry

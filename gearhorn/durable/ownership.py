@@ -20,7 +20,7 @@ from gearhorn.durable.redrives import Redrives
 from gearhorn.durable.states import LaneState
 from gearhorn.errors import StoreError
 from gearhorn.members.membership import Membership
-from gearhorn.messages.durable import DurableOptions
+from gearhorn.messages.subscriptions import DurableOptions
 from gearhorn.names import queue_of
 from gearhorn.store.lanes import PAGE, LaneRecord, Lanes
 from gearhorn.store.rounds import Settlement

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from gearhorn.durable.lanes import Delivery, Lane
 from gearhorn.messages.codec import encode
-from gearhorn.messages.durable import FailureHistory, Parked
+from gearhorn.messages.logs import FailureHistory, Parked
 from gearhorn.store.rounds import FailureWrite, Parking
 
 NOTES = 1000  # written in one round

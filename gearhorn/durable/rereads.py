@@ -14,7 +14,7 @@ from gearhorn.durable.log_cache import READ_ENTRIES, LogCache, Plan
 from gearhorn.durable.outcomes import Outcomes
 from gearhorn.durable.states import LaneState
 from gearhorn.errors import StoreError
-from gearhorn.messages.durable import Parked
+from gearhorn.messages.logs import Parked
 from gearhorn.store.lanes import Lanes
 from gearhorn.store.log import Entry
 from gearhorn.timing import now_s

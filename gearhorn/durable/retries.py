@@ -20,7 +20,7 @@ from gearhorn.durable.lanes import Delivery
 from gearhorn.durable.pending_writes import PendingWrites
 from gearhorn.durable.shipping import Shipping
 from gearhorn.durable.states import Action, Event, State
-from gearhorn.messages.durable import FailureHistory
+from gearhorn.messages.logs import FailureHistory
 from gearhorn.timing import now_s
 
 FORMER = 16  # attempts that timed out, of one delivery, whose receivers may still acknowledge

@@ -18,7 +18,8 @@ from gearhorn.gearman.job_servers import JobServers
 from gearhorn.gearman.link import Connection
 from gearhorn.gearman.submission import Outcome, Submission
 from gearhorn.messages.codec import encode
-from gearhorn.messages.durable import DurableOptions, Info, durable_envelope
+from gearhorn.messages.logs import Info, durable_envelope
+from gearhorn.messages.subscriptions import DurableOptions
 from gearhorn.store.log import Entry
 
 UNSENT_BYTES = 64 * 1024 * 1024  # handed to the job servers and not accepted

@@ -15,7 +15,8 @@ from gearhorn.gearman import packets
 from gearhorn.gearman.results import Result
 from gearhorn.gearman.submission import Submission
 from gearhorn.gearman.worker import Job
-from gearhorn.messages import Fanout, encode_receipt
+from gearhorn.messages.fanout import Fanout
+from gearhorn.messages.receipts import encode_receipt
 
 STEP = 200  # dropped copies that are counted and named in one step: 0.5 ms
 

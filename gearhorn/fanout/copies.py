@@ -19,7 +19,7 @@ from typing import NamedTuple
 from gearhorn.fanout.packed import AllBut, OwnLimits, Packed, Text
 from gearhorn.gearman import packets
 from gearhorn.gearman.job_servers import JobServers
-from gearhorn.messages import Fanout, envelope
+from gearhorn.messages.fanout import Fanout, envelope
 from gearhorn.names import client_of, queue_of
 
 _births = count()

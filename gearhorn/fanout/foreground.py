@@ -33,7 +33,8 @@ from gearhorn.fanout.tally import (
 from gearhorn.gearman.results import DISCARDED, Result
 from gearhorn.gearman.submission import Submission
 from gearhorn.gearman.worker import Job
-from gearhorn.messages import Fanout, Logged, copies_needed
+from gearhorn.messages.fanout import Fanout, copies_needed
+from gearhorn.messages.logs import Logged
 from gearhorn.requests import attempt
 
 STATUS_INTERVAL_S = 0.05  # between two WORK_STATUS of one fan-out

@@ -21,7 +21,9 @@ from gearhorn.fanout.foreground import Foreground
 from gearhorn.fanout.outbox import Outbox
 from gearhorn.fanout.places import Place
 from gearhorn.gearman.worker import Job
-from gearhorn.messages import Fanout, Logged, decode_fanout, encode_receipt
+from gearhorn.messages.fanout import Fanout, decode_fanout
+from gearhorn.messages.logs import Logged
+from gearhorn.messages.receipts import encode_receipt
 from gearhorn.names import check_publish
 
 log = structlog.get_logger(__name__)

@@ -30,7 +30,8 @@ from gearhorn.gearman.job_servers import JobServers
 from gearhorn.gearman.results import Result, Room
 from gearhorn.gearman.submission import Submission
 from gearhorn.gearman.worker import Job
-from gearhorn.messages import Fanout, Logged
+from gearhorn.messages.fanout import Fanout
+from gearhorn.messages.logs import Logged
 from gearhorn.requests import answering, attempt
 from gearhorn.tasks import Tasks
 

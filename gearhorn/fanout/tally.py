@@ -16,8 +16,8 @@ from typing import TypeVar
 
 from gearhorn.fanout.copies import Subscribers
 from gearhorn.fanout.packed import Packed
-from gearhorn.messages import Logged, encode_failures, encode_receipt
-from gearhorn.messages.receipts import REPLY_BYTES
+from gearhorn.messages.logs import Logged
+from gearhorn.messages.receipts import REPLY_BYTES, encode_failures, encode_receipt
 
 STATES = 6
 PENDING, HELD, DELIVERED, FAILED, DROPPED, EXCLUDED = range(STATES)

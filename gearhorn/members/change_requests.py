@@ -13,20 +13,16 @@ import structlog
 from gearhorn.errors import RequestError, Reserved
 from gearhorn.gearman.drain import Drained
 from gearhorn.gearman.worker import Job
-from gearhorn.messages import (
+from gearhorn.messages.codec import encode
+from gearhorn.messages.logs import Retained, decode_retain, encode_given_retention
+from gearhorn.messages.subscriptions import (
+    GivenDurable,
     decode_subscribe,
     decode_unsubscribe,
-    encode,
     encode_given_options,
+    encode_start,
     encode_subscribed,
     encode_unsubscribed,
-)
-from gearhorn.messages.durable import (
-    GivenDurable,
-    Retained,
-    decode_retain,
-    encode_given_retention,
-    encode_start,
 )
 from gearhorn.names import GOSSIP, check_publish, check_subscription
 from gearhorn.requests import check_length

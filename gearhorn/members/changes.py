@@ -39,7 +39,7 @@ from gearhorn.members.held_off import HeldOff
 from gearhorn.members.matchmaking import Matchmaker
 from gearhorn.members.membership import Membership
 from gearhorn.members.peers import SENT_S
-from gearhorn.messages import Changed
+from gearhorn.messages.peers import Changed
 from gearhorn.store.members import DUE, Member
 from gearhorn.store.subscriptions import Applied, Change, Subscriptions
 from gearhorn.tasks import Tasks, on_crash, went_well

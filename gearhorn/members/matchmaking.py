@@ -38,13 +38,13 @@ from gearhorn.gearman.worker import Job
 from gearhorn.members.burials import Burials
 from gearhorn.members.caches import Caches
 from gearhorn.members.membership import Membership
-from gearhorn.messages import (
+from gearhorn.messages.codec import encode
+from gearhorn.messages.peers import (
     Changed,
     Matchmaking,
     MatchmakingAnswer,
     decode_answer,
     decode_matchmaking,
-    encode,
 )
 from gearhorn.names import MATCHMAKING, queue_of
 from gearhorn.requests import answering

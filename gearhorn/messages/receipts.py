@@ -10,25 +10,18 @@ import base64
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from gearhorn.messages.codec import encode
+from gearhorn.messages.logs import Logged
 
 REPLY_BYTES = 16 * 1024 * 1024
 _WIDEST = 6  # bytes of JSON for a character, at most
 _OTHER_BYTES = 4096  # of a reply: its keys and numbers
 _Item = TypeVar("_Item")
-
-
-class Logged(NamedTuple):
-    """Where a message stands in its topic's log. ``is_repeat``: it had been logged before."""
-
-    sequence: int
-    epoch: str
-    is_repeat: bool
 
 
 class _Receipt(msgspec.Struct, frozen=True):

@@ -14,12 +14,8 @@ from typing import Any, NamedTuple
 import structlog
 
 from gearhorn.errors import StoreError, StoreRefused, StoreReplaced
-from gearhorn.messages import decode_options
-from gearhorn.messages.durable import (
-    DurableOptions,
-    FailureHistory,
-    decode_history,
-)
+from gearhorn.messages.logs import FailureHistory, decode_history
+from gearhorn.messages.subscriptions import DurableOptions, decode_options
 from gearhorn.store.connection import READ_TIMEOUT_S, Command, Connection
 from gearhorn.store.inherited import FIRST, Found, Sequences, range_of, read_long
 from gearhorn.store.parked import ParkedMessages

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gearhorn.messages import SubscriptionOptions, decode_options
+from gearhorn.messages.subscriptions import SubscriptionOptions, decode_options
 from gearhorn.store.connection import Command, Connection
 from gearhorn.store.subscriptions import PAGE
 

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import structlog
 
 from gearhorn.errors import StoreError, StoreNoWrites, StoreRefused
-from gearhorn.messages import Logged
-from gearhorn.messages.durable import Info, decode_info
+from gearhorn.messages.logs import Info, Logged, decode_info
 from gearhorn.store.asked import Asked
 from gearhorn.store.connection import READ_TIMEOUT_S, WRITE_TIMEOUT_S, Command, Connection
 from gearhorn.store.pipelined import PipelinedConnection

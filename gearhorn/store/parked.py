@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gearhorn.errors import BadRequest, StoreError, StoreNoWrites, StoreRefused
-from gearhorn.messages.durable import Parked, decode_parked
+from gearhorn.messages.logs import Parked, decode_parked
 from gearhorn.store.asked import Asked
 from gearhorn.store.connection import READ_TIMEOUT_S, Connection
 from gearhorn.timing import Backoff

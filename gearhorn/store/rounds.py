@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import structlog
 
 from gearhorn.errors import StoreError
-from gearhorn.messages.durable import Parked, parked_head
+from gearhorn.messages.logs import Parked, parked_head
 from gearhorn.store.connection import Command, Connection
 from gearhorn.store.log import Entry, entries_of, read_command
 

@@ -26,7 +26,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from gearhorn.errors import StoreError
-from gearhorn.messages import SubscriptionOptions, decode_options
+from gearhorn.messages.subscriptions import SubscriptionOptions, decode_options
 from gearhorn.names import splits_of
 from gearhorn.store.asked import Asked
 from gearhorn.store.connection import Command, Connection

@@ -12,7 +12,8 @@ from support.servers import Redis
 
 from gearhorn.durable.appends import Appends
 from gearhorn.errors import StoreError, StoreUnanswered
-from gearhorn.messages import Logged, decode_fanout
+from gearhorn.messages.fanout import decode_fanout
+from gearhorn.messages.logs import Logged
 from gearhorn.store.asked import Asked
 from gearhorn.store.log import Append, Appended, Log, Undone
 

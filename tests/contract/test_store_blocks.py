@@ -11,7 +11,7 @@ from support.logs import LogBench, item, retain, run
 from support.servers import Redis
 
 from gearhorn.messages.codec import encode
-from gearhorn.messages.durable import Info
+from gearhorn.messages.logs import Info
 from gearhorn.store.log import entries_of, read_command
 
 pytest_plugins = ["support.store"]

@@ -10,7 +10,8 @@ from support.servers import Redis
 from support.store import Bench, run, subscribe, unsubscribe
 
 from gearhorn.errors import StoreRefused
-from gearhorn.messages import DescribedSubscription, DescribedTopic, encode
+from gearhorn.messages.codec import encode
+from gearhorn.messages.describe import DescribedSubscription, DescribedTopic
 from gearhorn.names import queue_of
 from gearhorn.store.connection import Command, Connection
 from gearhorn.store.listing import Listing

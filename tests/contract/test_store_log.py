@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from support.logs import LogBench, item, retain, run
 from support.servers import Redis
 
-from gearhorn.messages import Logged
 from gearhorn.messages.codec import encode
-from gearhorn.messages.durable import Info
+from gearhorn.messages.logs import Info, Logged
 from gearhorn.store.log import Item
 
 pytest_plugins = ["support.store"]

@@ -9,7 +9,7 @@ from support.servers import Redis
 from support.store import Bench, unsubscribe
 
 from gearhorn.errors import BadRequest, StoreUnanswered
-from gearhorn.messages.durable import encode_parked
+from gearhorn.messages.logs import encode_parked
 from gearhorn.store import parked as parked_module
 from gearhorn.store.connection import Command
 

@@ -11,7 +11,7 @@ from gearhorn.errors import StoreError
 from gearhorn.gearman.drain import Drained
 from gearhorn.members.change_queue import ChangeQueue
 from gearhorn.members.changes import Changes
-from gearhorn.messages import Changed
+from gearhorn.messages.peers import Changed
 from gearhorn.store.members import Member
 from gearhorn.store.subscriptions import Applied, Change
 

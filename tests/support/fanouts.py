@@ -13,7 +13,7 @@ from gearhorn.gearman import packets
 from gearhorn.gearman.client import Client
 from gearhorn.gearman.link import Connection, Server
 from gearhorn.gearman.submission import Submission
-from gearhorn.messages import Fanout
+from gearhorn.messages.fanout import Fanout
 
 
 class Transport:

@@ -8,9 +8,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from gearhorn.errors import StoreError
-from gearhorn.messages import Logged
 from gearhorn.messages.codec import encode
-from gearhorn.messages.durable import FailureHistory, Info, Parked
+from gearhorn.messages.logs import FailureHistory, Info, Logged, Parked
 from gearhorn.store.lanes import Acquired, LaneRecord, Lanes, record_of
 from gearhorn.store.log import Item, Log, Place, fresh_epoch
 from gearhorn.store.rounds import FailureWrite, Parking, Round, Settlement

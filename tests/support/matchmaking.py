@@ -12,7 +12,7 @@ import pytest
 from gearhorn.gearman.results import Result
 from gearhorn.gearman.submission import Submission
 from gearhorn.members.matchmaking import Matchmaker
-from gearhorn.messages import Changed
+from gearhorn.messages.peers import Changed
 from gearhorn.names import MATCHMAKING, queue_of
 from gearhorn.store.members import Member
 

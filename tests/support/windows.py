@@ -7,7 +7,8 @@ from typing import Any
 
 from gearhorn.durable.lanes import Delivery, Lane
 from gearhorn.durable.states import Event, LaneEvent, State
-from gearhorn.messages.durable import DurableOptions, FailureHistory, Info
+from gearhorn.messages.logs import FailureHistory, Info
+from gearhorn.messages.subscriptions import DurableOptions
 from gearhorn.store.log import Entry
 
 EPOCH = "0123456789abcdef"

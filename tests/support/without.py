@@ -19,7 +19,8 @@ from gearhorn.members.changes import Changes
 from gearhorn.members.lease import Lease
 from gearhorn.members.matchmaking import Matchmaker
 from gearhorn.members.membership import Duties, Membership
-from gearhorn.messages import MatchmakingAnswer, encode
+from gearhorn.messages.codec import encode
+from gearhorn.messages.peers import MatchmakingAnswer
 from gearhorn.store.members import Member
 from gearhorn.store.subscriptions import Applied
 

@@ -11,7 +11,7 @@ from gearhorn.fanout.copies import Subscribers, unique_id
 from gearhorn.gearman import packets
 from gearhorn.gearman.job_servers import JobServers
 from gearhorn.gearman.link import Server
-from gearhorn.messages import decode_fanout
+from gearhorn.messages.fanout import decode_fanout
 
 PREFIX = b"0123456789abcdef.1:"
 

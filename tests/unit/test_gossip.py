@@ -11,7 +11,8 @@ import pytest
 
 from gearhorn.broker import gossip
 from gearhorn.broker.gossip import JOBS_PER_S, Gossiper
-from gearhorn.messages import MemberState, encode
+from gearhorn.messages.codec import encode
+from gearhorn.messages.peers import MemberState
 from gearhorn.store.members import Member
 
 

@@ -21,7 +21,8 @@ from support.windows import CLIENT, entry, trouble
 from gearhorn.durable.delivery import rest_s
 from gearhorn.durable.lanes import SPAN, Delivery, Lane
 from gearhorn.durable.states import UNDER_WAY, Action, Event, LaneEvent, LaneState, State
-from gearhorn.messages.durable import DurableOptions, FailureHistory
+from gearhorn.messages.logs import FailureHistory
+from gearhorn.messages.subscriptions import DurableOptions
 from gearhorn.store.inherited import Sequences
 from gearhorn.store.lanes import Acquired
 from gearhorn.store.log import Entry

@@ -9,7 +9,7 @@ import pytest
 from support.matchmaking import SINCE_S, Bench, run, turn
 
 from gearhorn.gearman.results import Result
-from gearhorn.messages import Changed
+from gearhorn.messages.peers import Changed
 
 # Telling
 

@@ -11,17 +11,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gearhorn import messages
 from gearhorn.errors import BadRequest, TooLarge
-from gearhorn.messages import durable
+from gearhorn.messages.fanout import Fanout, copies_needed, decode_fanout, envelope
+from gearhorn.messages.logs import (
+    decode_fetch,
+    decode_parked_request,
+    decode_retain,
+    encode_given_retention,
+)
+from gearhorn.messages.peers import decode_answer, decode_matchmaking
+from gearhorn.messages.receipts import encode_receipt
+from gearhorn.messages.subscriptions import (
+    DurableOptions,
+    GivenDurable,
+    Subscribe,
+    decode_options,
+    decode_subscribe,
+    decode_unsubscribe,
+    encode_given_options,
+    encode_start,
+)
 
 LIMIT = 1000
 Decode = Callable[[bytes], object]
 
 
-def fanout(**request: object) -> messages.Fanout:
+def fanout(**request: object) -> Fanout:
     body = {"topic": "t", "payload": "p"} | request
-    return messages.decode_fanout(json.dumps(body).encode(), LIMIT)
+    return decode_fanout(json.dumps(body).encode(), LIMIT)
 
 
 @pytest.mark.parametrize(
@@ -69,19 +86,19 @@ def fanout(**request: object) -> messages.Fanout:
 )
 def test_a_bad_request_names_the_key(body: bytes, words: str) -> None:
     with pytest.raises(BadRequest, match=words):
-        messages.decode_fanout(body, 1 << 20)
+        decode_fanout(body, 1 << 20)
 
 
 @pytest.mark.parametrize("text", [' {"a" : 1.0 } ', "[1,  2]", "3", "-0.0", "true", "null"])
 def test_a_payload_that_is_no_string_keeps_its_bytes(text: str) -> None:
     body = b'{"payload":' + text.encode() + b',"topic":"t"}'
-    assert messages.decode_fanout(body, LIMIT).payload == text.strip().encode()
+    assert decode_fanout(body, LIMIT).payload == text.strip().encode()
 
 
 @given(st.text())
 def test_a_string_payload_is_its_utf8(text: str) -> None:
     body = json.dumps({"topic": "t", "payload": text}).encode()
-    assert messages.decode_fanout(body, 1 << 20).payload == text.encode()
+    assert decode_fanout(body, 1 << 20).payload == text.encode()
 
 
 @given(st.binary())
@@ -93,14 +110,14 @@ def test_base64_carries_any_bytes(data: bytes) -> None:
 @given(st.binary(max_size=200))
 def test_no_bytes_break_the_decoders(body: bytes) -> None:
     for decode in (
-        lambda: messages.decode_fanout(body, LIMIT),
-        lambda: messages.decode_subscribe(body),
-        lambda: messages.decode_unsubscribe(body),
-        lambda: messages.decode_matchmaking(body),
-        lambda: messages.decode_answer(body),
-        lambda: durable.decode_retain(body),
-        lambda: durable.decode_fetch(body),
-        lambda: durable.decode_parked_request(body),
+        lambda: decode_fanout(body, LIMIT),
+        lambda: decode_subscribe(body),
+        lambda: decode_unsubscribe(body),
+        lambda: decode_matchmaking(body),
+        lambda: decode_answer(body),
+        lambda: decode_retain(body),
+        lambda: decode_fetch(body),
+        lambda: decode_parked_request(body),
     ):
         with contextlib.suppress(BadRequest, TooLarge):
             decode()
@@ -127,7 +144,7 @@ def test_the_payload_limit_counts_what_copies_carry() -> None:
     ],
 )
 def test_a_quorum_is_rounded_up(quorum: int | str | None, copies: int, needed: int) -> None:
-    assert messages.copies_needed(quorum, copies) == needed
+    assert copies_needed(quorum, copies) == needed
 
 
 @pytest.mark.parametrize("value", [True, 1, "x", [0], {"a": 1}, 0.1])
@@ -143,9 +160,9 @@ def test_foreground_is_any_falsehood(value: object) -> None:
 # Durable subscriptions
 
 
-def subscribe(**options: object) -> messages.Subscribe:
+def subscribe(**options: object) -> Subscribe:
     body = json.dumps({"topic": "t", "client_id": "c"} | options)
-    return messages.decode_subscribe(body.replace("Infinity", "1e999").encode())
+    return decode_subscribe(body.replace("Infinity", "1e999").encode())
 
 
 SECONDS = "expected seconds > 0 and <= 1000000000, got"
@@ -216,28 +233,28 @@ NOT_DURABLE = {"max_backlog": 7, "envelope": True, "ttl": 60.0}
 def test_the_store_keeps_the_durable_options_that_were_given(some: dict[str, object]) -> None:
     request = subscribe(durable=some | {"unknown": 1}, **NOT_DURABLE)
     assert request.is_durable
-    kept = messages.encode_given_options(request)
+    kept = encode_given_options(request)
     assert json.loads(kept) == NOT_DURABLE | {"durable": some}
-    options = messages.decode_options(kept).durable
-    assert options == durable.DurableOptions(**some)  # type: ignore[arg-type]
+    options = decode_options(kept).durable
+    assert options == DurableOptions(**some)  # type: ignore[arg-type]
 
 
 def test_a_durable_subscription_without_options_has_the_defaults() -> None:
-    assert durable.DurableOptions() == durable.DurableOptions(
+    assert DurableOptions() == DurableOptions(
         in_flight=1, timeout=30.0, max_attempts=20, max_backoff=3600.0, batch=1, pull=False
     )
     for word in True, {}:
-        kept = messages.encode_given_options(subscribe(durable=word))
+        kept = encode_given_options(subscribe(durable=word))
         assert json.loads(kept) == {"durable": {}}
-        assert messages.decode_options(kept).durable == durable.DurableOptions()
+        assert decode_options(kept).durable == DurableOptions()
 
 
 def test_what_ends_durability_is_not_what_leaves_it_alone() -> None:
     ends, leaves = subscribe(durable=False), subscribe()
     assert not ends.is_durable
     assert not leaves.is_durable
-    assert json.loads(messages.encode_given_options(ends)) == {"durable": False}
-    assert json.loads(messages.encode_given_options(leaves)) == {}
+    assert json.loads(encode_given_options(ends)) == {"durable": False}
+    assert json.loads(encode_given_options(leaves)) == {}
 
 
 @pytest.mark.parametrize(
@@ -255,14 +272,14 @@ def test_where_a_durable_subscription_begins_is_told_apart_from_what_is_kept(
     options: dict[str, object], start: object
 ) -> None:
     request = subscribe(durable=options)
-    assert isinstance(request.durable, durable.GivenDurable)
-    assert json.loads(durable.encode_start(request.durable)) == start
-    assert json.loads(messages.encode_given_options(request)) == {"durable": {}}
+    assert isinstance(request.durable, GivenDurable)
+    assert json.loads(encode_start(request.durable)) == start
+    assert json.loads(encode_given_options(request)) == {"durable": {}}
 
 
-RETAIN: Decode = durable.decode_retain
-FETCH: Decode = durable.decode_fetch
-PARKED: Decode = durable.decode_parked_request
+RETAIN: Decode = decode_retain
+FETCH: Decode = decode_fetch
+PARKED: Decode = decode_parked_request
 FROM: dict[str, object] = {"after": 0}
 PULL: dict[str, object] = {"client_id": "c"}
 LIST: dict[str, object] = {"client_id": "c", "action": "list"}
@@ -320,20 +337,20 @@ def test_a_request_about_a_log_needs_a_topic(decode: Decode) -> None:
 
 def test_retention_that_is_null_is_not_what_is_left_out() -> None:
     body = b'{"topic":"t","max_age":null,"max_bytes":5}'
-    kept = durable.encode_given_retention(durable.decode_retain(body))
+    kept = encode_given_retention(decode_retain(body))
     assert json.loads(kept) == {"max_age": None, "max_bytes": 5}
 
 
 def test_an_envelope_tells_what_plain_copies_cannot() -> None:
-    told = json.loads(messages.envelope(fanout(payload="hi", unique="u1"), 12.5))
+    told = json.loads(envelope(fanout(payload="hi", unique="u1"), 12.5))
     assert told == {"topic": "t", "at": 12.5, "unique": "u1", "payload": "hi"}
     coded = base64.b64encode(b"\xff").decode()
-    told = json.loads(messages.envelope(fanout(payload=coded, encoding="base64"), 1.0))
+    told = json.loads(envelope(fanout(payload=coded, encoding="base64"), 1.0))
     assert told == {"topic": "t", "at": 1.0, "payload_base64": coded}
 
 
 def test_a_receipt_sorts_results_by_what_they_are() -> None:
-    body = messages.encode_receipt(
+    body = encode_receipt(
         2, delivered=["a", "b"], results={"a": b"ok", "b": b"\xff"}, omitted=["c"]
     )
     assert json.loads(body) == {

@@ -7,10 +7,9 @@ import tracemalloc
 
 import pytest
 
-from gearhorn import messages
 from gearhorn.errors import BadRequest, TooLarge
-from gearhorn.messages.fanout import MAX_EXCLUDE_BYTES, MAX_EXCLUDED, MAX_VALUE_BYTES
-from gearhorn.messages.receipts import REPLY_BYTES
+from gearhorn.messages.fanout import MAX_EXCLUDE_BYTES, MAX_EXCLUDED, MAX_VALUE_BYTES, decode_fanout
+from gearhorn.messages.receipts import REPLY_BYTES, encode_failures, encode_receipt
 
 MIB = 1024 * 1024
 LIMIT = 8 * MIB
@@ -26,7 +25,7 @@ def decode_costs(body: bytes) -> int:
     """Decode, whatever comes of it; return the most bytes that it took at once."""
     tracemalloc.start()
     try:
-        messages.decode_fanout(body, LIMIT)
+        decode_fanout(body, LIMIT)
     except (BadRequest, TooLarge):
         pass
     finally:
@@ -37,9 +36,9 @@ def decode_costs(body: bytes) -> int:
 
 @pytest.mark.parametrize("seconds", [b"86400.01", b"86401", b"1e300"])
 def test_a_timeout_is_a_day_at_most(seconds: bytes) -> None:
-    assert messages.decode_fanout(request(timeout=b"86400"), LIMIT).timeout_s == 86_400
+    assert decode_fanout(request(timeout=b"86400"), LIMIT).timeout_s == 86_400
     with pytest.raises(BadRequest, match="timeout: expected seconds > 0 and <= 86400"):
-        messages.decode_fanout(request(timeout=seconds), LIMIT)
+        decode_fanout(request(timeout=seconds), LIMIT)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +59,7 @@ def test_background_is_true_or_false_in_a_long_request_as_in_a_short_one(
 ) -> None:
     for padding in (b"0", b'"%b"' % (b"x" * MAX_VALUE_BYTES)):
         body = request(background=text, unknown=padding)
-        assert messages.decode_fanout(body, LIMIT).background is is_true
+        assert decode_fanout(body, LIMIT).background is is_true
 
 
 LONG = {
@@ -88,16 +87,16 @@ def test_the_longest_requests_cost_no_more_memory_than_they_have_bytes(name: str
 def test_a_value_of_another_key_has_64_kib_at_most(key: str) -> None:
     text = b'"%b"' % (b"x" * (MAX_VALUE_BYTES - 1))
     with pytest.raises(BadRequest, match=f"^bad_request: {key}: expected at most 65536 bytes"):
-        messages.decode_fanout(request(**{key: text}), LIMIT)
+        decode_fanout(request(**{key: text}), LIMIT)
 
 
 def test_a_long_request_is_refused_for_what_a_short_one_is_refused_for() -> None:
     padding = b'"%b"' % (b"x" * MAX_VALUE_BYTES)
     for body in (b'{"payload": 1, "x": %b}', b'{"topic": "t", "x": %b}', b"[%b]"):
         with pytest.raises(BadRequest) as short:
-            messages.decode_fanout(body % b"1", LIMIT)
+            decode_fanout(body % b"1", LIMIT)
         with pytest.raises(BadRequest) as long:
-            messages.decode_fanout(body % padding, LIMIT)
+            decode_fanout(body % padding, LIMIT)
         assert str(long.value).split(" (")[0] == str(short.value).split(" (")[0]
 
 
@@ -105,26 +104,26 @@ def test_a_long_request_is_refused_for_what_a_short_one_is_refused_for() -> None
 def test_a_long_request_is_utf8_throughout(where: int) -> None:
     text = bytearray("é".encode() * (MIB + MIB // 2))
     body = request(unknown=b'"%b"' % text)
-    assert messages.decode_fanout(body, LIMIT).payload == b"p"
+    assert decode_fanout(body, LIMIT).payload == b"p"
     text[where] = 0xFF
     with pytest.raises(BadRequest, match="UTF-8"):
-        messages.decode_fanout(request(unknown=b'"%b"' % text), LIMIT)
+        decode_fanout(request(unknown=b'"%b"' % text), LIMIT)
 
 
 def test_ten_thousand_names_may_be_excluded() -> None:
     names = [f"{'x' * 240}{number}" for number in range(MAX_EXCLUDED)]
     text = json.dumps(names).encode()
     assert len(text) < MAX_EXCLUDE_BYTES
-    assert messages.decode_fanout(request(exclude=text), LIMIT).exclude == set(names)
+    assert decode_fanout(request(exclude=text), LIMIT).exclude == set(names)
     for over in ([*names, "y"], ["y"] * (MAX_EXCLUDED + 1), ['"'] * (MAX_EXCLUDED + 1)):
         with pytest.raises(BadRequest, match=f"exclude: expected at most {MAX_EXCLUDED} names"):
-            messages.decode_fanout(request(exclude=json.dumps(over).encode()), LIMIT)
+            decode_fanout(request(exclude=json.dumps(over).encode()), LIMIT)
 
 
 def test_a_name_that_is_too_long_for_one_excludes_nobody() -> None:
     names = ["a", "x" * 255, "x" * 256, "é" * 127, "é" * 128]
     text = json.dumps(names).encode()
-    assert messages.decode_fanout(request(exclude=text), LIMIT).exclude == {
+    assert decode_fanout(request(exclude=text), LIMIT).exclude == {
         "a",
         "x" * 255,
         "é" * 127,
@@ -136,12 +135,12 @@ def test_a_name_that_is_too_long_for_one_excludes_nobody() -> None:
 )
 def test_a_lone_surrogate_is_said_to_be_no_text(text: bytes) -> None:
     with pytest.raises(BadRequest, match="no surrogates but in pairs"):
-        messages.decode_fanout(request(payload=text), LIMIT)
+        decode_fanout(request(payload=text), LIMIT)
 
 
 def test_a_payload_may_be_nested_500_deep() -> None:
     text = b"[" * 500 + b"]" * 500
-    assert messages.decode_fanout(request(payload=text), LIMIT).payload == text
+    assert decode_fanout(request(payload=text), LIMIT).payload == text
 
 
 # replies
@@ -149,7 +148,7 @@ def test_a_payload_may_be_nested_500_deep() -> None:
 
 def test_a_receipt_lists_as_many_as_16_mib_hold_and_counts_the_others() -> None:
     names = [f"{'é' * 120}{number:07}" for number in range(100_000)]
-    body = messages.encode_receipt(100_000, delivered=names, failed={"bob": "full"})
+    body = encode_receipt(100_000, delivered=names, failed={"bob": "full"})
     assert REPLY_BYTES // 2 < len(body) <= REPLY_BYTES
     got = json.loads(body)
     assert got["failed"] == {"bob": "full"}
@@ -159,7 +158,7 @@ def test_a_receipt_lists_as_many_as_16_mib_hold_and_counts_the_others() -> None:
 
 def test_results_that_grow_too_long_as_json_are_omitted() -> None:
     results = {f"c{number}": b"\x01" * MIB for number in range(7)} | {"last": b"\xff" * MIB}
-    body = messages.encode_receipt(8, delivered=list(results), results=results, omitted=["x"])
+    body = encode_receipt(8, delivered=list(results), results=results, omitted=["x"])
     assert len(body) <= REPLY_BYTES
     got = json.loads(body)
     assert got["delivered"] == list(results)
@@ -169,17 +168,17 @@ def test_results_that_grow_too_long_as_json_are_omitted() -> None:
 
 
 def test_a_receipt_in_which_all_has_room_counts_nothing() -> None:
-    assert "unlisted" not in json.loads(messages.encode_receipt(1, delivered=["a"]))
+    assert "unlisted" not in json.loads(encode_receipt(1, delivered=["a"]))
 
 
 def test_reasons_that_do_not_fit_are_counted_in_a_last_pair() -> None:
     pairs = [(f"c{number}", "\x01" * 4096) for number in range(2000)]
-    body = messages.encode_failures(pairs)
+    body = encode_failures(pairs)
     assert REPLY_BYTES // 2 < len(body) <= REPLY_BYTES
     *listed, last = json.loads(body)
     assert listed == [list(pair) for pair in pairs[: len(listed)]]
     assert last == ["", f"and {2000 - len(listed)} more"]
-    assert json.loads(messages.encode_failures(pairs[:1])) == [["c0", "\x01" * 4096]]
+    assert json.loads(encode_failures(pairs[:1])) == [["c0", "\x01" * 4096]]
 
 
 @pytest.mark.parametrize(
@@ -200,7 +199,7 @@ def test_a_long_unique_and_many_excluded_names_count_like_payload(
     request = {"topic": "t", "payload": "x" * size, "unique": unique, "exclude": excluded}
     body = json.dumps(request).encode()
     if not is_refused:
-        assert len(messages.decode_fanout(body, 1000).payload) == size
+        assert len(decode_fanout(body, 1000).payload) == size
         return
     with pytest.raises(TooLarge, match="unique and exclude"):
-        messages.decode_fanout(body, 1000)
+        decode_fanout(body, 1000)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any
 
 from gearhorn.durable.ownership import TURN, Ownership
-from gearhorn.messages.durable import DurableOptions
+from gearhorn.messages.subscriptions import DurableOptions
 from gearhorn.store.lanes import LaneRecord, Looked
 
 OTHERS = LaneRecord("another", 1, 0), DurableOptions(), False

@@ -11,7 +11,8 @@ from support.windows import CLIENT, EPOCH, entry, sequences, trouble
 from gearhorn.durable.lanes import Delivery, Lane
 from gearhorn.durable.rereads import PUT_BACK, Redriven
 from gearhorn.durable.states import LaneEvent
-from gearhorn.messages.durable import DurableOptions, Info, Parked
+from gearhorn.messages.logs import Info, Parked
+from gearhorn.messages.subscriptions import DurableOptions
 from gearhorn.store.inherited import Sequences
 
 

@@ -1,12 +1,12 @@
-"""The JSON of durable topics: options, log entries, fetches, parked messages.
+"""Logs and what hangs on them: entries, retention, fetches, parked messages and envelopes.
 
-Law: pure. What the store keeps of a message besides its payload is made and read here too.
+Rules: pure. What the store keeps of a message besides its payload is made and read here too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -15,85 +15,28 @@ from gearhorn.errors import BadRequest
 from gearhorn.messages.codec import as_text, decode_body, encode
 
 MAX_SECONDS = 10**9  # thirty years
-MAX_IN_FLIGHT = 10_000
-MAX_BATCH = 10_000
-MAX_ATTEMPTS = 10**6
+
 MAX_MESSAGES = 10**12
+
 MAX_SEQUENCE = 10**15  # scripts count exactly up to 2**53
+
 MAX_FETCH = 10_000  # messages in one reply
+
 MAX_WAIT_S = 3600.0
+
 DEFAULT_MAX_AGE_S = 120.0  # docs/protocol.rst, "Retention"
+
 DEFAULT_MAX_MESSAGES = 1_000_000
+
 DEFAULT_MAX_BYTES = 256 * 1024 * 1024
 
 
-class Start(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where a new durable subscription begins, by number or by age."""
+class Logged(NamedTuple):
+    """Where a message stands in its topic's log. ``is_repeat``: it had been logged before."""
 
-    sequence: int | UnsetType = UNSET
-    window: float | UnsetType = UNSET
-
-
-class GivenDurable(msgspec.Struct, frozen=True):
-    """The durable options of a subscribe; one that is UNSET keeps its former value."""
-
-    start: Literal["new", "all", "last"] | Start | UnsetType = UNSET
-    in_flight: int | UnsetType = UNSET
-    timeout: float | UnsetType = UNSET
-    max_attempts: int | UnsetType = UNSET
-    max_backoff: float | UnsetType = UNSET
-    batch: int | UnsetType = UNSET
-    pull: bool | UnsetType = UNSET
-
-
-class DurableOptions(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a durable subscription keeps in the store; times in seconds."""
-
-    in_flight: int = 1
-    timeout: float = 30.0
-    max_attempts: int = 20
-    max_backoff: float = 3600.0
-    batch: int = 1
-    pull: bool = False
-
-
-def check_durable(given: GivenDurable) -> None:
-    """Raise ``BadRequest`` naming the key that is out of range."""
-    for key, most in (("in_flight", MAX_IN_FLIGHT), ("batch", MAX_BATCH)):
-        value = getattr(given, key)
-        if value is not UNSET and not 1 <= value <= most:
-            raise BadRequest(f"durable.{key}: expected an integer from 1 to {most}, got {value}")
-    for key in ("timeout", "max_backoff"):
-        value = getattr(given, key)
-        if value is not UNSET and not 0 < value <= MAX_SECONDS:
-            raise BadRequest(
-                f"durable.{key}: expected seconds > 0 and <= {MAX_SECONDS}, got {value:g}"
-            )
-    if given.max_attempts is not UNSET and not 0 <= given.max_attempts <= MAX_ATTEMPTS:
-        raise BadRequest(
-            f"durable.max_attempts: expected an integer from 0 to {MAX_ATTEMPTS}, "
-            f"got {given.max_attempts}"
-        )
-    start = given.start
-    if isinstance(start, Start):
-        if (start.sequence is UNSET) == (start.window is UNSET):
-            raise BadRequest("durable.start: expected either sequence or window")
-        if start.sequence is not UNSET and not 0 <= start.sequence <= MAX_SEQUENCE:
-            raise BadRequest(
-                f"durable.start.sequence: expected an integer from 0 to {MAX_SEQUENCE}, "
-                f"got {start.sequence}"
-            )
-        if start.window is not UNSET and not 0 < start.window <= MAX_SECONDS:
-            raise BadRequest(
-                f"durable.start.window: expected seconds > 0 and <= {MAX_SECONDS}, "
-                f"got {start.window:g}"
-            )
-
-
-def encode_start(given: GivenDurable) -> bytes:
-    """Return where the subscription begins should it be new, as the store's script reads it."""
-    start = given.start
-    return encode("new" if start is UNSET else start)
+    sequence: int
+    epoch: str
+    is_repeat: bool
 
 
 class Info(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -200,43 +143,20 @@ class ParkedRequest(msgspec.Struct, frozen=True):
     after: int = 0
 
 
-class DescribedLog(msgspec.Struct, frozen=True):
-    """A topic's log: ``bytes`` of payloads, ``dropped`` by its caps."""
-
-    epoch: str
-    first: int
-    last: int
-    bytes: int
-    dropped: int
-    max_age: float
-    max_messages: int
-    max_bytes: int
-
-
-class DescribedDurable(msgspec.Struct, frozen=True):
-    """A durable subscription: ``lag`` messages behind, ``attempts`` of those that fail now."""
-
-    position: int
-    lag: int
-    attempts: int
-    parked: int
-    member: str | None
-    term: int
-    in_flight: int
-    timeout: float
-    max_attempts: int
-    max_backoff: float
-    batch: int
-    pull: bool
-
-
 _retain = msgspec.json.Decoder(Retain)
+
 _fetch = msgspec.json.Decoder(Fetch)
+
 _parked_request = msgspec.json.Decoder(ParkedRequest)
+
 _info = msgspec.json.Decoder(Info)
+
 _trouble = msgspec.json.Decoder(FailureHistory)
+
 _parked = msgspec.msgpack.Decoder(Parked)
+
 encode_parked = msgspec.msgpack.encode
+
 _NO_PAYLOAD = b"\xc4\x00"  # MessagePack's empty binary string
 
 
