@@ -1,6 +1,6 @@
 """The configuration of one worker, as values that were checked already.
 
-Law: no parsing of files or arguments here (that is ``cli``), only meaning: what a server or a
+Rules: no parsing of files or arguments here (that is ``cli``), only meaning: what a server or a
 size is, and what each default is.
 """
 

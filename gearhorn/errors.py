@@ -2,7 +2,7 @@
 
 They are listed in docs/protocol.rst, "Requests, replies, errors".
 
-Law: no sockets, no threads, no imports but the standard library. A ``RequestError`` is
+Rules: no sockets, no threads, no imports but the standard library. A ``RequestError`` is
 somebody's bad request and is answered; everything else is ours to handle.
 """
 

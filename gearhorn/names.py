@@ -1,6 +1,6 @@
 """Topic, client and queue names: the only place that joins, splits or judges them.
 
-Law: pure. The rules: docs/protocol.rst, "Names"; each refusal says which rule it was.
+Rules: pure. The rules: docs/protocol.rst, "Names"; each refusal says which rule it was.
 """
 
 from __future__ import annotations

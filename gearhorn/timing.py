@@ -1,6 +1,7 @@
 """Time: the clock that leases are measured by, and how long to wait before the next try.
 
-Law: nothing here sleeps, and no wall clock decides anything (docs/protocol.rst, "Between workers").
+Rules: nothing here sleeps, and no wall clock decides anything (docs/protocol.rst, "Between
+workers").
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """``gearhorn-worker``: options, environment and file into a ``Config``, and the process around it.
 
-Law: the command line wins over ``GEARHORN_...``, which wins over the TOML file of ``--config``.
+Rules: the command line wins over ``GEARHORN_...``, which wins over the TOML file of ``--config``.
 A wrong value says what was expected and what it got, and the exit code is 2.
 """
 

@@ -1,7 +1,7 @@
 """Pruning: forgets log entries that nobody needs any more, whenever a log is due, and what tells
 repeats of those who ask no more.
 
-Law: one task on the event loop; members take turns by what the store says is due.
+Rules: one task on the event loop; members take turns by what the store says is due.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The durable side of a member: puts together what logs, delivers and reads.
 
-Law: knows every part of it and does nothing itself; ``worker`` starts and stops it as one.
+Rules: knows every part of it and does nothing itself; ``worker`` starts and stops it as one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Background fan-outs: replied to once every copy is accepted.
 
-Law: runs on the event loop; small objects that count answers.
+Rules: runs on the event loop; small objects that count answers.
 """
 
 from __future__ import annotations

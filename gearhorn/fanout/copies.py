@@ -1,6 +1,6 @@
 """Copies: from a message and a topic's subscribers to the bytes for each job server.
 
-Law: pure, but for what it remembers of a list: how its queues are spread over the servers of
+Rules: pure, but for what it remembers of a list: how its queues are spread over the servers of
 one session, and the packet heads for one payload length. Both are derived and replaceable.
 Of a long list (``packed.LONG``) heads are made portion by portion and not kept, and it is
 remembered page by page which server carries which queue.

@@ -1,7 +1,7 @@
 """Fan-outs: takes ``fanout`` jobs and begins what their messages ask for.
 
-Law: runs on the event loop; nothing waits. A job whose list is cached is worked on at once; others
-wait in the directory.
+Rules: runs on the event loop; nothing waits. A job whose list is cached is worked on at once;
+others wait in the directory.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The outbox: where the fan-outs of a member hand over their copies.
 
-Law: runs on the event loop. It knows which copies no server can take now, the Gearman unique ids
+Rules: runs on the event loop. It knows which copies no server can take now, the Gearman unique ids
 of the moment, and how many callers wait. A fan-out is carried through to the end even if the
 session of its own job is gone: a copy too many is allowed, a copy too few is not
 (docs/protocol.rst, "What is promised"). Copies for a server that goes down before the reply are

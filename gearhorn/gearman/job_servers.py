@@ -1,6 +1,6 @@
 """The job servers together: which are up, and which one carries a queue.
 
-Law: runs on the event loop. All copies for one queue go to one server, the highest SHA-256 of
+Rules: runs on the event loop. All copies for one queue go to one server, the highest SHA-256 of
 server, NUL, queue over the servers that are up (rendezvous hashing, Thaler &
 Ravishankar 1998), so that members agree without talking.
 """

@@ -1,6 +1,6 @@
 """Gearman packets: bytes in, packets out, and copies as one block of bytes.
 
-Law: pure; packet numbers come from gear. The layout is gearmand's PROTOCOL text: magic, type
+Rules: pure; packet numbers come from gear. The layout is gearmand's PROTOCOL text: magic, type
 and length as three big-endian words, then arguments joined by NUL, of which only the last may
 hold a NUL itself.
 """

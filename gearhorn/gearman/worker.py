@@ -1,6 +1,6 @@
 """A worker of one job server: several grabs outstanding, answers in batches.
 
-Law: runs on the event loop. ``handler`` is called for every job, in the order they were assigned,
+Rules: runs on the event loop. ``handler`` is called for every job, in the order they were assigned,
 and must not block; it finishes the job at once or later. Jobs differ in weight, and ``most`` bounds
 the sum of weights in hand: many small jobs fill the pipeline that few large ones fill too, and what
 is not in hand is free for other members. A job that only waits (``Job.release``) is not counted, so

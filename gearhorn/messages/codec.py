@@ -1,6 +1,6 @@
 """JSON in and out, with refusals that name the key.
 
-Law: pure. What msgspec says is put into the words of docs/protocol.rst here and nowhere else.
+Rules: pure. What msgspec says is put into the words of docs/protocol.rst here and nowhere else.
 """
 
 from __future__ import annotations

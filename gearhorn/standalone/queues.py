@@ -1,7 +1,7 @@
 """The job queues of the embedded job server: which jobs wait, which run, by whom and for whom.
 
-Law: bookkeeping only. No sockets, no threads, no clock and no words to send: ``jobserver.py`` owns
-one ``Queues``, calls it on its poll thread alone, and tells the connections what came of it.
+Rules: bookkeeping only. No sockets, no threads, no clock and no words to send: ``jobserver.py``
+owns one ``Queues``, calls it on its poll thread alone, and tells the connections what came of it.
 The rules are gearmand's as seen by any client, without the traps that only lose jobs.
 """
 

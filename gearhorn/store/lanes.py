@@ -1,6 +1,6 @@
 """Lanes in the store: the positions of durable subscriptions, and who delivers for each.
 
-Law: one round trip for any number of lanes of any number of topics. A position is written by the
+Rules: one round trip for any number of lanes of any number of topics. A position is written by the
 member that holds the lane under its present TERM, and by nobody else. Every method raises
 ``StoreError``.
 """

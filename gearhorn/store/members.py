@@ -1,6 +1,6 @@
 """Members in the store: who holds a lease, and what each knows.
 
-Law: one round trip for each call; every method raises ``StoreError``.
+Rules: one round trip for each call; every method raises ``StoreError``.
 """
 
 from __future__ import annotations

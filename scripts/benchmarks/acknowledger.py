@@ -1,6 +1,6 @@
 """A process that takes jobs and completes them: the receiver of every delivery over Gearman.
 
-Law: queues are spread over connections of at most 100, because gearmand looks through a
+Rules: queues are spread over connections of at most 100, because gearmand looks through a
 connection's functions at each grab. Each connection has 16 grabs outstanding; what one read brings
 is completed, and grabbed anew, in one send. The second word of a unique id is the sequence.
 """

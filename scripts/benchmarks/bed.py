@@ -1,6 +1,6 @@
 """The test bed of one group of measurements: gearmand, Redis and one gearhorn-worker.
 
-Law: every group has a bed of its own, so that queues and memory of one do not weigh on another.
+Rules: every group has a bed of its own, so that queues and memory of one do not weigh on another.
 Subscriptions are written straight into the store, before the worker first reads their topic.
 """
 

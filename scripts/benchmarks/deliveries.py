@@ -1,7 +1,7 @@
 """Line 10: deliveries of a durable topic to 100 subscribers, against a driver without a log.
 
-Law: everything is published before the receiver starts, and one process receives. Every queue gets
-every sequence in order, or there is no figure. The driver, gearhorn and peers alternate.
+Rules: everything is published before the receiver starts, and one process receives. Every queue
+gets every sequence in order, or there is no figure. The driver, gearhorn and peers alternate.
 """
 
 from __future__ import annotations

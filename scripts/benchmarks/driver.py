@@ -1,8 +1,8 @@
 """A process that keeps foreground jobs under way on many queues: a delivery without a log.
 
-Law: each queue has so many jobs at a time, and gets its next one when one completes. What one read
-brings is answered in one send. With a ``redis`` in the settings every completion is written there
-first, one HSET each, those of one read in one send: what no durable delivery can do without.
+Rules: each queue has so many jobs at a time, and gets its next one when one completes. What one
+read brings is answered in one send. With a ``redis`` in the settings every completion is written
+there first, one HSET each, those of one read in one send: what no durable delivery can do without.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The test bed of durable topics: a store that keeps what it is told, and the requests to gearhorn.
 
-Law: as ``Bed``, but Redis writes an append-only file, synced every second, and every subscription
+Rules: as ``Bed``, but Redis writes an append-only file, synced every second, and every subscription
 is made through the worker. What a request is refused for is an exception.
 """
 

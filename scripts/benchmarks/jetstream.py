@@ -1,6 +1,6 @@
 """NATS JetStream with durable consumers: a server of our own, and a process that uses it.
 
-Law: a file store as the server has it by default, which is synced every two minutes, not every
+Rules: a file store as the server has it by default, which is synced every two minutes, not every
 second. Publisher and consumers are one process, which publishes everything before it consumes:
 each consumer is a durable one that pushes and acknowledges every message by itself.
 """

@@ -1,6 +1,6 @@
 """A load of fan-outs: they wait in gearmand until the frozen worker is let go.
 
-Law: the clock starts when the worker is let go, and ends when the last fanout job, the only
+Rules: the clock starts when the worker is let go, and ends when the last fanout job, the only
 foreground one, is answered: gearmand hands a function's jobs out in order and the worker
 completes them in order, so every copy before it is accepted by then.
 """

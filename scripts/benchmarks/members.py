@@ -1,7 +1,7 @@
 """Line 8: what changes cost with three members, and with one of them gone.
 
-Law: the members that are not measured serve subscriptions under another name, so that every change
-goes through one of them and is told to two.
+Rules: the members that are not measured serve subscriptions under another name, so that every
+change goes through one of them and is told to two.
 """
 
 from __future__ import annotations

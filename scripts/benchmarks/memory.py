@@ -1,6 +1,6 @@
 """Line 7, memory: what a cached subscription costs the worker.
 
-Law: one round, each line with a fresh worker. Lists are read and nothing is sent: each fan-out
+Rules: one round, each line with a fresh worker. Lists are read and nothing is sent: each fan-out
 excludes all of its topic's clients. For the other line one copy goes to every queue as well, for
 what a list remembers of it; to fewer of them, because gearmand looks functions up in chains that
 become long at a million (whatever its --hashtable-buckets).

@@ -1,6 +1,6 @@
 """Line 2, what others feel: a stranger's foreground job while gearhorn copies.
 
-Law: nothing consumes the copies while it is measured. They pile up in gearmand, half a gigabyte
+Rules: nothing consumes the copies while it is measured. They pile up in gearmand, half a gigabyte
 at most, and are drained before the next burst.
 """
 

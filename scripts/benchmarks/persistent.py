@@ -1,6 +1,6 @@
 """RabbitMQ with durable queues and persistent messages: a process that uses a broker.
 
-Law: publisher and consumer are one process, which publishes everything before it consumes. It
+Rules: publisher and consumer are one process, which publishes everything before it consumes. It
 consumes all queues over one channel and acknowledges what one read brings at once (``multiple``),
 which is faster than one by one: seen 19,000-33,000/s instead of 14,000-20,000.
 """

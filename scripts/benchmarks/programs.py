@@ -1,8 +1,8 @@
 """Processes that take part in a measurement: ``python -m benchmarks.MODULE``.
 
-Law: one JSON object on standard input says what to do. The first line on standard output says that
-the process is ready, the second is its result, one JSON object. What goes wrong there is told on
-its standard error and is a RuntimeError here.
+Rules: one JSON object on standard input says what to do. The first line on standard output says
+that the process is ready, the second is its result, one JSON object. What goes wrong there is told
+on its standard error and is a RuntimeError here.
 """
 
 from __future__ import annotations

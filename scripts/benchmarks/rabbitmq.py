@@ -1,6 +1,6 @@
 """A RabbitMQ broker of our own, and publishers that have every message confirmed.
 
-Law: the broker runs beside whatever else is installed: its own epmd, ports, cookie and
+Rules: the broker runs beside whatever else is installed: its own epmd, ports, cookie and
 directories, no plugins, nothing left at the end. Messages and queues are transient.
 """
 

@@ -1,6 +1,6 @@
 """Raw Gearman over a socket, as fast as Python can: what gearhorn is measured against.
 
-Law: knows no gearhorn but the size of its window, so that both sides have the same one. One
+Rules: knows no gearhorn but the size of its window, so that both sides have the same one. One
 thread and one connection per call; what goes wrong is an exception.
 """
 

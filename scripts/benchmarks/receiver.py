@@ -1,6 +1,6 @@
 """A process that serves queues and answers at once: ``python -m benchmarks.receiver HOST:PORT``.
 
-Law: queue names are lines on standard input; a line on standard output says that it serves.
+Rules: queue names are lines on standard input; a line on standard output says that it serves.
 """
 
 from __future__ import annotations

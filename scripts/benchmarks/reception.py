@@ -1,6 +1,6 @@
 """What a process has received: counted, timed and checked, whoever sent it.
 
-Law: every queue is to get the sequences 1, 2, 3 ... in this order and each once; anything else is
+Rules: every queue is to get the sequences 1, 2, 3 ... in this order and each once; anything else is
 a ``Disorder``. The clock runs from the first job or message to the last acknowledgement.
 """
 

@@ -1,6 +1,6 @@
 """Lines 11 and 12: what a worker needs for messages that wait, and for subscriptions that idle.
 
-Law: one round, each with a fresh bed: memory and CPU of one worker that does nothing else.
+Rules: one round, each with a fresh bed: memory and CPU of one worker that does nothing else.
 """
 
 from __future__ import annotations

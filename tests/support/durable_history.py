@@ -1,6 +1,6 @@
 """What became of messages on durable topics, and whether anything of it must not have happened.
 
-Law: pure. It is told what publishers, receivers and faults did and when, and `violations` judges
+Rules: pure. It is told what publishers, receivers and faults did and when, and `violations` judges
 it. Times are seconds of one monotonic clock. A delivery's start is noted after it
 came and its end before its completion leaves, so that no claim rests on a delay.
 """
