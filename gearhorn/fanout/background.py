@@ -9,7 +9,8 @@ from collections.abc import Generator, Sequence
 
 from gearhorn.errors import InternalError
 from gearhorn.fanout.copies import Block, Share, Subscribers
-from gearhorn.fanout.outbox import Outbox, RunningFanout, ServerBatch
+from gearhorn.fanout.outbox import Outbox
+from gearhorn.fanout.running import RunningFanout, ServerBatch
 from gearhorn.fanout.tally import exhaust
 from gearhorn.gearman import packets
 from gearhorn.gearman.results import Result

@@ -14,12 +14,13 @@ caller that has its reply.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 
 from gearhorn.fanout.copies import Subscribers
-from gearhorn.fanout.outbox import Outbox, RunningFanout, ServerBatch
+from gearhorn.fanout.outbox import Outbox
 from gearhorn.fanout.places import REASONS_BYTES, RESULTS_BYTES, Place, Share
+from gearhorn.fanout.running import RunningFanout, ServerBatch
 from gearhorn.fanout.tally import (
     DELIVERED,
     DROPPED,
@@ -273,7 +274,11 @@ class Foreground(RunningFanout):
         """Withdraw what nobody has taken, then reply: who hears of the timeout can rely on it."""
         self.over = True
         self.outbox.unstrand(self)
-        self.outbox.withdraw(self.job, list(self.parts), self._withdraw, self._end)
+        self.outbox.withdraw(self)
+
+    def withdrawals(self) -> Iterator[asyncio.Task[None] | None]:
+        for part in list(self.parts):
+            yield self._withdraw(part)
 
     def _withdraw(self, part: ServerBatch) -> asyncio.Task[None] | None:
         client = self.outbox.job_servers.clients[part.place]
@@ -281,7 +286,7 @@ class Foreground(RunningFanout):
             return None
         return self.outbox.maybe_withdraw(part, client.forget(part))
 
-    def _end(self) -> None:
+    def withdrawn(self) -> None:
         if not self.replied:
             for part in self.parts:  # of those that are not answered whole nobody was told
                 for index in part.take_refused():

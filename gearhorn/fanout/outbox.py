@@ -10,28 +10,22 @@ sent through the others, those it had accepted included.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 
 from gearhorn.durable.ack_waiters import AckWaiters
-from gearhorn.errors import InternalError
 from gearhorn.fanout.backlog import Backlog
-from gearhorn.fanout.copies import Block, Subscribers, unique_id
+from gearhorn.fanout.copies import unique_id
 from gearhorn.fanout.drops import Drops
 from gearhorn.fanout.overflow import Overflow
-from gearhorn.fanout.packed import Packed
 from gearhorn.fanout.places import Places
 from gearhorn.fanout.portions import Portions
 from gearhorn.gearman.job_servers import JobServers
-from gearhorn.gearman.results import Result, Room
-from gearhorn.gearman.submission import Submission
 from gearhorn.gearman.worker import Job
 from gearhorn.messages.fanout import Fanout
-from gearhorn.messages.logs import Logged
 from gearhorn.requests import answering, attempt
 from gearhorn.tasks import Tasks
 
@@ -41,6 +35,40 @@ WITHDRAW_S = 1.0  # how long a reply waits for a job server to withdraw copies
 _Found = TypeVar("_Found")
 
 log = structlog.get_logger(__name__)
+
+
+class Stranded(Protocol):
+    """A fan-out with copies that no server can take now."""
+
+    job: Job
+
+    def send_stranded(self, indexes: Sequence[int] | None) -> None:
+        """A server is up: send the copies for some queues of the list (None: all)."""
+
+
+class Batch(Protocol):
+    """Copies of one fan-out at one server."""
+
+    @property
+    def place(self) -> int:
+        """Which server it is, among ``JobServers.clients``."""
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the server that accepted the copies still is connected."""
+
+
+class Withdrawing(Protocol):
+    """A fan-out that is over, with copies that receivers need not work on any more."""
+
+    job: Job
+
+    def withdrawals(self) -> Iterator[asyncio.Task[None] | None]:
+        """Begin to withdraw the copies at one server with each step; yield None where none is to
+        be withdrawn."""
+
+    def withdrawn(self) -> None:
+        """Every withdrawal has ended, or has had ``WITHDRAW_S``."""
 
 
 class Outbox:
@@ -66,7 +94,7 @@ class Outbox:
         self.portions = Portions(job_servers)
         self._tag = tag
         self._generation = 0
-        self._stranded: list[tuple[RunningFanout, Sequence[int] | None]] = []
+        self._stranded: list[tuple[Stranded, Sequence[int] | None]] = []
         self._tasks = Tasks()
         job_servers.on_change(self._server_changed)
 
@@ -92,50 +120,43 @@ class Outbox:
         prefix = b"%s%x:" % (self._tag, self._generation % 16**11) if foreground else None
         return unique_id(message.unique, message.payload, prefix)
 
-    def strand(self, copying: RunningFanout, indexes: Sequence[int] | None) -> None:
+    def strand(self, fanout: Stranded, indexes: Sequence[int] | None) -> None:
         """Keep copies until a server is up; they are handed to ``send_stranded`` then."""
-        self._stranded.append((copying, indexes))
+        self._stranded.append((fanout, indexes))
 
-    def unstrand(self, copying: RunningFanout) -> None:
+    def unstrand(self, fanout: Stranded) -> None:
         """Keep the copies of a fan-out no more."""
-        self._stranded = [one for one in self._stranded if one[0] is not copying]
+        self._stranded = [kept for kept in self._stranded if kept[0] is not fanout]
 
     def _server_changed(self) -> None:
         self._generation += 1
         if self._stranded and self.job_servers.is_up:
             stranded, self._stranded = self._stranded, []
-            for copying, indexes in stranded:
-                attempt(copying.job, partial(copying.send_stranded, indexes))
+            for fanout, indexes in stranded:
+                attempt(fanout.job, partial(fanout.send_stranded, indexes))
 
-    def maybe_withdraw(self, part: ServerBatch, handles: list[bytes]) -> asyncio.Task[None] | None:
+    def maybe_withdraw(self, batch: Batch, handles: list[bytes]) -> asyncio.Task[None] | None:
         """Begin to take back copies that no receiver has taken, if there are any."""
         if not handles:
             return None
         self._generation += 1
-        return self._tasks.spawn(self._cancel(part, handles), "withdraw")
+        return self._tasks.spawn(self._cancel(batch, handles), "withdraw")
 
-    def withdraw(
-        self,
-        job: Job,
-        parts: Sequence[ServerBatch],
-        begin: Callable[[ServerBatch], asyncio.Task[None] | None],
-        then: Callable[[], None],
-    ) -> None:
-        """Begin to withdraw every part, one in each turn of the loop; call ``then`` once all that
-        has ended, or has had ``WITHDRAW_S``."""
+    def withdraw(self, fanout: Withdrawing) -> None:
+        """Withdraw the copies of a fan-out, those at one server in each turn of the loop; tell it
+        once all that has ended, or has had ``WITHDRAW_S``."""
+        self._tasks.spawn(self._withdraw(fanout), "withdrawals")
 
-        async def work() -> None:
-            with answering(job):
-                tasks = []
-                for part in parts:
-                    if (task := begin(part)) is not None:
-                        tasks.append(task)
-                    await asyncio.sleep(0)
-                if tasks:
-                    await asyncio.wait(tasks, timeout=WITHDRAW_S)
-                then()
-
-        self._tasks.spawn(work(), "withdrawals")
+    async def _withdraw(self, fanout: Withdrawing) -> None:
+        with answering(fanout.job):
+            tasks = []
+            for task in fanout.withdrawals():
+                if task is not None:
+                    tasks.append(task)
+                await asyncio.sleep(0)
+            if tasks:
+                await asyncio.wait(tasks, timeout=WITHDRAW_S)
+            fanout.withdrawn()
 
     def compose(
         self,
@@ -163,213 +184,10 @@ class Outbox:
 
         self._tasks.spawn(work(), "reply")
 
-    async def _cancel(self, part: ServerBatch, handles: list[bytes]) -> None:
+    async def _cancel(self, batch: Batch, handles: list[bytes]) -> None:
         try:
-            await self.job_servers.admins[part.place].cancel(handles, lambda: part.is_held)
+            await self.job_servers.admins[batch.place].cancel(handles, lambda: batch.is_held)
         except OSError as error:
-            server = str(self.job_servers.clients[part.place].server)
-            words = str(error) or type(error).__name__
-            log.debug("copies are not withdrawn", server=server, error=words)
-
-
-class ServerBatch(Submission):
-    """The copies of one fan-out that went to one server."""
-
-    __slots__ = ("_is_counted", "connection", "indexes", "place")
-
-    def __init__(self, copying: RunningFanout, block: Block, foreground: bool) -> None:
-        super().__init__(
-            copying, block.heads, block.tail, foreground, copying.results, copying.reasons
-        )
-        self.place = block.place
-        self._is_counted = False
-        self.indexes = block.indexes
-        self.connection = copying.outbox.job_servers.clients[block.place].connection
-
-    def take_refused(self) -> list[int]:
-        """Return the copies that the server refused, as indexes into the list; once."""
-        if self._is_counted:
-            return []
-        self._is_counted = True
-        return [self.index(at) for at, _ in self.refused or ()]
-
-    def index(self, at: int) -> int:
-        """Return which queue of the list copy ``at`` is for."""
-        return at if self.indexes is None else self.indexes[at]
-
-    @property
-    def is_held(self) -> bool:
-        """Whether the server that accepted these copies still is connected."""
-        return self.connection is not None and self.connection.is_open
-
-
-class RunningFanout:
-    """What background and foreground fan-outs share: sending, and sending again.
-
-    ``total`` are the copies; ``receivers`` are client_ids that the log keeps the message for."""
-
-    __slots__ = (
-        "_tails", "_unique", "dropped", "job", "logged", "message", "open", "outbox", "parts",
-        "receivers", "subscribers", "total",
-    )  # fmt: skip
-    foreground = False
-    results: Room | None = None  # for what receivers return
-    reasons: Room | None = None  # for why they failed
-
-    def __init__(
-        self,
-        outbox: Outbox,
-        job: Job,
-        message: Fanout,
-        subscribers: Subscribers,
-        *,
-        total: int,
-        logged: Logged | None = None,
-        receivers: Sequence[str] = (),
-    ) -> None:
-        self.outbox = outbox
-        self.job = job
-        self.message = message
-        self.subscribers = subscribers
-        self.total = total
-        self.logged = logged
-        self.receivers = receivers
-        self.open = 0  # parts on their way, and what is kept until it can be sent
-        self.parts: list[ServerBatch] = []
-        self.dropped: list[int] = []
-        self._unique = b""  # the Gearman unique id of the last copies
-        self._tails: dict[bool, bytes] = {}  # what they ended with, while copies are on their way
-
-    def send(self, indexes: Sequence[int] | None) -> None:
-        """Send the copies for some queues of the list; None is all."""
-        outbox, subscribers = self.outbox, self.subscribers
-        if subscribers.is_long or subscribers.topic in outbox.portions.topics:
-            self.open += 1  # until ``sent``
-            outbox.portions.add(subscribers.topic, self, self._ascending(indexes))
-        elif outbox.job_servers.is_up:
-            self.send_portion(indexes)
-        else:
-            self._strand(indexes)
-
-    def _ascending(self, indexes: Sequence[int] | None) -> Sequence[int]:
-        if indexes is None:
-            return range(len(self.subscribers.queues))
-        return sorted(indexes) if isinstance(indexes, list) else indexes
-
-    def send_portion(self, indexes: Sequence[int] | None) -> None:
-        """Send the copies for some queues of the list; None is all. A server must be up."""
-        if self.is_watched:
-            indexes = self._held_back(indexes)
-        self._send(indexes)
-
-    def sent(self) -> None:
-        """The last portion of what was sent in portions is handed over."""
-        raise NotImplementedError
-
-    def _held_back(self, indexes: Sequence[int] | None) -> Sequence[int] | None:
-        """Leave copies for full queues to those that make room there; return the others."""
-        held = self.outbox.overflow.keep(self, indexes)
-        if not held:
-            return indexes
-        self.open += len(held)
-        whole = range(len(self.subscribers.queues)) if indexes is None else indexes
-        return [index for index in whole if index not in held]
-
-    def send_held(self, index: int) -> None:
-        """There is room now for a copy that was held back."""
-        self.open -= 1
-        if self.outbox.job_servers.is_up:
-            self._send([index])
-        else:
-            self._strand([index])
-
-    def _strand(self, indexes: Sequence[int] | None) -> None:
-        self.open += 1
-        self.outbox.strand(self, indexes)
-
-    def send_stranded(self, indexes: Sequence[int] | None) -> None:
-        """A server is up for copies that were kept until one would be."""
-        self.open -= 1
-        self.send(indexes)
-
-    def _send(self, indexes: Sequence[int] | None) -> None:
-        outbox, message = self.outbox, self.message
-        unique = outbox.unique_id(message, self.foreground)
-        if unique != self._unique:
-            self._unique, self._tails = unique, {}
-        blocks = self.subscribers.blocks(
-            outbox.job_servers,
-            message,
-            self.foreground,
-            unique,
-            time.time(),
-            indexes,
-            self._tails,
-        )
-        self.open += len(blocks)
-        for block in blocks:
-            part = ServerBatch(self, block, self.foreground)
-            self.parts.append(part)
-            outbox.job_servers.submit(block.place, part)
-
-    def drop(self, part: ServerBatch) -> int:
-        """Take note of the copies of a part that the server refused; return how many are lost."""
-        self.taken(part, part.indexes)
-        return self.refuse(part.take_refused())
-
-    def refuse(self, refused: Sequence[int]) -> int:
-        """Take note of copies that a server refused, given by their place in the list; return how
-        many are lost. The others wait for room."""
-        lost = 0
-        for index in refused:
-            if self.outbox.overflow.is_for(self.subscribers, index):
-                self.hold(index)
-                self.outbox.overflow.refused(self, index)
-            else:
-                self.lose(index)
-                lost += 1
-        return lost
-
-    @property
-    def is_watched(self) -> bool:
-        """Whether somebody makes room on a queue of the list, and must know of its copies."""
-        return self.outbox.overflow.concerns(self.subscribers.topic)
-
-    def taken(self, part: Submission, indexes: Sequence[int] | None) -> None:
-        """Tell those that make room which copies of a part were accepted."""
-        if self.is_watched:
-            sent = range(len(self.subscribers.queues)) if indexes is None else indexes
-            refused = {sent[at] for at, _ in part.refused or ()}
-            self.outbox.overflow.accepted(self.subscribers, sent[: part.answered], refused)
-
-    def hold(self, index: int) -> None:
-        """A copy waits for room, until ``send_held`` or ``drop_held``."""
-        self.open += 1
-
-    def lose(self, index: int) -> None:
-        """Take note that a copy is dropped."""
-        self.dropped.append(index)
-
-    def drop_held(self, index: int) -> None:
-        """No room could be made for a copy that was held back."""
-        raise NotImplementedError
-
-    def clients(self, indexes: Sequence[int]) -> list[str]:
-        """Return the client_ids of queues."""
-        queues = self.subscribers.queues
-        if isinstance(queues, Packed):  # which is read in order
-            return [name.decode() for name in queues.clients(sorted(indexes))]
-        return [self.subscribers.client_id(index) for index in indexes]
-
-    def broke(self, submission: Submission) -> None:
-        """A fault in gearhorn: what waits for this fan-out is told so."""
-        self.job.fail(str(InternalError()))
-
-    def accepted(self, submission: Submission) -> None:
-        raise NotImplementedError
-
-    def lost(self, submission: Submission) -> None:
-        raise NotImplementedError
-
-    def finished(self, submission: Submission, index: int, result: Result) -> None:
-        raise NotImplementedError
+            server = str(self.job_servers.clients[batch.place].server)
+            text = str(error) or type(error).__name__
+            log.debug("copies are not withdrawn", server=server, error=text)

@@ -1,0 +1,222 @@
+"""A running fan-out: what background and foreground fan-outs share, sending and sending again.
+
+Rules: runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from gearhorn.errors import InternalError
+from gearhorn.fanout.copies import Block, Subscribers
+from gearhorn.fanout.outbox import Outbox
+from gearhorn.fanout.packed import Packed
+from gearhorn.gearman.results import Result, Room
+from gearhorn.gearman.submission import Submission
+from gearhorn.gearman.worker import Job
+from gearhorn.messages.fanout import Fanout
+from gearhorn.messages.logs import Logged
+
+
+class ServerBatch(Submission):
+    """The copies of one fan-out that went to one server."""
+
+    __slots__ = ("_is_counted", "connection", "indexes", "place")
+
+    def __init__(self, copying: RunningFanout, block: Block, foreground: bool) -> None:
+        super().__init__(
+            copying, block.heads, block.tail, foreground, copying.results, copying.reasons
+        )
+        self.place = block.place
+        self._is_counted = False
+        self.indexes = block.indexes
+        self.connection = copying.outbox.job_servers.clients[block.place].connection
+
+    def take_refused(self) -> list[int]:
+        """Return the copies that the server refused, as indexes into the list; once."""
+        if self._is_counted:
+            return []
+        self._is_counted = True
+        return [self.index(at) for at, _ in self.refused or ()]
+
+    def index(self, at: int) -> int:
+        """Return which queue of the list copy ``at`` is for."""
+        return at if self.indexes is None else self.indexes[at]
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the server that accepted these copies still is connected."""
+        return self.connection is not None and self.connection.is_open
+
+
+class RunningFanout:
+    """What background and foreground fan-outs share: sending, and sending again.
+
+    ``total`` are the copies; ``receivers`` are client_ids that the log keeps the message for."""
+
+    __slots__ = (
+        "_tails", "_unique", "dropped", "job", "logged", "message", "open", "outbox", "parts",
+        "receivers", "subscribers", "total",
+    )  # fmt: skip
+    foreground = False
+    results: Room | None = None  # for what receivers return
+    reasons: Room | None = None  # for why they failed
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        job: Job,
+        message: Fanout,
+        subscribers: Subscribers,
+        *,
+        total: int,
+        logged: Logged | None = None,
+        receivers: Sequence[str] = (),
+    ) -> None:
+        self.outbox = outbox
+        self.job = job
+        self.message = message
+        self.subscribers = subscribers
+        self.total = total
+        self.logged = logged
+        self.receivers = receivers
+        self.open = 0  # parts on their way, and what is kept until it can be sent
+        self.parts: list[ServerBatch] = []
+        self.dropped: list[int] = []
+        self._unique = b""  # the Gearman unique id of the last copies
+        self._tails: dict[bool, bytes] = {}  # what they ended with, while copies are on their way
+
+    def send(self, indexes: Sequence[int] | None) -> None:
+        """Send the copies for some queues of the list; None is all."""
+        outbox, subscribers = self.outbox, self.subscribers
+        if subscribers.is_long or subscribers.topic in outbox.portions.topics:
+            self.open += 1  # until ``sent``
+            outbox.portions.add(subscribers.topic, self, self._ascending(indexes))
+        elif outbox.job_servers.is_up:
+            self.send_portion(indexes)
+        else:
+            self._strand(indexes)
+
+    def _ascending(self, indexes: Sequence[int] | None) -> Sequence[int]:
+        if indexes is None:
+            return range(len(self.subscribers.queues))
+        return sorted(indexes) if isinstance(indexes, list) else indexes
+
+    def send_portion(self, indexes: Sequence[int] | None) -> None:
+        """Send the copies for some queues of the list; None is all. A server must be up."""
+        if self.is_watched:
+            indexes = self._held_back(indexes)
+        self._send(indexes)
+
+    def sent(self) -> None:
+        """The last portion of what was sent in portions is handed over."""
+        raise NotImplementedError
+
+    def _held_back(self, indexes: Sequence[int] | None) -> Sequence[int] | None:
+        """Leave copies for full queues to those that make room there; return the others."""
+        held = self.outbox.overflow.keep(self, indexes)
+        if not held:
+            return indexes
+        self.open += len(held)
+        whole = range(len(self.subscribers.queues)) if indexes is None else indexes
+        return [index for index in whole if index not in held]
+
+    def send_held(self, index: int) -> None:
+        """There is room now for a copy that was held back."""
+        self.open -= 1
+        if self.outbox.job_servers.is_up:
+            self._send([index])
+        else:
+            self._strand([index])
+
+    def _strand(self, indexes: Sequence[int] | None) -> None:
+        self.open += 1
+        self.outbox.strand(self, indexes)
+
+    def send_stranded(self, indexes: Sequence[int] | None) -> None:
+        """A server is up for copies that were kept until one would be."""
+        self.open -= 1
+        self.send(indexes)
+
+    def _send(self, indexes: Sequence[int] | None) -> None:
+        outbox, message = self.outbox, self.message
+        unique = outbox.unique_id(message, self.foreground)
+        if unique != self._unique:
+            self._unique, self._tails = unique, {}
+        blocks = self.subscribers.blocks(
+            outbox.job_servers,
+            message,
+            self.foreground,
+            unique,
+            time.time(),
+            indexes,
+            self._tails,
+        )
+        self.open += len(blocks)
+        for block in blocks:
+            part = ServerBatch(self, block, self.foreground)
+            self.parts.append(part)
+            outbox.job_servers.submit(block.place, part)
+
+    def drop(self, part: ServerBatch) -> int:
+        """Take note of the copies of a part that the server refused; return how many are lost."""
+        self.taken(part, part.indexes)
+        return self.refuse(part.take_refused())
+
+    def refuse(self, refused: Sequence[int]) -> int:
+        """Take note of copies that a server refused, given by their place in the list; return how
+        many are lost. The others wait for room."""
+        lost = 0
+        for index in refused:
+            if self.outbox.overflow.is_for(self.subscribers, index):
+                self.hold(index)
+                self.outbox.overflow.refused(self, index)
+            else:
+                self.lose(index)
+                lost += 1
+        return lost
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody makes room on a queue of the list, and must know of its copies."""
+        return self.outbox.overflow.concerns(self.subscribers.topic)
+
+    def taken(self, part: Submission, indexes: Sequence[int] | None) -> None:
+        """Tell those that make room which copies of a part were accepted."""
+        if self.is_watched:
+            sent = range(len(self.subscribers.queues)) if indexes is None else indexes
+            refused = {sent[at] for at, _ in part.refused or ()}
+            self.outbox.overflow.accepted(self.subscribers, sent[: part.answered], refused)
+
+    def hold(self, index: int) -> None:
+        """A copy waits for room, until ``send_held`` or ``drop_held``."""
+        self.open += 1
+
+    def lose(self, index: int) -> None:
+        """Take note that a copy is dropped."""
+        self.dropped.append(index)
+
+    def drop_held(self, index: int) -> None:
+        """No room could be made for a copy that was held back."""
+        raise NotImplementedError
+
+    def clients(self, indexes: Sequence[int]) -> list[str]:
+        """Return the client_ids of queues."""
+        queues = self.subscribers.queues
+        if isinstance(queues, Packed):  # which is read in order
+            return [name.decode() for name in queues.clients(sorted(indexes))]
+        return [self.subscribers.client_id(index) for index in indexes]
+
+    def broke(self, submission: Submission) -> None:
+        """A fault in gearhorn: what waits for this fan-out is told so."""
+        self.job.fail(str(InternalError()))
+
+    def accepted(self, submission: Submission) -> None:
+        raise NotImplementedError
+
+    def lost(self, submission: Submission) -> None:
+        raise NotImplementedError
+
+    def finished(self, submission: Submission, index: int, result: Result) -> None:
+        raise NotImplementedError
