@@ -16,6 +16,7 @@ from typing import Protocol
 import structlog
 
 from gearhorn.errors import StoreError
+from gearhorn.messages.events import decode_done
 from gearhorn.store.lanes import Lanes
 from gearhorn.timing import now_s
 
@@ -98,9 +99,8 @@ class AckWaiters:
 
     def hear(self, words: bytes) -> None:
         """Take what members tell of messages that are done with."""
-        for line in words.decode().split("\n"):
-            topic, client_id, sequence, error = line.split("\0")
-            self._tell(topic, int(sequence), client_id, error)
+        for done in decode_done(words):
+            self._tell(done.topic, done.sequence, done.client_id, done.error)
 
     def _waiters(self, topic: str, sequence: int) -> Sequence[Waiter]:
         waited = self._topics.get(topic)

@@ -20,6 +20,7 @@ from gearhorn.durable.redrives import Redrives
 from gearhorn.durable.states import LaneState
 from gearhorn.errors import StoreError
 from gearhorn.members.membership import Membership
+from gearhorn.messages.events import Leaving
 from gearhorn.messages.subscriptions import DurableOptions
 from gearhorn.names import queue_of
 from gearhorn.store.lanes import PAGE, LaneRecord, Lanes
@@ -103,7 +104,7 @@ class Ownership:
         """Give every lane up, as soon as no receiver has a job of it."""
         self._is_leaving = True
         try:
-            await self._store.tell(f"leaving\0{self._membership.id}")
+            await self._store.tell(Leaving(self._membership.id))
         except StoreError as error:
             log.debug("the others are not told", error=str(error))
         for lane in self._deliverer.lanes():

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 from gearhorn.durable.lanes import Delivery, Lane
 from gearhorn.messages.codec import encode
+from gearhorn.messages.events import encode_done
 from gearhorn.messages.logs import FailureHistory, Parked
 from gearhorn.store.rounds import FailureWrite, Parking
 
@@ -73,12 +74,12 @@ class PendingWrites:
             self._add(delivery.lane, "clear", sequences)
         if delivery.is_redriven and not is_parked:
             self._add(delivery.lane, "redriven", sequences)
-        error = delivery.error.replace("\n", " ").replace("\0", " ") if is_parked else ""
+        error = delivery.error if is_parked else ""
         lane = delivery.lane
         for entry in delivery.entries:
             if entry.info.waiter and self._words < DONE_WORDS:
-                words = f"{lane.topic}\0{lane.client_id}\0{entry.sequence}\0{error}"
-                self._done.setdefault(entry.info.waiter, []).append(words.encode())
+                done = encode_done(lane.topic, lane.client_id, entry.sequence, error)
+                self._done.setdefault(entry.info.waiter, []).append(done)
                 self._words += 1
 
     def late(self, delivery: Delivery) -> None:

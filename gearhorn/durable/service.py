@@ -23,6 +23,14 @@ from gearhorn.durable.redrives import Redrives
 from gearhorn.errors import StoreError
 from gearhorn.gearman.job_servers import JobServers
 from gearhorn.members.membership import Membership
+from gearhorn.messages.events import (
+    Appended,
+    Leaving,
+    MembersChanged,
+    Redriven,
+    Released,
+    decode_event,
+)
 from gearhorn.store.asked import Askers
 from gearhorn.store.connection import Connection
 from gearhorn.store.events import Events
@@ -142,24 +150,24 @@ class DurableTopics:
 
     async def _tell_members(self) -> None:
         try:
-            await self.lanes.tell("members")
+            await self.lanes.tell(MembersChanged())
         except StoreError as error:
             log.debug("the others are not told of members", error=str(error))
 
     def _hear(self, words: bytes) -> None:
         """Take what a script or a member tells everybody."""
-        kind, *rest = words.decode().split("\0")
-        if kind == "appended":
-            self.deliverer.appended(rest[0], int(rest[1]))
-            self.reading.appended(rest[0])
-        elif kind == "released":
-            self._ownership.changed(rest[0])
-        elif kind == "redriven":
-            self._redrives.hear()
-        elif kind == "leaving":
-            self._ownership.leaves(rest[0])
-        elif kind == "members":
-            self._tasks.spawn(self._membership.refresh(), "members")
+        match decode_event(words):
+            case Appended(topic, last):
+                self.deliverer.appended(topic, last)
+                self.reading.appended(topic)
+            case Released(topic):
+                self._ownership.changed(topic)
+            case Redriven():
+                self._redrives.hear()
+            case Leaving(member):
+                self._ownership.leaves(member)
+            case MembersChanged():
+                self._tasks.spawn(self._membership.refresh(), "members")
 
     def _missed(self) -> None:
         """Anything may have happened while nobody listened."""

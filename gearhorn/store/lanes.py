@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import structlog
 
 from gearhorn.errors import StoreError, StoreRefused, StoreReplaced
+from gearhorn.messages.events import Leaving, MembersChanged, encode_event
 from gearhorn.messages.logs import FailureHistory, decode_history
 from gearhorn.messages.subscriptions import DurableOptions, decode_options
 from gearhorn.store.connection import READ_TIMEOUT_S, Command, Connection
@@ -296,9 +297,10 @@ class Lanes(ParkedMessages):
             for count in replies
         ]
 
-    async def tell(self, event: str) -> None:
+    async def tell(self, event: Leaving | MembersChanged) -> None:
         """Tell every member what happened."""
-        await self._connection.pipeline([("PUBLISH", self._connection.channel("events"), event)])
+        channel = self._connection.channel("events")
+        await self._connection.pipeline([("PUBLISH", channel, encode_event(event))])
 
 
 def record_of(record: bytes) -> LaneRecord:

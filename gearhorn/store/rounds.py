@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import structlog
 
 from gearhorn.errors import StoreError
+from gearhorn.messages.events import Released, encode_event
 from gearhorn.messages.logs import Parked, parked_head
 from gearhorn.store.connection import Command, Connection
 from gearhorn.store.log import Entry, entries_of, read_command
@@ -105,7 +106,7 @@ class Commands:
         for (topic, is_settled), some in work.released.items():
             self._settle("-" if is_settled else "?", topic, some)
         for topic in {topic for topic, _ in work.released}:
-            self._add(("PUBLISH", connection.channel("events"), f"released\0{topic}"), [])
+            self._add(("PUBLISH", connection.channel("events"), encode_event(Released(topic))), [])
         self._reads = len(self.commands)
         for wanted in work.wanted:
             self._add(read_command(connection, *wanted), [])

@@ -1,0 +1,120 @@
+"""Events: what is published on the store's channels, for workers that listen.
+
+Rules: pure. An event makes somebody look sooner and decides nothing: it may be lost with the
+connection, and what it tells stands in the store. Texts are parted by NUL, which no name contains,
+since Lua scripts publish some of them, and building JSON there would cost as much as an append.
+
+=============  ====================================  ===============================================
+channel        text                                  published by
+=============  ====================================  ===============================================
+events         ``appended`` topic last-sequence      ``append.lua``: a log has grown
+events         ``redriven`` topic client_id          ``redrive.lua``: parked messages were put back
+events         ``released`` topic                    a round: lanes may be taken by another member
+events         ``leaving`` member                    a member that gives its lanes up
+events         ``members``                           a member that sees another come or go
+done:PROCESS   topic client_id sequence error        a round: a receiver that PROCESS waits for has
+                                                     done with a message; one event a line
+=============  ====================================  ===============================================
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Appended(NamedTuple):
+    """A topic's log has grown up to the sequence ``last``."""
+
+    topic: str
+    last: int
+
+
+class Redriven(NamedTuple):
+    """Parked messages of a subscription were put back."""
+
+    topic: str
+    client_id: str
+
+
+class Released(NamedTuple):
+    """Lanes of a topic have no owner."""
+
+    topic: str
+
+
+class Leaving(NamedTuple):
+    """A member gives its lanes up, and takes none."""
+
+    member: str
+
+
+class MembersChanged(NamedTuple):
+    """A member came or went: membership is to be read again."""
+
+
+class Done(NamedTuple):
+    """A receiver has done with a message. ``error`` is why the message was parked, "" where the
+    receiver acknowledged it."""
+
+    topic: str
+    client_id: str
+    sequence: int
+    error: str
+
+
+Event = Appended | Redriven | Released | Leaving | MembersChanged
+
+
+def encode_event(event: Redriven | Released | Leaving | MembersChanged) -> str:
+    """Return the text of an event. ``Appended`` is published by a script only."""
+    match event:
+        case Redriven(topic, client_id):
+            return f"redriven\0{topic}\0{client_id}"
+        case Released(topic):
+            return f"released\0{topic}"
+        case Leaving(member):
+            return f"leaving\0{member}"
+        case MembersChanged():
+            return "members"
+
+
+def decode_event(text: bytes) -> Event | None:
+    """Return the event that a text stands for; None where its kind is a later release's. Parts that
+    a later release adds are ignored.
+
+    Raises ``ValueError`` where a known kind lacks a part.
+    """
+    kind, *parts = text.decode().split("\0")
+    match kind, parts:
+        case "appended", [topic, last, *_]:
+            return Appended(topic, int(last))
+        case "redriven", [topic, client_id, *_]:
+            return Redriven(topic, client_id)
+        case "released", [topic, *_]:
+            return Released(topic)
+        case "leaving", [member, *_]:
+            return Leaving(member)
+        case "members", _:
+            return MembersChanged()
+        case (("appended" | "redriven" | "released" | "leaving"), _):
+            raise ValueError(f"event {kind!r} with {len(parts)} parts")
+    return None
+
+
+def encode_done(topic: str, client_id: str, sequence: int, error: str) -> bytes:
+    """Return the line that tells a waiting process of one receiver. NULs and line ends of ``error``
+    become spaces, since they part events."""
+    text = error.replace("\n", " ").replace("\0", " ") if error else ""
+    return f"{topic}\0{client_id}\0{sequence}\0{text}".encode()
+
+
+def decode_done(text: bytes) -> list[Done]:
+    """Return the events of one publication on the channel of a process.
+
+    Raises ``ValueError`` where a line has not four parts.
+    """
+    events = []
+    for line in text.decode().split("\n"):
+        topic, client_id, sequence, error = line.split("\0")
+        events.append(Done(topic, client_id, int(sequence), error))
+    return events
