@@ -74,11 +74,12 @@ def test_a_topic_that_ended_is_told_no_more(cluster: Cluster, raw: Raw, topic: s
 
 
 def test_bad_requests_are_told_what_was_expected(raw: Raw) -> None:
-    for key, values in {
+    wrong: dict[str, list[object]] = {
         "topic": [1, None, ["t"]],
         "limit": [0, -1, "5", 1.5, 10**6],
         "cursor": [1, "", "one", "a b c"],
-    }.items():
+    }
+    for key, values in wrong.items():
         for value in values:
             text = refusal(raw.ask("describe_fanout", **{key: value}))
             assert text.startswith(f"bad_request: {key}"), (value, text)

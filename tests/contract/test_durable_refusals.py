@@ -118,6 +118,7 @@ def test_a_wrong_value_is_refused_and_its_key_named(
 
 
 def test_what_is_reserved_is_no_durable_topic(raw: Raw, topic: str) -> None:
+    request: dict[str, object]
     for name in ("__matchmaking", "__gossip", "__other"):
         text = refusal(raw.ask("retain_fanout", topic=name, max_age=1))
         assert text.startswith("reserved: "), (name, text)

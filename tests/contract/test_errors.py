@@ -40,11 +40,11 @@ NOT_UTF_8 = [
     b"{%s}" % ALL + b"\xff",
     (b"{%s}" % ALL).decode().encode("utf-16"),
 ]
-TEXT = [1, 1.5, True, None, ["a"], {"a": "b"}]  # what is no string
-BOOLEAN = [1, 0, "true", None, [], {}]
-COUNT = [0, -1, 1.5, "10", True, [10], 10**15]
-SECONDS = [0, -1, -0.5, "5", True, [5], 10**10]
-WRONG = {
+TEXT: list[object] = [1, 1.5, True, None, ["a"], {"a": "b"}]  # what is no string
+BOOLEAN: list[object] = [1, 0, "true", None, [], {}]
+COUNT: list[object] = [0, -1, 1.5, "10", True, [10], 10**15]
+SECONDS: list[object] = [0, -1, -0.5, "5", True, [5], 10**10]
+WRONG: dict[tuple[str, str], list[object]] = {
     ("fanout", "topic"): TEXT,
     ("fanout", "unique"): TEXT,
     ("fanout", "timeout"): [0, -1, -0.5, "5", True, None, [5], 86_401, 1e300],

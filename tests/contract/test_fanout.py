@@ -7,7 +7,7 @@ import json
 import pytest
 from support.cluster import Cluster, eventually
 from support.foreign import Raw, receipt
-from support.wire import admin
+from support.wire import Assigned, Wire, admin
 
 pytest_plugins = ["support.foreign"]
 
@@ -33,7 +33,7 @@ def test_failures_are_named_with_the_receivers_own_words(cluster: Cluster, topic
     cluster.subscribe(topic, "alice", "bob")
     cluster.receiver(f"{topic}_alice")
 
-    def refuse(wire, job):
+    def refuse(wire: Wire, job: Assigned) -> None:
         wire.warn(job.handle, b"disk full")
         wire.fail(job.handle)
 

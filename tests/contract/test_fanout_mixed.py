@@ -73,7 +73,7 @@ def test_large_and_small_of_every_kind_keep_one_order(
     for number in range(60):
         # from below to far above the window of copies on their way
         size = (1, 100, 20_000, 300_000, 1_500_000)[number * 7 % 5]
-        request = {"topic": topic, "payload": str(number).ljust(size)}
+        request: dict[str, object] = {"topic": topic, "payload": str(number).ljust(size)}
         request["background"] = bool(number * 3 % 7 % 2)
         if number % 4 == 1:
             request["exclude"] = ["nobody"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from hashlib import sha256
 
 import pytest
@@ -374,7 +375,7 @@ def test_a_subscriber_may_give_its_own_job_such_an_id_too(
 
 
 def start_with_id(
-    raw: Raw, function: str, unique: bytes, request: dict[str, object]
+    raw: Raw, function: str, unique: bytes, request: Mapping[str, object]
 ) -> Pending | None:
     """Submit a request under a Gearman unique id; None where the job server refuses the id."""
     wire = raw.wire()

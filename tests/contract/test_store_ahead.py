@@ -166,7 +166,9 @@ def test_what_was_put_back_is_read_up_to_so_many_bytes(server: Redis) -> None:
         assert await bench.park("t", "alice", first.term, 1, 2, 3)
         await bench.ask("SET", "parked:t\0bob", "another type")
         wanted = [("t", "alice", [1, 9, 2, 3]), ("t", "bob", [1]), ("t", "carol", [1])]
-        [[one]] = await bench.lanes.put_back(wanted[:1], 1)
+        [first_part] = await bench.lanes.put_back(wanted[:1], 1)
+        assert isinstance(first_part, list)
+        [one] = first_part
         assert one is not None
         assert one.payload == b"1"
         found, refused, none = await bench.lanes.put_back(wanted, 10**6)

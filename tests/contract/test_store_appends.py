@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -143,6 +144,9 @@ def publish(
     logged: dict[str, list[str]] = {}
     made: list[Appends] = []
 
+    def tell(text: str, place: Logged | StoreError) -> None:
+        told.append((text, place))
+
     async def test(bench: LogBench) -> None:
         for topic in topics:
             await bench.begin(topic, "alice")
@@ -158,7 +162,7 @@ def publish(
                     body = b'{"topic":"%s","payload":"%s"}' % (topic.encode(), text.encode())
                     message = decode_fanout(body, 1000)
                     job: Any = Job()
-                    appends.add(job, message, lambda place, text=text: told.append((text, place)))
+                    appends.add(job, message, partial(tell, text))
             barriers.append(asyncio.create_task(appends.barrier()))
             for _ in range(5):
                 await asyncio.sleep(0)  # so that it is a round of its own
@@ -214,11 +218,15 @@ def test_what_was_given_back_is_not_written_again(server: Redis) -> None:
         appends = Appends(store, lambda: 0, "me")
         loops = [asyncio.create_task(loop()) for loop in (appends.write, appends.tell)]
         told: list[str] = []
+
+        def tell(text: str, _: object) -> None:
+            told.append(text)
+
         for text in ("back", "stays"):
             job: Any = Job()
             job.is_given_back = text == "back"
             message = decode_fanout(b'{"topic":"t","payload":"%s"}' % text.encode(), 1000)
-            appends.add(job, message, lambda _, text=text: told.append(text))
+            appends.add(job, message, partial(tell, text))
         async with asyncio.timeout(30):
             await appends.barrier()
         for loop in loops:

@@ -102,7 +102,8 @@ def test_what_is_read_and_kept_is_exact_whatever_the_sizes(shared: Redis, seed: 
                 pick.randint(1, 200),
                 pick.randint(0, 200_000),
             )
-            expected, total = [], 0
+            expected: list[int] = []
+            total = 0
             is_end = True
             for number in range(max(asked, first), len(sizes) + 1):
                 total += sizes[number - 1]

@@ -72,7 +72,7 @@ def test_a_change_hands_back_the_members_as_of_just_after(server: Redis) -> None
 def test_options_that_are_given_replace_and_the_others_stay(server: Redis) -> None:
     async def test(bench: Bench) -> None:
         async def options() -> tuple[int | None, bool]:
-            [listed] = await bench.subscriptions.read(["t"])
+            listed = await bench.list_of("t")
             found = listed.options[b"alice"]
             return found.max_backlog, found.envelope
 
@@ -86,7 +86,7 @@ def test_options_that_are_given_replace_and_the_others_stay(server: Redis) -> No
         assert await options() == (2**31 - 1, False)
         assert await bench.one(unsubscribe("t", "alice")) == Applied(4, True)
         assert await bench.one(subscribe("t", "alice")) == Applied(5, False)
-        [listed] = await bench.subscriptions.read(["t"])
+        listed = await bench.list_of("t")
         assert listed.options == {}, "nothing is left of a subscription that ended"
 
     run(server, test)
@@ -338,7 +338,7 @@ def test_the_members_clock_never_goes_back(server: Redis) -> None:
 def test_an_overflow_spares_what_was_subscribed_after_the_list_was_read(server: Redis) -> None:
     async def test(bench: Bench) -> None:
         await bench.one(subscribe("t", "alice", FULL))
-        [listed] = await bench.subscriptions.read(["t"])
+        listed = await bench.list_of("t")
         assert isinstance(listed, Listed)
         assert listed.version == 1
         await bench.one(subscribe("t", "alice"))  # again, while the end is on its way
@@ -360,7 +360,7 @@ def test_a_ttl_of_null_takes_the_ttl_away(server: Redis) -> None:
         await bench.one(subscribe("t", "alice", b'{"ttl":5,"envelope":true}'), clock_ms=1000)
         await bench.one(subscribe("t", "alice", b'{"ttl":null}'), clock_ms=2000)
         assert await bench.ends_at("t", "alice") is None
-        [listed] = await bench.subscriptions.read(["t"])
+        listed = await bench.list_of("t")
         assert (listed.options[b"alice"].ttl, listed.options[b"alice"].envelope) == (None, True)
         assert await bench.one(expire("t", "alice"), clock_ms=9000) == Applied(0, False)
         await bench.one(subscribe("t", "bob", b'{"ttl":null}'))

@@ -37,10 +37,7 @@ def make_cluster_of(here: redis.Redis, there: redis.Redis, other: Redis) -> int:
     here.execute_command("CLUSTER", "MEET", "127.0.0.1", other.port)
     for client in (here, there):
         eventually(
-            lambda client=client: (
-                b"cluster_state:ok"  # type: ignore[misc]
-                in client.execute_command("CLUSTER", "INFO")
-            ),
+            lambda client=client: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"),
             30,
         )
     return int(here.execute_command("CLUSTER", "KEYSLOT", "{test}:x"))

@@ -347,7 +347,7 @@ def test_parked_messages_are_taken_the_oldest_first_up_to_the_limit(
         acquired = await bench.acquire("t", "alice")
         assert acquired is not None
         assert await bench.park("t", "alice", acquired.term, 10, 9, 11, 2)
-        steps = []
+        steps: list[object] = []
         for limit in (1, 2, None, 5):
             steps.append(await bench.lanes.take_parked("t", "alice", how, limit))
             steps.append(await bench.listed("t", "alice"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from support.logs import NOTHING, LogBench, durable, failed, parked_in, run, trouble
 from support.servers import Redis
@@ -162,8 +164,8 @@ def test_a_thousand_lanes_of_one_topic_are_given_up_together(server: Redis) -> N
         found, _ = await bench.lanes.acquire(ME, {"t": clients})
         given = [(one.client_id, one.term, 0, "", None) for one in found["t"]]
         await bench.lanes.release(ME, {("t", True): given})
-        found = await bench.lanes.records("t", clients)
-        assert {found[client].owner for client in clients} == {"-"}
+        records = await bench.lanes.records("t", clients)
+        assert {records[client].owner for client in clients} == {"-"}
 
     run(server, test)
 
@@ -263,7 +265,7 @@ def test_what_failed_attempts_left_behind_goes_to_the_next_owner(server: Redis) 
 
 
 @pytest.mark.parametrize("kind", ["fail", "clear", "redriven"])
-def test_who_does_not_hold_a_lane_leaves_nothing_behind(server: Redis, kind: str) -> None:
+def test_who_does_not_hold_a_lane_leaves_nothing_behind(server: Redis, kind: Any) -> None:
     async def test(bench: LogBench) -> None:
         acquired = await begin(bench)
         assert await bench.park("t", "alice", acquired.term, 2)

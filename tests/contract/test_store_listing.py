@@ -184,7 +184,7 @@ def pages_of(server: Redis, shape: dict[str, int], limit: int) -> None:
         await bench.ask("HSET", "drops:d", "c000003", 9)
         listing = Listing(bench.connection)
         found: list[tuple[str, str]] = []
-        dropped = {}
+        dropped: dict[tuple[str, str], int] = {}
         after, more = None, True
         while more:
             pages, more = await listing.page(None, after, limit)

@@ -13,6 +13,7 @@ from support.store import LEASE_MS, Bench, run, subscribe, unsubscribe
 from gearhorn.errors import StartError, StoreError
 from gearhorn.store.keys import SCHEMA
 from gearhorn.store.members import Member, Renewal
+from gearhorn.store.subscriptions import Change
 
 pytest_plugins = ["support.store"]
 KEPT, EXTRA = 10_000, 1000  # as in change.lua
@@ -80,10 +81,8 @@ def test_a_renewal_hands_back_exactly_what_changed_since(server: Redis) -> None:
         chance = random.Random(7)
         names = [f"t{number}" for number in range(18)] + ["ü:{x}", 'quote"']
         changed = [chance.choice(names) for _ in range(200)]
-        changes = [
-            chance.choice([subscribe, unsubscribe])(topic, f"c{chance.randrange(3)}")
-            for topic in changed
-        ]
+        kinds: list[Callable[[str, str], Change]] = [subscribe, unsubscribe]
+        changes = [chance.choice(kinds)(topic, f"c{chance.randrange(3)}") for topic in changed]
         assert [one.version for one in await bench.apply(*changes)] == list(range(1, 201))
         await bench.join()
         for known in range(201):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from support.logs import LogBench, durable, parked, retain, run
 from support.servers import Redis
@@ -139,7 +141,7 @@ def test_messages_are_taken_once_piece_by_piece_though_answers_are_lost(
         whole = bench.connection.pipeline
         lost: list[int] = []
 
-        async def losing(commands: list[Command], *rest: float) -> list[object]:
+        async def losing(commands: list[Command], *rest: Any) -> list[object]:
             replies = await whole(commands, *rest)
             if commands[0][0] == "EVALSHA" and len(lost) < 2:
                 lost.append(1)

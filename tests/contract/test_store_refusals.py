@@ -55,7 +55,7 @@ def operator(server: Redis) -> Iterator[redis.Redis]:
 @pytest.fixture
 def tell(operator: redis.Redis) -> Callable[..., Any]:
     """Runs a command of the operator's."""
-    return operator.execute_command  # type: ignore[no-any-return]
+    return operator.execute_command
 
 
 async def read(bench: Bench) -> StoreError:
@@ -178,7 +178,7 @@ def test_a_store_that_reads_its_data_is_waited_for(server: Redis, tell: Callable
         tell("CONFIG", "SET", "key-load-delay", "20000")
         thread = threading.Thread(target=reload)
         thread.start()
-        refusals = []
+        refusals: list[StoreError] = []
         deadline = time.monotonic() + 30
         while thread.is_alive() and time.monotonic() < deadline:
             with contextlib.suppress(StoreUnanswered):
@@ -189,8 +189,8 @@ def test_a_store_that_reads_its_data_is_waited_for(server: Redis, tell: Callable
             await asyncio.sleep(0.05)
         thread.join()
         assert refusals, "it was never loading"
-        for error in refusals:
-            assert_is(error, StoreError, "LOADING")
+        for refusal in refusals:
+            assert_is(refusal, StoreError, "LOADING")
         await goes_on(bench)
 
     run(server, test)

@@ -114,7 +114,7 @@ def test_pruning_goes_in_steps_and_at_once_again_while_there_is_more(
     async def test(bench: LogBench) -> None:
         await bench.one(retain("t", max_age=1))
         await bench.append("t", *"x" * 25)
-        steps = []
+        steps: list[float | None] = []
         for _ in range(3):
             steps.append(await bench.prune("t", 5000))
             steps.append(await bench.due_ms("t"))

@@ -225,8 +225,8 @@ def test_file_environment_and_command_line_are_put_together(
         "log_level": "warning",
         "namespace": "env",
     }
-    options = ("--fanout-function", "cli_fanout", "--max-payload", "1000", "--log-level", "info")
-    options += ("--parked-function", "cli_parked")
+    options = ["--fanout-function", "cli_fanout", "--max-payload", "1000", "--log-level", "info"]
+    options += ["--parked-function", "cli_parked"]
     worker = launch(cluster.address, *options, env=env).ready()
     names = {"cli_fanout", "file_subscribe", "env_unsubscribe"}
     names |= {"register_fanout_subscriber", "describe_fanout"}
@@ -356,8 +356,8 @@ def test_a_store_on_a_unix_socket_is_used(launch: Launch, cluster: Cluster, tmp_
 def test_a_worker_with_other_names_serves_those_and_not_the_usual_ones(
     launch: Launch, cluster: Cluster
 ) -> None:
-    kinds = ("fanout", "subscribe", "register", "unsubscribe", "describe")
-    kinds += ("retain", "fetch", "parked")
+    kinds = ["fanout", "subscribe", "register", "unsubscribe", "describe"]
+    kinds += ["retain", "fetch", "parked"]
     options = [word for kind in kinds for word in (f"--{kind}-function", f"my_{kind}")]
     launch(cluster.address, "--redis", cluster.store.url, *options).ready()
     eventually(lambda: workers_of(cluster.address) == {f"my_{kind}" for kind in kinds})
@@ -528,7 +528,7 @@ def stops_once_it_can(worker: Command) -> int:
     """SIGTERM once the worker handles it, which no line of its log tells at these levels."""
     status = Path(f"/proc/{worker.process.pid}/status")
     term = 1 << (15 - 1)
-    eventually(lambda: int(re.search(r"SigCgt:\s*(\w+)", status.read_text())[1], 16) & term)
+    eventually(lambda: int(re.findall(r"SigCgt:\s*(\w+)", status.read_text())[0], 16) & term)
     return worker.stop()
 
 

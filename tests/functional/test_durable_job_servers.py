@@ -40,7 +40,8 @@ def carrier_of(cluster: Cluster, queue: str) -> Server:
     def carriers() -> list[Server]:
         return [server for server in servers if queue in running(server.address)]
 
-    [carrier] = eventually(carriers)
+    found: list[Server] = eventually(carriers)
+    [carrier] = found
     servers.sort(key=lambda server: server is carrier)
     return carrier
 
@@ -108,7 +109,7 @@ def assert_all_came_in_order(
 
     def lag() -> int:
         found = describe(cluster, "t")["topics"]["t"]["subscriptions"]
-        return max(one["durable"]["lag"] for one in found.values())
+        return int(max(one["durable"]["lag"] for one in found.values()))
 
     eventually(lambda: not lag() or host.errors, 20, "messages are not acknowledged")
     for queue in QUEUES:

@@ -4,11 +4,12 @@ once, whenever it comes, goes, or is away."""
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 from support.bulk import fanout_body, run_all
 from support.cluster import Cluster, eventually
-from support.lanes import Host, Users, lane, publish, subscribe
+from support.lanes import Came, Host, Users, lane, publish, subscribe
 
 pytest_plugins = ["support.foreign", "support.lanes"]
 
@@ -20,6 +21,16 @@ NODES = [f"node{number}" for number in range(1, 6)]
 def cluster(gearmand_cluster: Cluster) -> Cluster:
     """gearmand and Redis."""
     return gearmand_cluster
+
+
+def slow_receiver(pause_s: float) -> Callable[[Came], bool]:
+    """A behaviour that succeeds after a while."""
+
+    def behave(_: Came) -> bool:
+        time.sleep(pause_s)
+        return True
+
+    return behave
 
 
 def texts(host: Host) -> list[str]:
@@ -47,8 +58,8 @@ def test_every_node_processes_every_message_once_whenever_it_comes(
     hosts[first].wait(20)
 
     # the first node is done with all there is; the others find it nevertheless
-    hosts[slow] = users.host(cluster, queues[slow], behave=lambda one: not time.sleep(0.02))
-    before = users.host(cluster, queues[restarts], behave=lambda one: not time.sleep(0.01))
+    hosts[slow] = users.host(cluster, queues[slow], behave=slow_receiver(0.02))
+    before = users.host(cluster, queues[restarts], behave=slow_receiver(0.01))
     before.wait(5)
     before.close()
     assert 5 <= len(before.came) < 20, "it was not in the middle"

@@ -14,7 +14,7 @@ import pytest
 import redis
 from support.cluster import Cluster, Receiver, Worker, eventually
 from support.lanes import lane, publish, running, subscribe
-from support.servers import Gearmand, free_port
+from support.servers import EmbeddedGearman, Gearmand, free_port
 from support.wire import Wire, admin
 
 MakeCluster = Callable[..., Cluster]
@@ -181,7 +181,7 @@ def test_a_lane_that_closes_goes_on_though_its_job_is_refused(make_cluster: Make
     eventually(lambda: [one for one in receiver.payloads if one != b"dummy"] == [b"m1", b"m2"], 20)
 
 
-def parked_at(server: Gearmand, action: str) -> Any:
+def parked_at(server: Gearmand | EmbeddedGearman, action: str) -> Any:
     """Ask about parked messages through one job server."""
     request = {"topic": "t", "client_id": "alice", "action": action}
     with Wire(server.address) as wire:

@@ -40,7 +40,7 @@ def assert_in_order(cluster: Cluster, host: Host, replies: Sequence[Reply]) -> N
 
     def lag() -> int:
         found = describe(cluster, "t")["topics"]["t"]["subscriptions"]
-        return max(one["durable"]["lag"] for one in found.values())
+        return int(max(one["durable"]["lag"] for one in found.values()))
 
     eventually(lambda: not lag() or host.errors, 20, "messages are not acknowledged")
     expected = [(one.epoch, one.sequence, one.text) for one in replies]

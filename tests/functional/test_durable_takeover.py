@@ -93,7 +93,7 @@ def test_attempts_survive_the_member_that_made_them(
 
     def behave(one: Came) -> bool:
         may_fail.acquire(timeout=20)
-        return one.envelope["payload"] != "bad"
+        return bool(one.envelope["payload"] != "bad")
 
     alice = users.host(cluster, "t_alice", behave=behave)
     publish(cluster, "t", "bad", "good")

@@ -105,7 +105,8 @@ async def test_silence_counts_for_each_answer_and_the_wait_for_ones_turn_does_no
 @on_loop
 async def test_who_waits_is_told_when_the_server_is_down(gearmand: Gearmand) -> None:
     async with Proxy(gearmand.address) as proxy:
-        text, trimmer = (kind(Server(HOST, proxy.port), None) for kind in (Admin, Trimmer))
+        server = Server(HOST, proxy.port)
+        text, trimmer = Admin(server, None), Trimmer(server, None)
         await text.limit([(b"first", 1)])
         proxy.is_silent = True
         waiters = [

@@ -9,6 +9,7 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 import redis
@@ -44,7 +45,7 @@ def beds() -> Iterator[Callable[[int], Cluster]]:
         one.close()
 
 
-def config_of(bed: Cluster, **more: int) -> Config:
+def config_of(bed: Cluster, **more: Any) -> Config:
     servers = tuple(parse_server(server.address) for server in bed.job_servers)
     return Config(servers=servers, redis=bed.store.url, **more)
 

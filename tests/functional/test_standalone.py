@@ -50,7 +50,7 @@ class Standalone:
         self._log = Path(self._directory.name) / "log"
         with self._output.open("wb") as output, self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*(COMMANDS.get(kind) or [ROOT / kind]), *options],
+                [*(COMMANDS.get(kind) or [str(ROOT / kind)]), *options],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=log,

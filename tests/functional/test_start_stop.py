@@ -444,7 +444,7 @@ def test_a_killed_gearmand_is_served_again_soon_after_its_return_and_each_event_
     # lost, not there, there again
     eventually(lambda: len(worker.log().splitlines()) >= before + 3)
     told = worker.log().splitlines()[before:]
-    events = Counter(re.search(r'event=("[^"]*"|\S*)', line)[1] for line in told)
+    events = Counter(re.findall(r'event=("[^"]*"|\S*)', line)[0] for line in told)
     assert set(events.values()) == {1}, told
     assert len(events) == 3, told
     assert all(server.address in line for line in told)

@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -85,9 +85,10 @@ class Run:
 
     def check(self) -> None:
         """Fail if the harness itself did."""
-        for one in (*self.publishers, *self.changing, self.receivers):
-            if one.error is not None:
-                raise one.error
+        parts: list[Publisher | Changing | Receivers] = [*self.publishers, *self.changing]
+        for part in [*parts, self.receivers]:
+            if part.error is not None:
+                raise part.error
 
     def stop_publishing(self) -> None:
         """Have the last messages replied to."""
@@ -141,11 +142,12 @@ class Run:
     def keep(self, directory: Path) -> None:
         """Write down what happened, for whoever wants to know why."""
         deliveries = sorted(self.history.deliveries, key=lambda one: one.start_s)
-        for name, lines in {
+        found: dict[str, Iterable[object]] = {
             "violations": self.violations(),
             "deliveries": deliveries,
             "faults": self.history.faults,
-        }.items():
+        }
+        for name, lines in found.items():
             (directory / name).write_text("".join(f"{line}\n" for line in lines))
         self.faults.keep_logs(directory)
         print(f"what happened: {directory}")

@@ -22,8 +22,8 @@ READY_S = 20.0
 Behaviour = Callable[[Wire, Assigned], None]
 
 
-def eventually(check: Callable[[], Any], timeout: float = 10.0, what: str = "") -> Any:
-    """Return the first true value of `check`, asked again until the timeout (seconds)."""
+def eventually(check: Callable[..., Any], timeout: float = 10.0, what: str = "") -> Any:
+    """Return the first true value of `check()`, asked again until the timeout (seconds)."""
     deadline = time.monotonic() + timeout
     while True:
         value = check()

@@ -230,7 +230,7 @@ def long_list(topic: str, clients: Sequence[str]) -> Subscribers:
 
 def message(payload: bytes = b"x", **options: Any) -> Fanout:
     """A message as a request would make it."""
-    given = {
+    given: dict[str, Any] = {
         "unique": None,
         "background": False,
         "timeout_s": 600.0,

@@ -63,8 +63,8 @@ class Meanwhile:
         self._body = fanout_body(topic, "x", unique="same")
         self.took: list[float] = []
 
-    def during(self, work: Callable[[], Any]) -> Any:
-        """Return what ``work`` returns; ``took`` has the seconds of each fan-out meanwhile."""
+    def during(self, work: Callable[..., Any]) -> Any:
+        """Return what ``work()`` returns; ``took`` has the seconds of each fan-out meanwhile."""
         stop = threading.Event()
         thread = threading.Thread(target=self._publish, args=(stop,), daemon=True)
         self.took = []

@@ -127,7 +127,7 @@ class Duties:
     async def disappear(self, member: str) -> None:
         self.events.append(("disappear", member))
 
-    def drop(self, topic: str) -> None:
+    def drop(self, topic: str, is_durable: bool = False, client_id: str | None = None) -> None:
         self.events.append(("drop", topic))
         self.until_s.append(self._lease.until_s)
 

@@ -92,7 +92,7 @@ class Saboteur:
 
             return original(tasks, name, maybe, **more)
 
-        Tasks.keep = keep  # type: ignore[method-assign]
+        Tasks.keep = keep  # type: ignore[method-assign,assignment]
 
     def _read(self) -> None:
         data = os.read(0, 1 << 16)

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import redis
 
+from gearhorn.errors import StoreError
 from gearhorn.names import queue_of
 from gearhorn.store.connection import Connection
 from gearhorn.store.members import Members, Renewal
-from gearhorn.store.subscriptions import Applied, Change, Subscriptions
+from gearhorn.store.subscriptions import Applied, Change, Listed, Subscriptions
 from support.servers import Redis, Valkey
 
 LEASE_MS = 10_000
@@ -84,8 +85,14 @@ class Bench:
 
     async def clients(self, topic: str) -> set[bytes]:
         """The client_ids subscribed to a topic."""
+        return set((await self.list_of(topic)).clients)
+
+    async def list_of(self, topic: str) -> Listed:
+        """A topic's list, as it is read from the store."""
         [listed] = await self.subscriptions.read([topic])
-        return set(listed.clients)
+        if isinstance(listed, StoreError):
+            raise listed
+        return listed
 
     async def ends_at(self, topic: str, client_id: str) -> float | None:
         """When a subscription ends by itself, in ms of the members' clock."""

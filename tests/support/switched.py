@@ -25,7 +25,7 @@ class SwitchedStore:
     def port(self) -> int:
         """Where the primary is found, whichever it is."""
         assert self._proxy is not None
-        return self._proxy.port
+        return int(self._proxy.port)
 
     @property
     def address(self) -> str:

@@ -38,7 +38,7 @@ class Turns:
             if took > self.longest:
                 self.longest, self.what = took, repr(handle)
 
-        asyncio.events.Handle._run = run  # type: ignore[method-assign]
+        asyncio.events.Handle._run = run  # type: ignore[method-assign,assignment]
         return self
 
     def __exit__(

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from support.fanouts import Bench, Job, long_list, message
@@ -29,7 +30,7 @@ def direct(bench: Bench) -> Job:
     return job
 
 
-def background(bench: Bench, **options: object) -> Job:
+def background(bench: Bench, **options: Any) -> Job:
     job = Job()
     total = len(bench.subscribers.queues)
     fanout = Background(

@@ -77,7 +77,7 @@ class Option(NamedTuple):
     command_line: str
     environment: str
     file: str  # TOML
-    meanings: tuple[Any, Any, Any]
+    meanings: tuple[Any, ...]
 
 
 OPTIONS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from hashlib import sha256
 
 import pytest
@@ -11,7 +12,7 @@ from gearhorn.fanout.copies import Subscribers, unique_id
 from gearhorn.gearman import packets
 from gearhorn.gearman.job_servers import JobServers
 from gearhorn.gearman.link import Server
-from gearhorn.messages.fanout import decode_fanout
+from gearhorn.messages.fanout import Fanout, decode_fanout
 
 PREFIX = b"0123456789abcdef.1:"
 
@@ -55,12 +56,12 @@ def cluster_of(*up: bool) -> JobServers:
     return cluster
 
 
-def message_for(topic: str, **more: object):
+def message_for(topic: str) -> Fanout:
     body = b'{"topic":"%s","payload":"hello"}' % topic.encode()
     return decode_fanout(body, 1000)
 
 
-def in_loop(check):
+def in_loop(check: Callable[[], None]) -> None:
     async def main() -> None:
         check()
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from itertools import pairwise
 
 import pytest
 
-from gearhorn.errors import StoreError, StoreRefused, Unavailable
+from gearhorn.errors import RequestError, StoreError, StoreRefused, Unavailable
 from gearhorn.fanout import directory
 from gearhorn.fanout.copies import Subscribers
 from gearhorn.fanout.directory import Directory
@@ -47,10 +48,9 @@ class Served:
     def __init__(self) -> None:
         self.lists: list[tuple[str, list[bytes]]] = []
 
-    def __call__(self, name: str) -> Callable[[Subscribers | Unavailable], None]:
-        def waiter(found: Subscribers | Unavailable) -> None:
-            assert isinstance(found, Subscribers)
-            self.lists.append((name, found.queues))
+    def __call__(self, name: str) -> Callable[[Subscribers | RequestError], None]:
+        def waiter(found: Subscribers | RequestError) -> None:
+            self.lists.append((name, queues_of(found)))
 
         return waiter
 
@@ -68,7 +68,14 @@ def run(test: Callable[[Store, Directory], Coroutine[None, None, None]], most: i
 def kept(lists: Directory, topic: str) -> list[bytes] | None:
     """The queues of a cached list, if it may be used."""
     found = lists.get(topic)
-    return None if found is None else found.queues
+    return None if found is None else queues_of(found)
+
+
+def queues_of(found: Subscribers | RequestError) -> list[bytes]:
+    """The queues of a short list that was read."""
+    assert isinstance(found, Subscribers)
+    assert isinstance(found.queues, list)
+    return found.queues
 
 
 async def turn() -> None:
@@ -79,16 +86,16 @@ async def turn() -> None:
 
 def test_waiters_are_served_in_order_by_one_read() -> None:
     async def test(store: Store, lists: Directory) -> None:
-        served: list[int] = []
-        for number in range(3):
-            lists.when_known("t", lambda _, number=number: served.append(number))
+        served = Served()
+        for name in ("first", "second", "third"):
+            lists.when_known("t", served(name))
         await turn()
         assert lists.get("t") is None
         [(topic, read)] = store.reads
         assert topic == "t"
         read.set_result([b"t_a"])
         await turn()
-        assert served == [0, 1, 2]
+        assert [name for name, _ in served.lists] == ["first", "second", "third"]
         found = lists.get("t")
         assert found is not None
         assert found.queues == [b"t_a"]
@@ -99,10 +106,10 @@ def test_waiters_are_served_in_order_by_one_read() -> None:
 def test_a_read_that_began_before_the_change_is_not_kept_and_serves_only_those_before() -> None:
     async def test(store: Store, lists: Directory) -> None:
         served: list[tuple[str, list[bytes]]] = []
-        lists.when_known("t", lambda one: served.append(("before", one.queues)))
+        lists.when_known("t", lambda found: served.append(("before", queues_of(found))))
         await turn()
         lists.drop("t")  # the topic changes while it is being read
-        lists.when_known("t", lambda one: served.append(("after", one.queues)))
+        lists.when_known("t", lambda found: served.append(("after", queues_of(found))))
         store.reads[0][1].set_result([b"t_old"])
         await turn()
         assert served == [("before", [b"t_old"])]
@@ -300,7 +307,7 @@ def test_a_topic_that_the_store_refuses_is_told_and_the_others_are_served() -> N
     async def test(store: Store, lists: Directory) -> None:
         found: dict[str, Subscribers | Exception] = {}
         for topic in ("good", "bad"):
-            lists.when_known(topic, lambda one, topic=topic: found.__setitem__(topic, one))
+            lists.when_known(topic, partial(found.__setitem__, topic))
         await turn()
         assert [topic for topic, _ in store.reads] == ["good", "bad"]
         store.reads[1][1].set_exception(StoreRefused("wrong type"))

@@ -280,7 +280,7 @@ class Promise(RuleBasedStateMachine):
         for one in former.singles or [former]:
             if one.state not in (State.DONE, State.PARKING):
                 one.apply(Event.LATE)
-                assert one.state is State.DONE
+                assert one.state is State.DONE  # type: ignore[comparison-overlap]
                 self.finish(one)
         self.release()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 from support.matchmaking import SINCE_S, Bench, run, turn
@@ -14,7 +15,7 @@ from gearhorn.messages.peers import Changed
 # Telling
 
 
-async def only_the_lease_tells(bench: Bench, told: asyncio.Task[None]) -> None:
+async def only_the_lease_tells(bench: Bench, told: asyncio.Task[Any]) -> None:
     """The peer does not count as told until the membership says that it needs no answer."""
     assert not told.done()
     bench.known.over[0].set_result(None)

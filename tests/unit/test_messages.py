@@ -167,7 +167,7 @@ def subscribe(**options: object) -> Subscribe:
 
 SECONDS = "expected seconds > 0 and <= 1000000000, got"
 STARTS = "expected either sequence or window"
-WRONG_DURABLES = [
+WRONG_DURABLES: list[tuple[object, str]] = [
     (None, "durable: expected"),
     (1, "durable: expected"),
     ("yes", "durable: expected"),
@@ -243,8 +243,9 @@ def test_a_durable_subscription_without_options_has_the_defaults() -> None:
     assert DurableOptions() == DurableOptions(
         in_flight=1, timeout=30.0, max_attempts=20, max_backoff=3600.0, batch=1, pull=False
     )
-    for word in True, {}:
-        kept = encode_given_options(subscribe(durable=word))
+    shorthands: list[object] = [True, {}]
+    for shorthand in shorthands:
+        kept = encode_given_options(subscribe(durable=shorthand))
         assert json.loads(kept) == {"durable": {}}
         assert decode_options(kept).durable == DurableOptions()
 

@@ -103,11 +103,11 @@ def test_a_long_request_is_refused_for_what_a_short_one_is_refused_for() -> None
 @pytest.mark.parametrize("where", [0, MIB, 3 * MIB - 2])
 def test_a_long_request_is_utf8_throughout(where: int) -> None:
     text = bytearray("é".encode() * (MIB + MIB // 2))
-    body = request(unknown=b'"%b"' % text)
+    body = request(unknown=b'"%b"' % bytes(text))
     assert decode_fanout(body, LIMIT).payload == b"p"
     text[where] = 0xFF
     with pytest.raises(BadRequest, match="UTF-8"):
-        decode_fanout(request(unknown=b'"%b"' % text), LIMIT)
+        decode_fanout(request(unknown=b'"%b"' % bytes(text)), LIMIT)
 
 
 def test_ten_thousand_names_may_be_excluded() -> None:

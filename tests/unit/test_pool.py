@@ -219,7 +219,7 @@ async def test_an_idle_connection_is_asked_for_a_sign_of_life_and_closed_without
     while wire.is_open:
         await asyncio.sleep(0.01)
     async with bed.pool.use() as other:
-        assert other is bed.made[1]  # type: ignore[comparison-overlap]
+        assert other is bed.made[1]
 
 
 @on_bed(2)
