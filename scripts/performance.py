@@ -14,6 +14,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "docs" / "performance.json"
 DOCUMENT = ROOT / "docs" / "performance.rst"
+IDLE = 0.2  # processors that other programs may use while a release is measured
 BEGIN, END = ".. tables begin\n", ".. tables end\n"
 # what takes part in a run, in the order in which it is named; the keys of "versions" in the result
 PARTS = (
@@ -56,20 +57,32 @@ def _about(result: dict[str, Any]) -> str:
     rounds = f"medians of {settings['rounds']} rounds"
     short = ", with a quarter of the messages (``--quick``)" if settings["quick"] else ""
     text = f"Measured on {str(versions['date'])[:10]}, {rounds}{short}: {', '.join(known)}."
-    used = settings.get("neighbours_cores", {}).values()
-    if used:
-        text += f" Other programs used up to {max(used):.1f} processors meanwhile."
-    return textwrap.fill(text, 100) + "\n"
+    used = max(settings.get("neighbours_cores", {}).values(), default=0.0)
+    text += f" Other programs used up to {used:.1f} processors meanwhile."
+    if settings["quick"] or used > IDLE:
+        text += " **Provisional**: a release is measured in full, on a machine that is idle."
+    return f"{textwrap.fill(text, 100)}\n\n{_targets(result)}"
+
+
+def _targets(result: dict[str, Any]) -> str:
+    """Return how many of the project's own targets were met, and the names of the others."""
+    count = sum(line["target"] is not None for line in result["lines"])
+    missed = result["targets_missed"]
+    text = f"{count - len(missed)} of {count} targets were met."
+    if missed:
+        text += f" Missed: {'; '.join(map(_plain, missed))}."
+    return textwrap.fill(text, 100, break_on_hyphens=False) + "\n"
 
 
 def _table(lines: list[dict[str, Any]]) -> str:
-    rows = [["", "Median", "Range", "Of line 1", "Remarks"]]
+    rows = [["", "Median", "Range", "Of line 1", "Target", "Remarks"]]
     rows += [
         [
             _plain(line["name"]),
             _figure(line["median"], line["unit"]),
             _span(line),
             _ratio(line),
+            _target(line),
             _plain(line["note"]),
         ]
         for line in lines
@@ -112,6 +125,13 @@ def _ratio(line: dict[str, Any]) -> str:
     if ratio is None:
         return ""
     return f"{ratio:,.0f} copies" if line["unit"] == "seconds" else f"{ratio:.0%}"
+
+
+def _target(line: dict[str, Any]) -> str:
+    target = line["target"]
+    if target is None:
+        return ""
+    return f"{_plain(target['asked'])}: {'met' if target['ok'] else 'missed'}"
 
 
 def main() -> None:
