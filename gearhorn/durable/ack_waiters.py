@@ -97,10 +97,13 @@ class AckWaiters:
                 if not waited.waiters:
                     del self._topics[topic]
 
-    def hear(self, words: bytes) -> None:
+    def hear(self, text: bytes) -> None:
         """Take what members tell of messages that are done with."""
-        for done in decode_done(words):
+        for done in decode_done(text):
             self._tell(done.topic, done.sequence, done.client_id, done.error)
+
+    def missed(self) -> None:
+        """Do nothing: positions are looked at all the time."""
 
     def _waiters(self, topic: str, sequence: int) -> Sequence[Waiter]:
         waited = self._topics.get(topic)

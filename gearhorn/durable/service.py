@@ -16,6 +16,7 @@ from gearhorn.durable.appends import Appends
 from gearhorn.durable.deliverer import Deliverer
 from gearhorn.durable.fetching import Reading
 from gearhorn.durable.job_watch import JobWatcher
+from gearhorn.durable.listener import Listener
 from gearhorn.durable.ownership import Ownership
 from gearhorn.durable.pruning import prune
 from gearhorn.durable.quiet import Quiet
@@ -24,16 +25,11 @@ from gearhorn.errors import StoreError
 from gearhorn.gearman.job_servers import JobServers
 from gearhorn.members.membership import Membership
 from gearhorn.messages.events import (
-    Appended,
-    Leaving,
     MembersChanged,
-    Redriven,
-    Released,
-    decode_event,
 )
 from gearhorn.store.asked import Askers
 from gearhorn.store.connection import Connection
-from gearhorn.store.events import Events
+from gearhorn.store.events import ChannelListener, Events
 from gearhorn.store.lanes import Lanes
 from gearhorn.store.log import Log
 from gearhorn.tasks import Tasks
@@ -86,12 +82,20 @@ class DurableTopics:
         self._ownership = Ownership(
             self.lanes, membership, self.deliverer, self._redrives, lambda: store.run_id
         )
-        handlers = {
-            store.channel("events"): self._hear,
-            store.channel("done", process): self.waiting.hear,
-        }
-        self._events = Events(store, handlers, self._missed)
         self._tasks = Tasks()
+        listener = Listener(
+            deliverer=self.deliverer,
+            reading=self.reading,
+            ownership=self._ownership,
+            redrives=self._redrives,
+            membership=membership,
+            tasks=self._tasks,
+        )
+        listeners: dict[str, ChannelListener] = {
+            store.channel("events"): listener,
+            store.channel("done", process): self.waiting,
+        }
+        self._events = Events(store, listeners)
 
     @property
     def is_idle(self) -> bool:
@@ -153,24 +157,3 @@ class DurableTopics:
             await self.lanes.tell(MembersChanged())
         except StoreError as error:
             log.debug("the others are not told of members", error=str(error))
-
-    def _hear(self, words: bytes) -> None:
-        """Take what a script or a member tells everybody."""
-        match decode_event(words):
-            case Appended(topic, last):
-                self.deliverer.appended(topic, last)
-                self.reading.appended(topic)
-            case Released(topic):
-                self._ownership.changed(topic)
-            case Redriven():
-                self._redrives.hear()
-            case Leaving(member):
-                self._ownership.leaves(member)
-            case MembersChanged():
-                self._tasks.spawn(self._membership.refresh(), "members")
-
-    def _missed(self) -> None:
-        """Anything may have happened while nobody listened."""
-        self.deliverer.missed()
-        self.reading.missed()
-        self._ownership.refresh()

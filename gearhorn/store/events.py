@@ -1,13 +1,26 @@
-"""Events: what the store tells everybody, on a connection that only listens.
+"""Events: what is published on the store's channels, heard on a connection that only listens.
 
-Rules: runs on the event loop. Words may be lost while the connection is down; ``missed`` is called
-whenever it is there again, and everything may have happened then.
+Theory of operation. Redis delivers a publication at most once: what is published while a listener's
+connection is down is lost, and the listener is not told. So no event is ever needed for
+correctness. Each tells a part of this process to read the store sooner than it would by itself, and
+every time that all channels are confirmed on a new connection, each listener is told that it may
+have missed anything (``missed``) and reads the store. The order matters: ``missed`` comes after the
+confirmation, so that a change between the reading and the confirmation cannot fall into a gap.
+
+A connection that only listens is silent for long, and silence looks like a connection that a
+middlebox has dropped. After ``SILENT_S`` the server is asked for a sign of life; without an answer
+within ``LOST_S`` the connection counts as lost. An ACL that does not let the user listen cannot be
+waited out: the listeners are told once every ``DEAF_S`` that they may have missed anything, so that
+the process works with a delay instead of not at all.
+
+Rules: runs on the event loop. A listener that raises is logged and heard again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Protocol
 
 import structlog
 
@@ -17,39 +30,48 @@ from gearhorn.store.refusals import code_of
 from gearhorn.store.wire import Wire
 from gearhorn.timing import Backoff
 
-SILENT_S = 3.0  # without a word the connection is asked for a sign of life
+SILENT_S = 3.0  # of silence, and the connection is asked for a sign of life
 LOST_S = 2.0  # and answers within that
-DEAF_S = 1.0  # between two looks where the store does not let us listen
+DEAF_S = 1.0  # between two calls of ``missed`` where the store refuses to let this user listen
 
 log = structlog.get_logger(__name__)
 
 
-class Events:
-    """Listens to channels, each with its handler."""
+class ChannelListener(Protocol):
+    """Who hears one channel."""
 
-    def __init__(
-        self,
-        connection: Connection,
-        handlers: Mapping[str, Callable[[bytes], None]],
-        missed: Callable[[], None],
-    ) -> None:
+    def hear(self, text: bytes) -> None:
+        """Take what was published."""
+
+    def missed(self) -> None:
+        """Take that anything may have been published that was not heard."""
+
+
+class Events:
+    """Listens to channels.
+
+    Arguments:
+        connection: opens the connection that only listens.
+        listeners: who hears each channel, by the channel's name.
+    """
+
+    def __init__(self, connection: Connection, listeners: Mapping[str, ChannelListener]) -> None:
         self._connection = connection
-        self._handlers = {name.encode(): handler for name, handler in handlers.items()}
-        self._missed = missed
+        self._listeners = {name.encode(): listener for name, listener in listeners.items()}
         self._is_refused = False
 
     async def run(self) -> None:
-        """Listen for ever."""
+        """Listen until cancelled, and connect anew whenever the connection ends."""
         backoff = Backoff(0.05, 0.5)
         while True:
             wire = None
             try:
                 wire = await self._connection.open_apart()
-                wire.send([("SUBSCRIBE", *self._handlers)])
+                wire.send([("SUBSCRIBE", *self._listeners)])
                 await self._listen(wire, backoff)
             except StoreError as error:
                 self._explain(error)
-                if self._is_refused:  # nobody will be heard: look at everything now and then
+                if self._is_refused:  # nothing will be heard: everything is read now and then
                     self._missed()
                     await asyncio.sleep(DEAF_S)
             finally:
@@ -63,7 +85,7 @@ class Events:
             log.debug("events are not heard", error=str(error))
         elif not self._is_refused:
             self._is_refused = True
-            channels = " ".join(name.decode() for name in self._handlers)
+            channels = " ".join(name.decode() for name in self._listeners)
             log.error(
                 "events are not heard: the store's user may not use these channels",
                 channels=channels,
@@ -72,7 +94,7 @@ class Events:
 
     async def _listen(self, wire: Wire, backoff: Backoff) -> None:
         is_asked = False
-        waiting = set(self._handlers)  # channels that are not confirmed
+        waiting = set(self._listeners)  # channels that are not confirmed
         while True:
             try:
                 async with asyncio.timeout(LOST_S if is_asked else SILENT_S):
@@ -97,8 +119,12 @@ class Events:
             elif kind == b"message":
                 self._handle(channel, content)
 
+    def _missed(self) -> None:
+        for listener in self._listeners.values():
+            listener.missed()
+
     def _handle(self, channel: bytes, content: bytes) -> None:
         try:
-            self._handlers[channel](content)
+            self._listeners[channel].hear(content)
         except Exception:  # a bug must not end the listening
             log.exception("an event was not understood")

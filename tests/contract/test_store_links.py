@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from support.proxy import Proxy, on_loop
 from support.servers import Redis
+from support.store import Heard
 
 from gearhorn.errors import StoreError, StoreUnanswered
 from gearhorn.store import events, pool
@@ -94,19 +95,16 @@ async def test_who_listens_on_a_connection_that_fell_silent_notices_and_listens_
 ) -> None:
     async with Proxy(server.address) as proxy:
         connection = connect(proxy)
-        heard: list[bytes] = []
-        missed: list[int] = []
+        heard = Heard()
         channel = connection.channel("news")
-        listening = asyncio.create_task(
-            Events(connection, {channel: heard.append}, lambda: missed.append(1)).run()
-        )
-        await until(lambda: len(missed) == 1)
+        listening = asyncio.create_task(Events(connection, {channel: heard}).run())
+        await until(lambda: heard.gaps == 1)
         proxy.is_silent = True
         await asyncio.sleep(1.0)
         proxy.is_silent = False
-        await until(lambda: len(missed) >= 2)
+        await until(lambda: heard.gaps >= 2)
         await connection.pipeline([("PUBLISH", channel, "hello")], PATIENCE_S)
-        await until(lambda: heard == [b"hello"])
+        await until(lambda: heard.texts == [b"hello"])
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
         await connection.close()

@@ -41,6 +41,22 @@ def durable(request: pytest.FixtureRequest) -> Iterator[Redis]:
         yield server
 
 
+class Heard:
+    """What one channel told: publications, and how often some may have been missed."""
+
+    def __init__(self) -> None:
+        self.texts: list[bytes] = []
+        self.gaps = 0
+
+    def hear(self, text: bytes) -> None:
+        """Keep a publication."""
+        self.texts.append(text)
+
+    def missed(self) -> None:
+        """Count it."""
+        self.gaps += 1
+
+
 class Bench:
     """One member's view of a store."""
 
