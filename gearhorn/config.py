@@ -72,15 +72,15 @@ def parse_server(text: str) -> tuple[str, int]:
     return match["v6"] or match["host"], port
 
 
-def parse_seconds(text: str, least: float, most: float) -> float:
+def parse_seconds(text: str, minimum: float, limit: float) -> float:
     """Return a number of seconds within bounds; raises ``ValueError`` with what was expected."""
     try:
         seconds = float(text)
     except ValueError:
         seconds = float("nan")
-    if least <= seconds <= most:
+    if minimum <= seconds <= limit:
         return seconds
-    raise ValueError(f"expected seconds from {least:g} to {most:g}, got {text!r}")
+    raise ValueError(f"expected seconds from {minimum:g} to {limit:g}, got {text!r}")
 
 
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}

@@ -3,7 +3,7 @@
 They are listed in docs/protocol.rst, "Requests, replies, errors".
 
 Rules: no sockets, no threads, no imports but the standard library. A ``RequestError`` is
-somebody's bad request and is answered; everything else is ours to handle.
+a caller's bad request and is answered; everything else is gearhorn's to handle.
 """
 
 

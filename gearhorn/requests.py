@@ -44,7 +44,7 @@ async def answer(job: Job, reply: Callable[[Job], Awaitable[bytes]]) -> None:
     """Finish a job with what ``reply`` returns, or with why there is no reply.
 
     What is neither a ``RequestError`` nor a ``StoreError`` is a fault: the caller is told
-    ``internal error``, and the exception goes on to whoever logs it.
+    ``internal error``, and the exception goes on, to be logged.
     """
     with answering(job):
         try:

@@ -1,7 +1,7 @@
 """Background tasks that are neither lost nor silent, and the loops that are kept running.
 
-Theory of operation. A task that nobody awaits dies without a word, and a loop that died leaves a
-worker that looks alive and does nothing. So tasks are started here only, in one of two ways:
+Theory of operation. A task that is not awaited dies without a word, and a loop that died leaves
+a worker that looks alive and does nothing. So tasks are started here only, in one of two ways:
 
 * ``Tasks.spawn`` runs work that ends. A crash is logged once, with its traceback.
 * ``Tasks.keep`` runs a loop that never ends. A crash is logged and counted, and the loop is started
@@ -55,7 +55,7 @@ def on_crash(do: Callable[[], None]) -> Iterator[None]:
 
 
 def _is_cancelled() -> bool:
-    """Whether somebody cancelled the present task, rather than something that it awaits."""
+    """Whether the present task itself is cancelled, rather than something that it awaits."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
@@ -170,7 +170,7 @@ class _Kept:
             finally:
                 steady.cancel()
             if self.is_ending:
-                return  # somebody below swallowed the cancellation
+                return  # something below swallowed the cancellation
             self._crashed(error)
             del error  # its traceback keeps everything alive that the loop had in hand
             await asyncio.sleep(self._backoff.next_s())
@@ -202,7 +202,7 @@ class Tasks:
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run ``work``, which ends, beside everything else; ``name`` says what crashed, should it.
 
-        Whoever must be answered when the work crashes is answered by the work itself.
+        A caller that must be answered when the work crashes is answered by the work itself.
         """
         task = asyncio.create_task(work, name=name)
         self._running.add(task)
@@ -242,7 +242,7 @@ class Tasks:
 
 
 def report_to_log(events: asyncio.AbstractEventLoop) -> None:
-    """Have exceptions that nobody catches on an event loop logged as one line each.
+    """Have exceptions that are not caught on an event loop logged as one line each.
 
     They come from timers and other calls that no task awaits; asyncio would write them to its own
     logger, traceback line by traceback line.

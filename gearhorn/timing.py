@@ -15,7 +15,7 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def now_s() -> float:
-    """Return seconds on a clock that nobody can set."""
+    """Return seconds on a clock that cannot be set."""
     return time.clock_gettime(_CLOCK)
 
 

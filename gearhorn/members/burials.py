@@ -20,7 +20,7 @@ from gearhorn.gearman.client import Client
 from gearhorn.names import GOSSIP, MATCHMAKING, queue_of
 from gearhorn.tasks import Tasks
 
-MOST = 4096  # graves remembered; the oldest are forgotten
+LIMIT = 4096  # graves remembered; the oldest are forgotten
 AT_ONCE = 8
 TRIES = 10
 AGAIN_S = 2.0
@@ -44,11 +44,11 @@ class Burials:
         self._places = asyncio.Semaphore(AT_ONCE)
 
     def add(self, member: str) -> None:
-        """A member is gone, and nobody serves its queues."""
+        """A member is gone: its queues are served no more."""
         for topic in (MATCHMAKING, GOSSIP):
             for place in range(len(self._clients)):
                 self._open[_Grave(place, queue_of(topic, member))] = 0
-        while len(self._open) > MOST:
+        while len(self._open) > LIMIT:
             del self._open[next(iter(self._open))]
         self._came.set()
 

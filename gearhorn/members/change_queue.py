@@ -1,4 +1,4 @@
-"""The change queue: requests for changes on their way to whoever writes them.
+"""The change queue: requests for changes on their way to the store.
 
 Rules: runs on the event loop. What this member ends by itself (subscriptions whose time is over, or
 whose queue is full) waits in the same line as what is asked of it.
@@ -17,7 +17,7 @@ from gearhorn.store.subscriptions import Change
 
 
 class ChangeQueue:
-    """Requests that nobody works on yet, in the order they came."""
+    """Requests that are not worked on yet, in the order they came."""
 
     def __init__(self) -> None:
         self._waiting: list[Request] = []

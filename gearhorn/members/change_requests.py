@@ -41,7 +41,7 @@ class Request:
 
     @property
     def is_answered(self) -> bool:
-        """Whether nobody waits for an answer."""
+        """Whether no caller waits for an answer any more."""
         return self._job is None
 
     @property

@@ -185,7 +185,7 @@ class Changes:
         while True:
             try:
                 return await self._subscriptions.withdraw(changes, self._membership.clock_ms)
-            except StoreRefused as error:  # somebody else has written its keys
+            except StoreRefused as error:  # its keys hold something that gearhorn did not write
                 log.warning("changes cannot be withdrawn", error=str(error))
                 return [None] * len(changes)
             except StoreError as error:

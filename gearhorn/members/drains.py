@@ -1,9 +1,9 @@
 """Drains: queues of subscriptions that ended are emptied.
 
 Rules: runs on the event loop. The script that ended the subscription has marked the queue in the
-store, so that nobody subscribes it meanwhile. The mark belongs to the request, and goes when the
-request is done with, however that came about: also where the queue was not emptied, or nobody waits
-for the answer any more. It goes with the member, too. So nothing is discarded but under the lease
+store, so that it is not subscribed meanwhile. The mark belongs to the request, and goes when the
+request is done with, however that came about: also where the queue was not emptied, or the caller
+has gone. It goes with the member, too. So nothing is discarded but under the lease
 of the member that set it: what waits on the queue afterwards may be a later subscription's.
 """
 

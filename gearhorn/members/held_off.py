@@ -17,8 +17,8 @@ from gearhorn.tasks import Tasks
 from gearhorn.timing import now_s
 
 POLL_S = 0.1
-MOST = 1024  # requests that wait
-MOST_EACH = 128  # of those, for one queue
+LIMIT = 1024  # requests that wait
+LIMIT_EACH = 128  # of those, for one queue
 
 
 class Request(Protocol):
@@ -83,7 +83,7 @@ class HeldOff(Generic[_Request]):
                     f"queue {queue.decode()} is being drained for too long; try again later"
                 )
             )
-        elif len(own) >= MOST_EACH or self.count >= MOST:
+        elif len(own) >= LIMIT_EACH or self.count >= LIMIT:
             request.fail(
                 Unavailable(
                     f"queue {queue.decode()} is being drained, and many wait; try again later"
@@ -102,7 +102,7 @@ class HeldOff(Generic[_Request]):
             self._line.put(*(entry.request for entry in waiting))
 
     async def _poll(self) -> None:
-        """Look at the drains that somebody waits for, without end."""
+        """Ask about the drains that requests wait for, without end."""
         while True:
             if not self._waiting:
                 self._came.clear()

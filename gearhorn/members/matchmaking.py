@@ -2,7 +2,7 @@
 
 Theory of operation. A change is written to the store first. Then the member that wrote it tells
 every peer, through a queue that bears the peer's id, and waits for the answers; then it answers
-whoever asked for the change. With every peer alive that takes one job for each peer, a millisecond.
+the caller. With every peer alive that takes one job for each peer, a millisecond.
 
 The lease makes it true, telling only makes it fast. A peer that does not answer counts as told once
 it has renewed its lease with the change, has gone, or its lease has lapsed (``peers``). Therefore a
@@ -11,7 +11,7 @@ server goes away.
 
 A peer answers after it has dropped the list. Of a removal it answers only once no fan-out that
 holds the former list is unsent: a drain relies on it. The answer names the peer and the version,
-since whoever drains the queue of a dead peer answers its jobs as well.
+since the member that drains the queue of a dead peer answers its jobs as well.
 
 A dead peer must not cost a job for each change, or gearmand fills up: a peer that has not answered
 in ``PATIENCE_S`` is silent, and is asked nothing more until that one answer comes. Changes that
@@ -60,7 +60,7 @@ log = structlog.get_logger(__name__)
 class _Question:
     """One message to one peer; ``ask`` sends it, and again if its job server goes down.
 
-    ``answered`` tells whether the peer has dropped the lists, or False: nobody knows."""
+    ``answered``: whether the peer has dropped the lists; False where that is not known."""
 
     def __init__(self, peer: str, version: int, ask: Callable[[_Question], bool]) -> None:
         self.peer = peer
@@ -69,7 +69,7 @@ class _Question:
         self.answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     def give_up(self) -> None:
-        """The peer has gone, and nobody knows what it was told."""
+        """The peer has gone, and it is not known what it was told."""
         self._resolve(False)
 
     def _resolve(self, is_told: bool) -> None:

@@ -1,19 +1,19 @@
 """Membership: this worker's place among its peers, held by a lease.
 
-Theory of operation. The problem: a list that a member has cached must not be used once somebody who
-changed it has been told that the change is done, whatever messages get lost and whoever is frozen.
+Theory of operation. The problem: a list that a member has cached must not be used once the caller
+that changed it has been told that the change is done, though messages get lost and members freeze.
 
 The invariant: a member uses what it has cached only under a lease that is valid, and the store
-renews a lease only together with the names of all topics that changed since the last renewal. So
-whoever waits for one lease length after a change knows that each member has either renewed, and
+renews a lease only together with the names of all topics that changed since the last renewal. So a
+member that waits for one lease length after a change knows that each member has either renewed, and
 heard of the change, or uses nothing that is cached. Messages between members (``matchmaking``) make
 this fast; they are not needed for it to be true.
 
-Why in this order. A member serves its own queues before it joins, since peers ask whoever is in the
-store. It forgets every list when it joins, since nothing says what changed before. A renewal first
-drops the lists that changed and only then counts; the store is told that the member knows of the
-changes (its ``known`` version) later still, when what held the former lists has been sent, since a
-drain waits for that.
+Why in this order. A member serves its own queues before it joins, since peers ask every member that
+is in the store. It forgets every list when it joins, since nothing says what changed before. A
+renewal first drops the lists that changed and only then counts; the store is told that the member
+knows of the changes (its ``known`` version) later still, when what held the former lists has been
+sent, since a drain waits for that.
 
 A store that restarted may have lost the end of what it knew: members, versions, changes. Leases
 under the former run hold on, but the new run does not know of them. So after a restart, and after
@@ -172,7 +172,7 @@ class Membership:
         return self._known
 
     def holds(self, member: str) -> bool:
-        """Whether this is that member, under a lease that holds: nobody can have removed it, nor
+        """Whether this is that member, under a lease that holds: it cannot have been removed, nor
         the marks of its drains."""
         return member == self.id and now_s() <= self.lease.until_s
 
@@ -191,8 +191,8 @@ class Membership:
             self._heard.remove(self._known)
 
     def saw(self, members: Sequence[Member], asked_s: float) -> list[Member]:
-        """Note who the members are, as the store said to a question of ``asked_s``; return the
-        peers among them. Those that stood still too long are removed."""
+        """Take note of who the members are, as the store said to a question of ``asked_s``; return
+        the peers among them. Those that stood still too long are removed."""
         if asked_s > self._joined_s and all(member.id != self.id for member in members):
             self.lease.end()
             self._past.doubt(self._after_a_lease())
@@ -222,7 +222,7 @@ class Membership:
         """Return once no lease of a former run of the store can hold: what such a member knows,
         and that it is there, may be lost."""
         self._notice_run()
-        while (left_s := self._past.settled_s - now_s()) > 0:
+        while (left_s := self._past.safe_from_s - now_s()) > 0:
             await asyncio.sleep(left_s)
 
     async def _hold(self) -> None:
@@ -244,7 +244,7 @@ class Membership:
     def _end_life(self, duties: Duties, why: str) -> None:
         """The lease is lost: what comes next is another member."""
         log.warning("lease lost; every list is forgotten, joining anew", why=why)
-        self._members.look_anew()
+        self._members.find_anew()
         self._is_alive = False
         self.joined.clear()
         self._joined_s = float("inf")
@@ -314,7 +314,7 @@ class Membership:
                     self._known,
                     self.lease.length_ms,
                     self.clock_ms,
-                    not self._past.is_same_run and asked_s > self._past.settled_s,
+                    not self._past.is_same_run and asked_s > self._past.safe_from_s,
                 )
             except StoreError as error:
                 self._store_is_lost(error)
@@ -345,7 +345,7 @@ class Membership:
                     self._acknowledging = self._tasks.spawn(work, "acknowledgement")
 
     async def _acknowledge(self, duties: Duties) -> None:
-        """Say at once that this member knows what changed: somebody may wait for that. One at a
+        """Say at once that this member knows what changed: a peer may wait for that. One at a
         time: a later renewal tells of what an earlier one told of too, until that is known."""
         while self._behind is not None:
             (renewal, past), self._behind = self._behind, None

@@ -2,13 +2,13 @@
 
 Theory of operation. Each member has a record in the store, which every renewal of its lease
 changes. Clocks of different machines are not compared: a peer counts as dead when its record has
-stood still for its whole lease, by the clock of the one who looks. That is longer than the peer
-itself believes in its lease, since it counts from before the renewal was written and we count from
-after it was read. The first member that sees it removes the peer.
+stood still for its whole lease, by the clock of the member that observes it. That is longer than
+the peer itself believes in its lease, since it counts from before the renewal was written and we
+count from after it was read. The first member that sees it removes the peer.
 
 A change waits for peers that have not answered. What such a peer may still do depends on its
 record too: it knows the change (its record says up to which version it knows all), it has gone, or
-its lease has lapsed. The records are polled while somebody waits, and only then.
+its lease has lapsed. The records are polled while a change waits, and only then.
 
 Rules: runs on the event loop, which is its only writer.
 """
@@ -140,7 +140,7 @@ class Peers:
         return over
 
     async def _poll(self, observer: Observer) -> None:
-        """Look at the members' records while somebody waits for one of them, without end."""
+        """Poll the members' records while a change waits for one of them, without end."""
         while True:
             await self._is_waited_for.wait()
             await asyncio.sleep(POLL_S)

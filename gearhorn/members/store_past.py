@@ -14,9 +14,11 @@ class StorePast:
     def __init__(self) -> None:
         self.run_id: str | None = None  # under which it answered last
         self.is_same_run = True  # the data was served under this run all the time
-        self.settled_s = float("-inf")  # no lease of a former run, or of lost data, holds after it
+        self.safe_from_s = float(
+            "-inf"
+        )  # no lease of a former run, or of lost data, holds after it
         self._data = ""  # the word that stands for the data
-        self._settled_if_same_s: float | None = None  # ``settled_s`` from before a doubt
+        self._safe_if_same_s: float | None = None  # ``safe_from_s`` from before a doubt
 
     def answered_under(self, run_id: str) -> bool:
         """Note under which run the store answers; return whether it is another one than before."""
@@ -31,24 +33,24 @@ class StorePast:
 
     def lost(self, until_s: float) -> None:
         """The store may have lost what it acknowledged: changes wait so long."""
-        self.settled_s = until_s
-        self._settled_if_same_s = None
+        self.safe_from_s = until_s
+        self._safe_if_same_s = None
 
     def doubt(self, until_s: float) -> None:
         """The store does not know this member: it was removed by mistake, or the data is lost.
         Changes wait so long, unless ``joined`` finds the data again."""
-        former_s = self._settled_if_same_s
-        settled_s = self.settled_s if former_s is None else former_s
+        former_s = self._safe_if_same_s
+        safe_from_s = self.safe_from_s if former_s is None else former_s
         self.lost(until_s)
-        self._settled_if_same_s = settled_s
+        self._safe_if_same_s = safe_from_s
 
     def joined(self, data: str, until_s: float) -> bool:
         """This member has joined a store whose data this word stands for; return whether the data
         is other than before: then changes wait until ``until_s``."""
         former, self._data = self._data, data
-        if former == data and self._settled_if_same_s is not None:
-            self.settled_s = self._settled_if_same_s
-        self._settled_if_same_s = None
+        if former == data and self._safe_if_same_s is not None:
+            self.safe_from_s = self._safe_if_same_s
+        self._safe_if_same_s = None
         if former in ("", data):
             return False
         self.lost(until_s)

@@ -54,7 +54,7 @@ class Members:
         # the lease must not queue behind whatever else there is to ask
         self._ask = partial(connection.pipeline, reserved=True)
 
-    def look_anew(self) -> None:
+    def find_anew(self) -> None:
         """Leave the store's connections, and look for it anew: its name may stand for another
         server by now."""
         self._connection.reset()

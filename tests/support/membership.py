@@ -95,8 +95,8 @@ class Store:
         if self.is_away:
             raise StoreError("away")
 
-    def look_anew(self) -> None:
-        self.calls.append(Call("look_anew", (), self._loop.at_s, self._loop.create_future()))
+    def find_anew(self) -> None:
+        self.calls.append(Call("find_anew", (), self._loop.at_s, self._loop.create_future()))
 
     async def next(self, name: str) -> Call:
         """Return the next call of this name, from when it comes."""

@@ -10,7 +10,7 @@ import pytest
 from support.membership import Loop
 
 from gearhorn.gearman.link import Server
-from gearhorn.members.burials import AGAIN_S, MOST, TRIES, Burials
+from gearhorn.members.burials import AGAIN_S, LIMIT, TRIES, Burials
 
 
 class Client:
@@ -115,10 +115,10 @@ def test_at_the_end_what_can_be_buried_is_and_no_server_is_waited_for() -> None:
 def test_what_is_remembered_is_bounded() -> None:
     async def test(bench: Bench) -> None:
         bench.clients[0].is_up = bench.clients[1].is_up = False
-        for number in range(MOST):
+        for number in range(LIMIT):
             bench.burials.add(f"m{number}")
         bench.clients[0].is_up = bench.clients[1].is_up = True
-        assert len(bench.burials.due) == MOST
-        assert bench.burials.due[-1].queue == f"__gossip_m{MOST - 1}".encode()
+        assert len(bench.burials.due) == LIMIT
+        assert bench.burials.due[-1].queue == f"__gossip_m{LIMIT - 1}".encode()
 
     run(test)

@@ -9,7 +9,7 @@ import pytest
 from support.membership import Loop
 
 from gearhorn.errors import RequestError, StoreError
-from gearhorn.members.held_off import MOST, MOST_EACH, POLL_S, HeldOff
+from gearhorn.members.held_off import LIMIT, LIMIT_EACH, POLL_S, HeldOff
 
 MOST_S = 40.0
 
@@ -132,14 +132,14 @@ def test_what_is_held_off_again_keeps_its_time() -> None:
 
 def test_what_waits_is_bounded_for_each_queue_and_in_all() -> None:
     async def test(bench: Bench) -> None:
-        crowd = bench.add(b"a", MOST_EACH + 10)
-        assert [len(request.refused) for request in crowd] == [0] * MOST_EACH + [1] * 10
+        crowd = bench.add(b"a", LIMIT_EACH + 10)
+        assert [len(request.refused) for request in crowd] == [0] * LIMIT_EACH + [1] * 10
         [other] = bench.add(b"b")
         assert other.refused == []
-        for number in range(MOST // MOST_EACH):
-            crowd += bench.add(b"queue%d" % number, MOST_EACH)
-        assert bench.held_off.count == MOST
-        assert sum(not request.refused for request in crowd) == MOST - 1
+        for number in range(LIMIT // LIMIT_EACH):
+            crowd += bench.add(b"queue%d" % number, LIMIT_EACH)
+        assert bench.held_off.count == LIMIT
+        assert sum(not request.refused for request in crowd) == LIMIT - 1
         bench.held_off.release(b"a")
         [other] = bench.add(b"c")
         assert other.refused == []

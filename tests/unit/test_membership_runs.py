@@ -197,5 +197,5 @@ def test_a_wall_clock_that_jumps_changes_nothing(monkeypatch: pytest.MonkeyPatch
             return [(call.name, call.asked_s) for call in run(a_life, now_s).calls]
 
     steady = life(1e9)
-    assert {name for name, _ in steady} == {"join", "renew", "all", "reap", "leave", "look_anew"}
+    assert {name for name, _ in steady} == {"join", "renew", "all", "reap", "leave", "find_anew"}
     assert life(0.0, 2e9, 1e9, 86400.0, 1e9 + 5) == steady
