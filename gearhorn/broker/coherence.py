@@ -79,4 +79,5 @@ class Coherence(Caches):
             await self._job_servers.barrier()  # what was sent again meanwhile, as a server went
         if topics is None or GOSSIP in topics:
             await asyncio.gather(*self._control.barriers())
+        await self._outbox.wait_counted(topics)
         await self._drops.wait_written(topics)

@@ -56,7 +56,13 @@ class Background(RunningFanout):
             self._replied(self._reply(exhaust(self._count_drops())))
         else:
             self.open += 1  # what comes meanwhile replies to nothing
-            self.outbox.compose(self.job, self._count_drops(), self._reply, self._replied)
+            self.outbox.count_drops(
+                self.job,
+                self.subscribers.topic,
+                steps=self._count_drops(),
+                make=self._reply,
+                then=self._replied,
+            )
 
     def _count_drops(self) -> Generator[None, None, list[str]]:
         """Count the copies that are dropped, ``STEP`` with each step; return their client_ids where

@@ -95,6 +95,7 @@ class Outbox:
         self._tag = tag
         self._generation = 0
         self._stranded: list[tuple[Stranded, Sequence[int] | None]] = []
+        self._counting: dict[asyncio.Task[None], str] = {}  # drops of a fan-out to a topic
         self._tasks = Tasks()
         job_servers.on_change(self._server_changed)
 
@@ -165,7 +166,7 @@ class Outbox:
         make: Callable[[_Found], bytes],
         then: Callable[[bytes], None],
         over: Callable[[], None] = lambda: None,
-    ) -> None:
+    ) -> asyncio.Task[None]:
         """Call ``then`` with what ``make`` makes of what ``steps`` returns, and ``over`` at the
         end, however it comes. The loop turns between the steps, and beside ``make``, which a thread
         of its own calls."""
@@ -182,7 +183,29 @@ class Outbox:
                 finally:
                     over()
 
-        self._tasks.spawn(work(), "reply")
+        return self._tasks.spawn(work(), "reply")
+
+    def count_drops(
+        self,
+        job: Job,
+        topic: str,
+        *,
+        steps: Generator[None, None, _Found],
+        make: Callable[[_Found], bytes],
+        then: Callable[[bytes], None],
+    ) -> None:
+        """Like ``compose``; the steps count dropped copies of a fan-out to ``topic``."""
+        task = self.compose(job, steps, make, then)
+        self._counting[task] = topic
+        task.add_done_callback(self._counting.pop)
+
+    async def wait_counted(self, topics: Sequence[str] | None) -> None:
+        """Return once the drops are counted of fan-outs to these topics (None: to any) that have
+        nothing else to do any more."""
+        counting = self._counting.items()
+        tasks = [task for task, topic in counting if topics is None or topic in topics]
+        if tasks:
+            await asyncio.wait(tasks)
 
     async def _cancel(self, batch: Batch, handles: list[bytes]) -> None:
         try:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support.cluster import Cluster
+from support.cluster import Cluster, eventually
 from support.lists import Meanwhile, fill, waiting
+from support.turns import InProcess
 from support.wire import admin
+
+from gearhorn.config import Config, parse_server
+from gearhorn.fanout import background
+from gearhorn.fanout.copies import Subscribers
+from gearhorn.fanout.drops import Drops
 
 MIB = 1024 * 1024
 MakeCluster = Callable[..., Cluster]
@@ -49,3 +59,40 @@ def test_copies_that_waited_for_room_have_their_payload_once(
     before = worker.peak_bytes()
     assert cluster.publish("t", "x" * MIB).data == b"%d" % count
     assert worker.peak_bytes() - before < 64 * MIB
+
+
+def test_what_a_pair_lost_is_not_counted_for_its_next_subscription(
+    make_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many drops are counted in small steps, and the pair changes between two of them."""
+    monkeypatch.setattr(background, "STEP", 1)
+    begun = threading.Event()
+    dropped = Drops.dropped
+
+    def slowly(drops: Drops, subscribers: Subscribers, index: int) -> None:
+        begun.set()
+        time.sleep(0.001)
+        dropped(drops, subscribers, index)
+
+    monkeypatch.setattr(Drops, "dropped", slowly)
+    cluster = make_cluster(workers=0)
+    clients = fill(cluster.store.url, "t", 2000, b'{"max_backlog":1}')
+    [server] = cluster.job_servers
+    config = Config(servers=(parse_server(server.address),), redis=cluster.store.url)
+    with InProcess(config), ThreadPoolExecutor(1) as pool:
+        assert cluster.publish("t", "first").data == b"2000"
+        second = pool.submit(cluster.publish, "t", "second")
+        assert begun.wait(60)
+        cluster.run("unsubscribe_fanout", topic="t", client_id=clients[-1])
+        cluster.subscribe("t", clients[-1])
+        assert second.result().data == b"0"
+        monkeypatch.undo()
+
+        def drops(client: str) -> int:
+            request = {"topic": "t", "cursor": f"t {client[:-1]}", "limit": 10}
+            page = json.loads(cluster.run("describe_fanout", **request).data)
+            found: int = page["topics"]["t"]["subscriptions"][client]["drops"]
+            return found
+
+        eventually(lambda: drops(clients[-2]) == 1)
+        assert drops(clients[-1]) == 0
