@@ -88,9 +88,9 @@ async def read_long(connection: Connection, pair: str, position: int) -> Found:
         async for page in _pages(connection, key(name, pair), after):
             into.extend(map(int, page))
         into.reverse()
-    ahead: set[tuple[int, int]] = set()
+    ahead: dict[tuple[int, int], None] = {}  # in their order nearly, so that they are soon sorted
     async for page in _pages(connection, key("ahead", pair), position):
-        ahead.update(map(range_of, page))
+        ahead.update(dict.fromkeys(map(range_of, page)))
     return Found(order, redrives, sorted(ahead), int(count or 0))
 
 

@@ -20,6 +20,7 @@ PAIR = "t\0alice"
 TURN_S = 0.05
 STORE_US = 20_000
 MILLION = 1_000_000
+AHEAD = 160_000
 FILL = """
 for number = tonumber(ARGV[1]), tonumber(ARGV[2]) do
     redis.call('ZADD', KEYS[1], number, ARGV[3] == '' and number or number .. ARGV[3] .. number)
@@ -105,6 +106,24 @@ def test_what_is_put_back_or_purged_while_it_is_read_is_not_missed(
         assert seen is None or seen > found.seen_redrive, "it is looked at again"
 
     run(server, test)
+
+
+def test_taking_a_lane_with_very_much_done_ahead_holds_nobody_up(server: Redis) -> None:
+    """As much as a window has room for. The best of three tries counts."""
+    longest_s = []
+
+    async def test(bench: LogBench) -> None:
+        await begin(bench)
+        await fill(bench, "ahead", 2, AHEAD, "-")
+        for _ in range(3):
+            with Turns() as turns:
+                found = await take(bench)
+                assert (len(found.ahead), found.ahead_top) == (AHEAD - 1, AHEAD)
+                del found
+            longest_s.append(turns.longest)
+
+    run(server, test)
+    assert min(longest_s) < TURN_S
 
 
 def test_taking_a_lane_with_a_million_messages_holds_nobody_up(server: Redis) -> None:
