@@ -61,7 +61,7 @@ class Askers:
             return
         self._due_ms = clock_ms + LOOK_MS
         names = [name.decode() for name in self._idle]
-        keys = [self._connection.key("askers"), *names]
+        keys = [self._connection.key("askers"), self._connection.key("clock"), *names]
         [self._idle] = await self._connection.pipeline(
             [self._connection.script("forget", keys, clock_ms)]
         )

@@ -70,6 +70,24 @@ def test_who_asks_at_the_last_moment_is_spared(server: Redis) -> None:
     run(server, test)
 
 
+def test_a_clock_that_stood_still_takes_nobody_for_idle(server: Redis) -> None:
+    """A worker's own clock stands still while its machine is paused."""
+
+    async def test(bench: LogBench) -> None:
+        await bench.begin("t", "alice")
+        await bench.ask("SET", "clock", 2 * DAY_MS)
+        appends = bench.log.number({"t": [item("a")]})
+        first = await bench.log.append(appends, 0)
+        await Askers(bench.connection).prune(1000)
+        others = Askers(bench.connection)
+        await others.prune(2 * DAY_MS)
+        await others.prune(2 * DAY_MS)
+        assert await kept(bench) == 1
+        assert await bench.log.fates(appends) == first
+
+    run(server, test)
+
+
 def test_many_are_forgotten_in_portions_of_a_hundred(server: Redis) -> None:
     async def test(bench: LogBench) -> None:
         await bench.one(subscribe("t", "alice"))
