@@ -1,8 +1,9 @@
 """Up to where every durable subscription of a topic has done with its log, where there are many.
 
 Rules: positions are read in pages, since reading 100,000 at once holds the store for 30 ms. They
-only rise, so what was read stays true until a lane is made or the log begins another epoch: then it
-has another mark. A script compares the marks before it believes a reading.
+only rise, and a lane that is made begins with the log's next message as a rule. So what was read
+stays true until one begins before that, or the log begins another epoch: then it has another mark.
+A script compares the marks before it believes a reading.
 """
 
 from __future__ import annotations

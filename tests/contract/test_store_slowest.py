@@ -101,6 +101,28 @@ def test_who_subscribes_while_positions_are_read_loses_nothing(
     run(server, test)
 
 
+@pytest.mark.parametrize("how", ["prune", "purge"])
+def test_who_subscribes_to_what_comes_next_holds_no_pruning_up(
+    server: Redis, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    async def test(bench: LogBench) -> None:
+        await begin(bench)
+        clients = iter(range(1000))
+
+        async def subscribe() -> None:
+            await bench.append("t", "more", clock_ms=0)
+            await bench.begin("t", f"new{next(clients)}", "new", pull=True)
+
+        found = meanwhile(monkeypatch, subscribe, 1000)
+        if how == "purge":
+            assert (await bench.fetch("t", purge=9)).first == 4
+        else:
+            assert await bench.prune("t", LATE_MS) == 3
+        assert len(found) == 1
+
+    run(server, test)
+
+
 def test_a_purge_ends_though_lanes_are_made_all_the_time(
     server: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -203,8 +203,11 @@ local function subscribe()
         parked = end_lane()
     elseif is_new_lane then
         log = log or make_log(KEYS[12], KEYS[13], KEYS[23], KEYS[16], topic, ARGV[8])
-        redis.call('HSET', KEYS[14], client, string.format('- 0 %.0f', start_of(log)))
-        redis.call('HINCRBY', KEYS[12], 'joined', 1)
+        local start = start_of(log)
+        redis.call('HSET', KEYS[14], client, string.format('- 0 %.0f', start))
+        if start < log.last then
+            redis.call('HINCRBY', KEYS[12], 'joined', 1)
+        end
         redis.call('ZADD', KEYS[15], 0, topic)
     end
     if options.durable then

@@ -3,8 +3,8 @@
 -- in ms, OFFSET the bytes that were logged before it. Sequences have no gaps but at the beginning.
 -- The log is a hash: epoch, base (the first sequence under it), last, first, bytes (logged since the
 -- beginning), floor (those that are forgotten), dropped (by the caps), run (the server's run id),
--- mark (of the newest block; of no use while the log is empty), joined (counts lanes made), retained (where it has a retention
--- setting) and the settings themselves.
+-- mark (of the newest block; of no use while the log is empty), joined (counts lanes made that begin
+-- before its last), retained (where it has a retention setting) and the settings themselves.
 -- Reading an entry reads its payload. So that a search needs not, entries are parted into blocks, of
 -- at most 64 entries and 64 KiB, or of one entry; "SEQUENCE CLOCK OFFSET" of each block's first entry
 -- is kept apart, in the order of sequences. The first block may have lost its beginning.
@@ -173,8 +173,9 @@ local function position_of(record)
 end
 
 -- Returns up to where every durable subscription has done with the log. Of many the caller reads the
--- positions, page by page, and "EPOCH JOINED" of the log before: positions rise, unless a lane is made.
--- Returns nil where that has to be done, or done again.
+-- positions, page by page, and "EPOCH JOINED" of the log before: positions rise, and lanes that are
+-- made begin behind all of them, but those that JOINED counts. Returns nil where that has to be done,
+-- or done again.
 local function slowest(log, lanes, mark, position)
     local done = log.last
     if redis.call('HLEN', lanes) > LANES then
