@@ -5,11 +5,14 @@
 #     PYTHON  the environment's interpreter
 #     ROOT    the checkout
 #
+# With VENV_VERSION (3.12, say) the environment is one of that version, in .venv-3.12.
+#
 # POSIX sh, and bash. Whoever sources it lies one directory below the checkout's root, as this
 # file does. A failure is told on standard error and ends the script with status 1.
 
 ROOT=$(CDPATH= cd "$(dirname "${BASH_SOURCE:-$0}")/.." && pwd) || exit 1
-PYTHON=$ROOT/.venv/bin/python
+VENV=$ROOT/.venv${VENV_VERSION:+-$VENV_VERSION}
+PYTHON=$VENV/bin/python
 
 venv() {
     # What is installed is noted in a file per extra: where, and the state of the two files that
@@ -32,36 +35,40 @@ venv_is_current() {
     for venv_extra in standalone test bench; do # each contains those before it
         [ "$venv_extra" = "$1" ] && venv_enough=yes
         [ "$venv_enough" ] || continue
-        [ "$(cat "$ROOT/.venv/has-$venv_extra" 2>/dev/null)" = "$venv_state" ] && return
+        [ "$(cat "$VENV/has-$venv_extra" 2>/dev/null)" = "$venv_state" ] && return
     done
     return 1
 }
 
 venv_install() {
     venv_make
-    echo "Installing what gearhorn needs ($1) into .venv, once" >&2
+    echo "Installing what gearhorn needs ($1) into ${VENV##*/}, once" >&2
     "$PYTHON" -m pip install -qq --disable-pip-version-check --editable "${ROOT}[$1]" >&2 ||
         venv_fail "pip could not install what is needed; its own words are above"
-    echo "$venv_state" >"$ROOT/.venv/has-$1"
+    echo "$venv_state" >"$VENV/has-$1"
 }
 
 # Make the environment, unless there is one that works; one that was moved does not.
 venv_make() {
-    venv_home=$(cat "$ROOT/.venv/made-in" 2>/dev/null) || venv_home=$ROOT
+    venv_home=$(cat "$VENV/made-in" 2>/dev/null) || venv_home=$ROOT
     [ "$venv_home" = "$ROOT" ] && venv_is_new_enough "$PYTHON" && return
     venv_base=$(venv_find_python) || exit 1
     venv_need_module "$venv_base"
-    echo "Making a virtual environment in .venv with $("$venv_base" --version)" >&2
-    "$venv_base" -m venv --clear "$ROOT/.venv" || venv_fail "$venv_base -m venv failed"
-    echo "$ROOT" >"$ROOT/.venv/made-in"
+    echo "Making a virtual environment in ${VENV##*/} with $("$venv_base" --version)" >&2
+    "$venv_base" -m venv --clear "$VENV" || venv_fail "$venv_base -m venv failed"
+    echo "$ROOT" >"$VENV/made-in"
 }
 
 venv_is_new_enough() {
     "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 }
 
-# Print the path of the first Python that is new enough.
+# Print the path of the first Python that is new enough, or of the version that was asked for.
 venv_find_python() {
+    if [ "${VENV_VERSION:-}" ]; then
+        venv_find_version
+        return
+    fi
     venv_old=
     for venv_name in python3 python3.11 python3.12 python3.13 python3.14; do
         venv_path=$(command -v "$venv_name") || continue
@@ -75,6 +82,17 @@ venv_find_python() {
     done
     venv_fail "Python 3.11 or newer is needed${venv_old:-, and there is no Python on the PATH}." \
         "On Debian 12 and later: apt-get install python3 python3-venv"
+}
+
+# pyenv's wrappers are there for versions that are not: what cannot tell its version is none.
+venv_find_version() {
+    for venv_path in "python$VENV_VERSION" \
+        "${PYENV_ROOT:-$HOME/.pyenv}/versions/$VENV_VERSION".*/bin/python; do
+        "$venv_path" --version >/dev/null 2>&1 || continue
+        command -v "$venv_path"
+        return
+    done
+    venv_fail "Python $VENV_VERSION is not installed"
 }
 
 # Debian's Python comes without what makes environments.
