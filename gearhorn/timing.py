@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 # Linux: goes on while the machine sleeps, as everybody else's clock does meanwhile
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -17,6 +18,14 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 def now_s() -> float:
     """Return seconds on a clock that cannot be set."""
     return time.clock_gettime(_CLOCK)
+
+
+class MembersClock(Protocol):
+    """The clock that all members share, since the store keeps it."""
+
+    @property
+    def clock_ms(self) -> int:
+        """Its present reading in milliseconds, as far as this member knows."""
 
 
 class Backoff:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from gearhorn.broker.describe import Descriptions
 from gearhorn.broker.intake import Intake
 from gearhorn.config import Config
-from gearhorn.durable.fetching import Reading
+from gearhorn.durable.fetching import Fetching
+from gearhorn.durable.parked import ParkedRequests
 from gearhorn.fanout.handler import Fanouts
 from gearhorn.gearman.client import WINDOW_COPIES
 from gearhorn.gearman.worker import Job
@@ -57,7 +58,8 @@ class Functions:
         fanouts: Fanouts,
         changes: Changes,
         descriptions: Descriptions,
-        reading: Reading,
+        fetching: Fetching,
+        parked: ParkedRequests,
     ) -> None:
         """Have the jobs of every function taken by ``intake`` and handled by these."""
         handlers: dict[bytes, Callable[[Job], None]] = {
@@ -74,10 +76,14 @@ class Functions:
             request_bytes=REQUEST_BYTES,
             in_hand=CHANGES_IN_HAND,
         )
+        readers: dict[bytes, Callable[[Job], None]] = {
+            self.parked: parked.handle,
+            self.fetch: fetching.handle,
+        }
         intake.serve(
             intake.readings,
-            [self.parked, self.fetch],
-            reading.handle,
+            list(readers),
+            lambda job: readers[job.function](job),
             request_bytes=REQUEST_BYTES,
             in_hand=READS_IN_HAND,
         )

@@ -113,7 +113,6 @@ def wire(config: Config) -> Parts:
         membership=membership,
         job_servers=deliveries,
         process=tag,
-        parked_function=functions.parked,
         drops=drops,
     )
 
@@ -125,7 +124,7 @@ def wire(config: Config) -> Parts:
         backlog=backlog,
         drops=drops,
         overflow=overflow,
-        waiting=durable.waiting,
+        waiting=durable.ack_waiters,
         places=places,
         tag=tag.encode(),
     )
@@ -192,7 +191,8 @@ def wire(config: Config) -> Parts:
         fanouts=fanouts,
         changes=changes,
         descriptions=descriptions,
-        reading=durable.reading,
+        fetching=durable.fetching,
+        parked=durable.parked,
     )
     return Parts(
         servers=servers,

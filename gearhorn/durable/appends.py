@@ -27,7 +27,7 @@ from gearhorn.messages.fanout import Fanout
 from gearhorn.messages.logs import Info, Logged
 from gearhorn.store.log import Append, Appended, Item, Log, Undone
 from gearhorn.tasks import on_crash, went_well
-from gearhorn.timing import Backoff
+from gearhorn.timing import Backoff, MembersClock
 
 ROUNDS = 2  # under way: the store works on one while answers to the other are sent
 ROUND = 500  # messages written together
@@ -68,12 +68,12 @@ class _Round:
 
 
 class Appends:
-    """Writes to the logs. ``clock_ms`` reads the members' clock, ``process`` is this worker's name
+    """Writes to the logs, by the members' clock. ``process`` is this worker's name
     for those that wait until receivers have done with a message."""
 
-    def __init__(self, store: Log, clock_ms: Callable[[], int], process: str) -> None:
+    def __init__(self, store: Log, clock: MembersClock, process: str) -> None:
         self._store = store
-        self._clock_ms = clock_ms
+        self._clock = clock
         self._process = process
         self._waiting: deque[_Append] = deque()
         self._came = asyncio.Event()
@@ -153,7 +153,7 @@ class Appends:
         for _, topic, item, _ in batch:
             topics.setdefault(topic, []).append(item)
         appends = self._store.number(topics)
-        write = self._store.append(appends, self._clock_ms(), self._patience)
+        write = self._store.append(appends, self._clock.clock_ms, self._patience)
         return _Round(batch, appends, asyncio.create_task(write))
 
     async def _finish(self, round_: _Round) -> bool:

@@ -1,13 +1,14 @@
-"""The listener: what the store's channels tell, handed to the parts that it concerns.
+"""The listener: what the store's channel for every member tells, handed to the parts it concerns.
 
-Rules: decides nothing. An event makes a part look sooner; each part looks by itself too, since
-events may be lost.
+Rules: runs on the event loop; decides nothing. An event makes a part look sooner; each part looks
+by itself too, since events may be lost.
 """
 
 from __future__ import annotations
 
+from gearhorn.durable.changed_lanes import ChangedLanes
 from gearhorn.durable.deliverer import Deliverer
-from gearhorn.durable.fetching import Reading
+from gearhorn.durable.fetching import Fetching
 from gearhorn.durable.ownership import Ownership
 from gearhorn.durable.redrives import Redrives
 from gearhorn.members.membership import Membership
@@ -23,12 +24,13 @@ from gearhorn.tasks import Tasks
 
 
 class Listener:
-    """Hears the channel ``events``.
+    """Hears the channel ``events``: a ``ChannelListener``.
 
     Arguments:
         deliverer: delivers messages that were appended.
-        reading: answers fetches that wait for such messages.
-        ownership: takes lanes that were released, or whose owner leaves.
+        fetching: answers fetches that wait for such messages.
+        changed_lanes: have lanes compared that were released.
+        ownership: takes the lanes of a member that leaves.
         redrives: delivers messages that were put back.
         membership: is read again when a member came or went.
         tasks: run that reading.
@@ -38,14 +40,16 @@ class Listener:
         self,
         *,
         deliverer: Deliverer,
-        reading: Reading,
+        fetching: Fetching,
+        changed_lanes: ChangedLanes,
         ownership: Ownership,
         redrives: Redrives,
         membership: Membership,
         tasks: Tasks,
     ) -> None:
         self._deliverer = deliverer
-        self._reading = reading
+        self._fetching = fetching
+        self._changed_lanes = changed_lanes
         self._ownership = ownership
         self._redrives = redrives
         self._membership = membership
@@ -56,9 +60,9 @@ class Listener:
         match decode_event(text):
             case Appended(topic, last):
                 self._deliverer.appended(topic, last)
-                self._reading.appended(topic)
+                self._fetching.appended(topic)
             case Released(topic):
-                self._ownership.changed(topic)
+                self._changed_lanes.add(topic)
             case Redriven():
                 self._redrives.hear()
             case Leaving(member):
@@ -69,5 +73,5 @@ class Listener:
     def missed(self) -> None:
         """Have every part look for itself: anything may have been published unheard."""
         self._deliverer.missed()
-        self._reading.missed()
-        self._ownership.refresh()
+        self._fetching.missed()
+        self._changed_lanes.add_all()

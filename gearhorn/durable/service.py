@@ -1,6 +1,6 @@
-"""The durable side of a member: puts together what logs, delivers and reads.
+"""The durable side of a member: builds what logs, delivers and reads; starts and stops it as one.
 
-Rules: knows every part of it and does nothing itself; ``worker`` starts and stops it as one.
+Rules: does nothing itself, but for telling the other members that the members have changed.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ import structlog
 
 from gearhorn.durable.ack_waiters import AckWaiters
 from gearhorn.durable.appends import Appends
+from gearhorn.durable.changed_lanes import ChangedLanes
 from gearhorn.durable.deliverer import Deliverer
-from gearhorn.durable.fetching import Reading
+from gearhorn.durable.fetching import Fetching
 from gearhorn.durable.job_watch import JobWatcher
 from gearhorn.durable.listener import Listener
 from gearhorn.durable.ownership import Ownership
-from gearhorn.durable.pruning import prune
+from gearhorn.durable.parked import ParkedRequests
+from gearhorn.durable.pruning import Pruner
 from gearhorn.durable.quiet import Quiet
 from gearhorn.durable.redrives import Redrives
+from gearhorn.durable.reply import REPLIES
 from gearhorn.errors import StoreError
 from gearhorn.gearman.job_servers import JobServers
 from gearhorn.members.membership import Membership
-from gearhorn.messages.events import (
-    MembersChanged,
-)
+from gearhorn.messages.events import MembersChanged
 from gearhorn.store.asked import Askers
 from gearhorn.store.connection import Connection
 from gearhorn.store.events import ChannelListener, Events
@@ -38,7 +39,7 @@ log = structlog.get_logger(__name__)
 
 
 class MissedCounter(Protocol):
-    """Who counts what durable subscriptions missed."""
+    """Counts what durable subscriptions missed."""
 
     def passed_by(self, topic: str, client_id: str, count: int) -> None:
         """Count messages that a log dropped before a durable subscription got them."""
@@ -49,10 +50,9 @@ class DurableTopics:
 
     Arguments:
         store: where logs and lanes are.
-        membership: who else may deliver.
+        membership: which other members may deliver.
         job_servers: which deliveries go through.
-        process: this worker's name for whoever waits.
-        parked_function: the function that lists and puts back parked messages.
+        process: this worker's name, for members that tell it of receivers.
         drops: counts messages that a log had dropped before a subscription got them.
     """
 
@@ -63,29 +63,38 @@ class DurableTopics:
         membership: Membership,
         job_servers: JobServers,
         process: str,
-        parked_function: bytes,
         drops: MissedCounter,
     ) -> None:
+        self._membership = membership
+        self._tasks = Tasks()
+        self._changed_lanes = ChangedLanes()
         self.log = Log(store)
         self.lanes = Lanes(store)
-        self._askers = Askers(store)
-        self._membership = membership
-        self.appends = Appends(self.log, lambda: membership.clock_ms, process)
-        self.waiting = AckWaiters(self.lanes)
-        self.reading = Reading(self.log, self.lanes, parked_function)
+        self.appends = Appends(self.log, membership, process)
+        self.ack_waiters = AckWaiters(self.lanes)
+
+        reply_slots = asyncio.Semaphore(REPLIES)
+        self.fetching = Fetching(self.log, reply_slots)
+        self.parked = ParkedRequests(self.lanes, reply_slots)
+
         self.deliverer = Deliverer(
-            self.lanes, job_servers, membership, self.changed, drops.passed_by
+            self.lanes, job_servers, membership, self._changed_lanes.add, drops.passed_by
         )
-        self._looks = JobWatcher(self.deliverer, job_servers)
-        self._redrives = Redrives(self.lanes, self.deliverer)
+        self._job_watcher = JobWatcher(self.deliverer, job_servers)
         self._quiet = Quiet(self.deliverer, job_servers)
+        self._redrives = Redrives(self.lanes, self.deliverer)
         self._ownership = Ownership(
-            self.lanes, membership, self.deliverer, self._redrives, lambda: store.run_id
+            lanes=self.lanes,
+            membership=membership,
+            deliverer=self.deliverer,
+            redrives=self._redrives,
+            changed_lanes=self._changed_lanes,
+            server=store,
         )
-        self._tasks = Tasks()
         listener = Listener(
             deliverer=self.deliverer,
-            reading=self.reading,
+            fetching=self.fetching,
+            changed_lanes=self._changed_lanes,
             ownership=self._ownership,
             redrives=self._redrives,
             membership=membership,
@@ -93,50 +102,48 @@ class DurableTopics:
         )
         listeners: dict[str, ChannelListener] = {
             store.channel("events"): listener,
-            store.channel("done", process): self.waiting,
+            store.channel("done", process): self.ack_waiters,
         }
         self._events = Events(store, listeners)
+        self._pruner = Pruner(self.log, Askers(store), membership)
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits to be logged and no lane is held."""
+        """Whether no message waits to be logged and no lane is held."""
         return self.appends.is_idle and not self.deliverer.count
 
     def start(self) -> None:
-        """Begin to deliver, prune and listen."""
-        self._membership.on_members(self._ownership.refresh)
+        """Begin to deliver, prune and listen. Without the vital parts the member must not serve."""
+        self._membership.on_members(self._changed_lanes.add_all)
         vital = {
             "events": self._events.run,
             "appends": self.appends.write,
             "appended": self.appends.tell,
             "ownership": self._ownership.run,
             "delivery": self.deliverer.run,
-            "looks": self._looks.run,
+            "looks": self._job_watcher.run,
             "quiet": self._quiet.run,
             "redrives": self._redrives.run,
         }
         for name, loop in vital.items():
             self._tasks.keep(name, loop, is_vital=True)
-        self._tasks.keep("deaths", self._looks.watch_deaths)
-        self._tasks.keep("waiting", self.waiting.run)
-        self._tasks.keep("pruning", self._prune)
-
-    async def _prune(self) -> None:
-        await prune(self.log, self._askers, lambda: self._membership.clock_ms)
+        self._tasks.keep("deaths", self._job_watcher.watch_deaths)
+        self._tasks.keep("waiting", self.ack_waiters.run)
+        self._tasks.keep("pruning", self._pruner.run)
 
     async def leave(self) -> None:
         """Give every lane up as soon as no receiver has a job of it; ``is_idle`` tells when."""
         await self._ownership.leave()
 
     async def stop(self) -> None:
-        """Do nothing more."""
+        """End every part, and what it has open at the store."""
         await self._tasks.cancel()
         await self.deliverer.stop()
         await asyncio.gather(self.log.close(), self.lanes.close())
 
     def changed(self, topic: str, client_id: str | None = None) -> None:
         """A topic's lanes may have changed, or one client's alone; "" is every topic."""
-        self._ownership.changed(topic, client_id)
+        self._changed_lanes.add(topic, client_id)
 
     async def wait_logged(self, topics: Sequence[str] | None) -> None:
         """Return once no message is on its way to the log for a fan-out that was taken before
@@ -144,12 +151,12 @@ class DurableTopics:
         await asyncio.gather(self.appends.barrier(), self._ownership.wait_ended(topics))
 
     def abandon(self) -> None:
-        """The lease is lost: nothing is ours."""
+        """The lease is lost: no lane is this member's any more."""
         self.deliverer.abandon()
-        self._ownership.refresh()
+        self._changed_lanes.add_all()
 
     def members_changed(self) -> None:
-        """Somebody came or went: let the others look."""
+        """A member came or went: have the other members read who is there."""
         self._tasks.spawn(self._tell_members(), "members")
 
     async def _tell_members(self) -> None:

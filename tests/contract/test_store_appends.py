@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -152,7 +153,7 @@ def publish(
             await bench.begin(topic, "alice")
         store = Troubled(bench.connection)
         store.acts = acts
-        appends = Appends(store, lambda: 0, "me")
+        appends = Appends(store, SimpleNamespace(clock_ms=0), "me")
         made.append(appends)
         loops = [asyncio.create_task(loop()) for loop in (appends.write, appends.tell)]
         barriers = []
@@ -215,7 +216,7 @@ def test_what_was_given_back_is_not_written_again(server: Redis) -> None:
         await bench.begin("t", "alice")
         store = Troubled(bench.connection)
         store.acts = ["not sent"]
-        appends = Appends(store, lambda: 0, "me")
+        appends = Appends(store, SimpleNamespace(clock_ms=0), "me")
         loops = [asyncio.create_task(loop()) for loop in (appends.write, appends.tell)]
         told: list[str] = []
 

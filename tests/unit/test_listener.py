@@ -24,7 +24,8 @@ class Parts:
         membership.refresh = self._refresh
         self.listener = Listener(
             deliverer=self.told.deliverer,
-            reading=self.told.reading,
+            fetching=self.told.fetching,
+            changed_lanes=self.told.changed_lanes,
             ownership=self.told.ownership,
             redrives=self.told.redrives,
             membership=membership,
@@ -40,9 +41,9 @@ class Parts:
     [
         (
             b"appended\0news\x007",
-            [call.deliverer.appended("news", 7), call.reading.appended("news")],
+            [call.deliverer.appended("news", 7), call.fetching.appended("news")],
         ),
-        (encode_event(Released("news")).encode(), [call.ownership.changed("news")]),
+        (encode_event(Released("news")).encode(), [call.changed_lanes.add("news")]),
         (encode_event(Redriven("news", "bob")).encode(), [call.redrives.hear()]),
         (encode_event(Leaving("host-1")).encode(), [call.ownership.leaves("host-1")]),
         (b"painted\0red", []),
@@ -70,6 +71,6 @@ def test_after_a_gap_every_part_looks_for_itself() -> None:
     parts.listener.missed()
     assert parts.told.mock_calls == [
         call.deliverer.missed(),
-        call.reading.missed(),
-        call.ownership.refresh(),
+        call.fetching.missed(),
+        call.changed_lanes.add_all(),
     ]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Mapping
+from types import SimpleNamespace
 from typing import Any
 
+from gearhorn.durable.changed_lanes import ChangedLanes
 from gearhorn.durable.ownership import TURN, Ownership
 from gearhorn.messages.subscriptions import DurableOptions
 from gearhorn.store.lanes import LaneRecord, Looked
@@ -88,38 +90,41 @@ class Membership:
         self.joined.set()
 
 
-def look(store: Store, here: Here, ask: Callable[[Ownership], Coroutine[Any, Any, None]]) -> None:
+def look(
+    store: Store, here: Here, ask: Callable[[Ownership, ChangedLanes], Coroutine[Any, Any, None]]
+) -> None:
     """Ask an ownership that has looked at everything once."""
 
     async def main() -> None:
-        parts: Any = store, Membership(), here, None, lambda: "run"
-        ownership = Ownership(*parts)
+        parts: Any = {
+            "lanes": store,
+            "membership": Membership(),
+            "deliverer": here,
+            "redrives": None,
+        }
+        changed = ChangedLanes()
+        ownership = Ownership(**parts, changed_lanes=changed, server=SimpleNamespace(run_id="run"))
         loop = asyncio.create_task(ownership.run())
-        while not store.parts or not ownership_rests(ownership):
+        while not store.parts or changed.came.is_set():
             await asyncio.sleep(0)
         store.read.clear()
         store.parts = 0
         try:
             async with asyncio.timeout(10):
-                await ask(ownership)
+                await ask(ownership, changed)
         finally:
             loop.cancel()
 
     asyncio.run(main())
 
 
-def ownership_rests(ownership: Ownership) -> bool:
-    """Whether nothing is asked of it."""
-    return not ownership._came.is_set()
-
-
 def test_of_a_subscription_that_changed_its_lane_alone_is_looked_at() -> None:
     store, here = Store(t=1000), Here(("t", "gone"), ("t", "c5"))
 
-    async def ask(ownership: Ownership) -> None:
+    async def ask(ownership: Ownership, changed: ChangedLanes) -> None:
         here.held = Here(("t", "gone"), ("t", "left")).held
-        ownership.changed("t", "gone")
-        ownership.changed("t", "c7")
+        changed.add("t", "gone")
+        changed.add("t", "c7")
         await ownership.wait_ended(["t"])
 
     look(store, here, ask)
@@ -130,10 +135,10 @@ def test_of_a_subscription_that_changed_its_lane_alone_is_looked_at() -> None:
 def test_a_topic_is_looked_at_part_by_part_and_what_is_not_there_ends() -> None:
     store, here = Store(t=10, u=2), Here()
 
-    async def ask(ownership: Ownership) -> None:
+    async def ask(ownership: Ownership, changed: ChangedLanes) -> None:
         here.held = Here(("t", "gone"), ("u", "stays")).held
-        ownership.changed("t")
-        ownership.changed("t", "c1")
+        changed.add("t")
+        changed.add("t", "c1")
         await ownership.wait_ended(["t"])
 
     look(store, here, ask)
@@ -144,7 +149,7 @@ def test_a_topic_is_looked_at_part_by_part_and_what_is_not_there_ends() -> None:
 def test_every_topic_is_looked_at_also_one_of_which_the_store_has_nothing() -> None:
     store, here = Store(t=4), Here()
 
-    async def ask(ownership: Ownership) -> None:
+    async def ask(ownership: Ownership, changed: ChangedLanes) -> None:
         here.held = Here(("t", "gone"), ("u", "gone")).held
         await ownership.wait_ended(None)
 
@@ -157,10 +162,10 @@ def test_the_lanes_of_many_topics_are_looked_at_in_many_turns_of_the_loop() -> N
     here = Here(*((f"t{number}", "c0") for number in range(50)))
     turns = 0
 
-    async def ask(ownership: Ownership) -> None:
+    async def ask(ownership: Ownership, changed: ChangedLanes) -> None:
         nonlocal turns
-        ownership.refresh()
-        while len(store.read) < 10_000 or not ownership_rests(ownership):
+        changed.add_all()
+        while len(store.read) < 10_000 or changed.came.is_set():
             await asyncio.sleep(0)
             turns += 1
 

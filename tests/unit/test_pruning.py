@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from gearhorn.durable import pruning
-from gearhorn.durable.pruning import prune
+from gearhorn.durable.pruning import Pruner
 from gearhorn.errors import StoreError
 
 
@@ -35,7 +37,8 @@ def test_both_are_pruned_again_after_what_the_store_refused(
 
     async def test() -> None:
         logs, askers = Store(), Store()
-        task = asyncio.create_task(prune(logs, askers, lambda: 7))  # type: ignore[arg-type]
+        parts: Any = logs, askers, SimpleNamespace(clock_ms=7)
+        task = asyncio.create_task(Pruner(*parts).run())
         async with asyncio.timeout(30):
             await logs.enough.wait()
             await askers.enough.wait()
