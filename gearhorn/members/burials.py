@@ -1,9 +1,15 @@
 """Burials: what is left in the job servers of members that have gone.
 
-Rules: runs on the event loop. The queues that bear a member's id are emptied on every job server,
-and their functions dropped, once the member is gone for good: ids never come again. What waits
-there fails, so that who asked is told. A server that is down is dealt with when it is back; a queue
-that something still serves is tried again a few times.
+Theory of operation. A member is asked and told things through queues that bear its id. When it has
+gone, what its peers sent to it in its last moments waits there, and gearmand keeps the function for
+as long as it runs: 5 kB for each, and a longer walk for every text command. Ids never come again,
+so such a queue is never served again. Therefore every member that may have sent something to one
+that has gone (who removed it, who asked it, who gossiped with it, the member itself at its end)
+buries it: fails what waits, so that those who asked are told, and drops the function. Several
+members may bury the same one; the second finds nothing, and no harm is done.
+
+Rules: runs on the event loop. A server that is down is dealt with when it is back; a queue that
+something still serves is tried again, ``TRIES`` times.
 """
 
 from __future__ import annotations
@@ -34,7 +40,12 @@ class _Grave(NamedTuple):
 
 
 class Burials:
-    """Buries members at the servers of ``clients``, where these are up."""
+    """Buries members at every job server.
+
+    Arguments:
+        clients: one for each job server; where it is down, its graves wait.
+        tls: how to connect to them, None for plain TCP.
+    """
 
     def __init__(self, clients: Sequence[Client], tls: ssl.SSLContext | None) -> None:
         self._clients = clients
@@ -44,7 +55,11 @@ class Burials:
         self._places = asyncio.Semaphore(AT_ONCE)
 
     def add(self, member: str) -> None:
-        """A member is gone: its queues are served no more."""
+        """Have the queues of a member buried that has gone for good.
+
+        Arguments:
+            member: its id, under which nothing is served any more.
+        """
         for topic in (MATCHMAKING, GOSSIP):
             for place in range(len(self._clients)):
                 self._open[_Grave(place, queue_of(topic, member))] = 0

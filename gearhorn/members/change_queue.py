@@ -17,7 +17,11 @@ from gearhorn.store.subscriptions import Change
 
 
 class ChangeQueue:
-    """Requests that are not worked on yet, in the order they came."""
+    """Requests that are not worked on yet, in the order they came.
+
+    Its length is not bounded here: each request but those of this member's own is a job in the hand
+    of a worker, which takes no more than it may have in hand.
+    """
 
     def __init__(self) -> None:
         self._waiting: list[Request] = []
@@ -37,7 +41,7 @@ class ChangeQueue:
         return taken
 
     def refuse(self, error: RequestError) -> None:
-        """Refuse every request that waits."""
+        """Refuse every request that waits; what comes later waits again."""
         waiting, self._waiting = self._waiting, []
         self._came.clear()
         for request in waiting:

@@ -32,7 +32,13 @@ log = structlog.get_logger(__name__)
 
 
 class Request:
-    """One change and who asked for it. Its change bears a fresh id, by which the store knows it."""
+    """One change and who asked for it.
+
+    Arguments:
+        job: who waits for an answer; None for a change that this member makes by itself.
+        change: what is to be written. It gets a fresh id, by which the store remembers what became
+            of it, so that it can be written again when an answer is lost.
+    """
 
     def __init__(self, job: Job | None, change: Change) -> None:
         self.change = change._replace(request=secrets.token_hex(8))
@@ -75,7 +81,7 @@ class Request:
             self.change = self.change._replace(drainer=member)
 
     def fail(self, error: RequestError) -> None:
-        """Refuse it."""
+        """Refuse it; without effect where it is answered already."""
         job, self._job = self._job, None
         if job is not None:
             job.fail(str(error))

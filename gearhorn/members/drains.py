@@ -30,8 +30,14 @@ log = structlog.get_logger(__name__)
 
 
 class Drains:
-    """Empties queues with ``drainer``; requests that are held off meanwhile are let go once the
-    queue's mark is gone."""
+    """Empties queues, ``AT_ONCE`` at a time.
+
+    Arguments:
+        subscriptions: where the marks of drains stand.
+        drainer: empties a queue on every job server.
+        held_off: what waits for the end of a drain.
+        membership: under whose lease alone anything is discarded.
+    """
 
     def __init__(
         self,
@@ -48,7 +54,12 @@ class Drains:
         self._tasks = Tasks()
 
     async def run(self, change: Change) -> Drained:
-        """Empty the queue of a change that ended its pair, and take its mark away."""
+        """Empty the queue of a change that ended its pair, and take its mark away.
+
+        The reply does not wait for the mark for longer than ``UNMARK_S``: it goes in any case.
+        Returns how many jobs were discarded, and the servers that were not reached. Raises what the
+        drainer raises; the mark goes all the same.
+        """
         queue = change.queue.decode()
         try:
             async with self._places:

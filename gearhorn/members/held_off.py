@@ -1,5 +1,11 @@
 """Held off: changes whose queue is being drained, until that is over.
 
+Theory of operation. A drain discards everything on a queue. A subscription of that queue name made
+meanwhile would lose the copies that came for it, so the store refuses it for as long as the drain's
+mark stands ("unsubscribe_fanout" in docs/protocol.rst). The caller need not know of that: its
+request waits here and is written when the mark has gone. A drain of this member's own tells so at
+once; of those of other members the store is asked now and then.
+
 Rules: runs on the event loop. A request that waits here takes no place that others need: its job
 is released, so that the worker goes on grabbing. One question to the store asks for all queues at
 once, whatever the number of requests; a drain of this member wakes those that wait for it without
@@ -56,8 +62,14 @@ class Line(Protocol[_Put_contra]):
 
 
 class HeldOff(Generic[_Request]):
-    """Requests that wait for the end of a drain, ``limit_s`` seconds at most; then they go back to
-    the line."""
+    """Requests that wait for the end of a drain, and then go back to the line.
+
+    Arguments:
+        store: knows which queues are being drained.
+        line: takes them back.
+        limit_s: how many seconds a request waits, in all its stays here, before it is refused with
+            ``unavailable:``.
+    """
 
     def __init__(self, store: Drained, line: Line[_Request], limit_s: float) -> None:
         self._store = store
@@ -74,7 +86,11 @@ class HeldOff(Generic[_Request]):
         return sum(map(len, self._waiting.values()))
 
     def add(self, queue: bytes, request: _Request) -> None:
-        """Let a request wait for the end of a drain, or refuse it."""
+        """Let a request wait for the end of a drain, or refuse it.
+
+        It is refused where it has waited for too long already, and where so many wait, for this
+        queue or in all, that there is no place.
+        """
         own = self._waiting.get(queue, ())
         until_s = request.hold(now_s() + self._limit_s)
         if now_s() > until_s:
@@ -96,7 +112,7 @@ class HeldOff(Generic[_Request]):
                 self._polling = self._tasks.keep("held off", self._poll)
 
     def release(self, queue: bytes) -> None:
-        """The drain of a queue is over."""
+        """Give the requests for a queue back to the line: its drain is over."""
         waiting = self._waiting.pop(queue, ())
         if waiting:
             self._line.put(*(entry.request for entry in waiting))

@@ -1,5 +1,11 @@
 """Presence: the connections on which a member serves the queues that bear its id.
 
+Theory of operation. Peers know a member from the store, and talk to it through two queues that bear
+its id: changes to be told of (``matchmaking``), and gossip. It must be there before the store knows
+it, or a peer would wait for an answer that cannot come; and it must stay for a moment after the
+store has forgotten it, for those who read the members just before. A member that lost its lease
+joins under another id, so for that moment one process is present under two.
+
 Rules: runs on the event loop. Each queue has a connection of its own at every job server, that no
 bound stops: what comes there is answered at once, or members that wait for each other would wait
 without end.
@@ -26,7 +32,14 @@ _POLL_S = 0.01
 
 
 class Presence:
-    """``handlers`` are by queue."""
+    """The connections under one id.
+
+    Arguments:
+        servers: the job servers.
+        tls: how to connect to them, None for plain TCP.
+        client_id: what the connections are called there.
+        handlers: who takes the jobs, by queue.
+    """
 
     def __init__(
         self,
