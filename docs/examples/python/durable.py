@@ -30,7 +30,7 @@ subscription = {
 }
 client = gear.Client()
 client.addServer("localhost", 4730)
-client.waitForServer()
+client.waitForServer(timeout=10)
 job = gear.Job("subscribe_fanout", json.dumps(subscription).encode())
 client.submitJob(job)
 while not job.complete:

@@ -7,7 +7,7 @@ import gear
 
 client = gear.Client()
 client.addServer("localhost", 4730)
-client.waitForServer()
+client.waitForServer(timeout=10)
 message = {"topic": "news", "payload": "hello", "background": True}
 job = gear.Job("fanout", json.dumps(message).encode())
 client.submitJob(job)

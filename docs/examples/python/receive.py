@@ -17,7 +17,7 @@ gear.Connection = Connection  # before the first addServer
 
 client = gear.Client()
 client.addServer("localhost", 4730)
-client.waitForServer()
+client.waitForServer(timeout=10)
 job = gear.Job("subscribe_fanout", json.dumps({"topic": "news", "client_id": "bob"}).encode())
 client.submitJob(job)
 while not job.complete:
