@@ -175,7 +175,7 @@ class Gossiper:
         """Tell the members and whoever else listens, through the servers that owe no answer."""
         peers = [queue_of(GOSSIP, peer) for peer in self._membership.peers]
         self._told.update(self._membership.peers)
-        audiences = [Subscribers(GOSSIP, peers, len(peers), ())]
+        audiences = [Subscribers(GOSSIP, peers, enveloped=len(peers))]
         if self._listeners is not None:
             audiences.append(self._listeners)
         audiences = [audience for audience in audiences if audience.queues]
@@ -186,7 +186,10 @@ class Gossiper:
         message = Fanout(GOSSIP, body, member, True, 1.0, None, False, frozenset(), "normal")
         unique = unique_id(member, body, None)
         for audience in audiences:
-            for block in audience.blocks(self._job_servers, message, False, unique, time.time()):
+            blocks = audience.blocks(
+                self._job_servers, message, foreground=False, unique=unique, at=time.time()
+            )
+            for block in blocks:
                 if block.place not in slow:
                     self._owed[block.place] += 1
                     outcome = _Outcome(self._owed, block.place)

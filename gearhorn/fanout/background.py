@@ -10,7 +10,7 @@ from collections.abc import Generator, Sequence
 from gearhorn.errors import InternalError
 from gearhorn.fanout.copies import Block, Share, Subscribers
 from gearhorn.fanout.outbox import Outbox
-from gearhorn.fanout.running import RunningFanout, ServerBatch
+from gearhorn.fanout.running import Plan, RunningFanout, ServerBatch
 from gearhorn.fanout.tally import exhaust
 from gearhorn.gearman import packets
 from gearhorn.gearman.results import Result
@@ -88,12 +88,12 @@ class Background(RunningFanout):
         self.job.complete(data)
         self.parts.clear()  # they point here
 
-    def take_over(self, direct: FastFanout) -> None:
-        """Go on with a direct fan-out that its server has just answered."""
-        part = ServerBatch(self, Block(direct.place, None, (), b""), False)
+    def take_over(self, fast: FastFanout) -> None:
+        """Go on with a fast fan-out that its server has just answered."""
+        part = ServerBatch(self, Block(fast.place, None, (), b""), False)
         self.parts.append(part)  # should its server go, what it accepted is sent again
-        self.taken(direct, None)
-        self.refuse([index for index, _ in direct.refused or ()])
+        self.taken(fast, None)
+        self.refuse([index for index, _ in fast.refused or ()])
         self.maybe_reply()
 
     def lost(self, submission: Submission) -> None:
@@ -120,28 +120,30 @@ class FastFanout(Submission):
     __slots__ = ("job", "message", "outbox", "place", "subscribers")
 
     def __init__(
-        self, outbox: Outbox, job: Job, message: Fanout, subscribers: Subscribers, share: Share
+        self, outbox: Outbox, job: Job, message: Fanout, subscribers: Subscribers, *, share: Share
     ) -> None:
         unique = outbox.unique_id(message, False) if message.unique else b""
         tail = packets.tail(unique, message.payload)
         kind = packets.SUBMIT[False, message.priority]
-        super().__init__(_DIRECT, share.heads(kind, len(tail)), tail, False)
+        super().__init__(_FAST, share.heads(kind, len(tail)), tail, False)
         self.outbox = outbox
         self.job = job
         self.message = message
         self.subscribers = subscribers
         self.place = share.place
-        outbox.job_servers.clients[share.place].submit(self)
+
+    def submit(self) -> None:
+        """Hand the copies to the server that carries the list."""
+        self.outbox.job_servers.clients[self.place].submit(self)
 
     def general(self) -> Background:
         """Return the same fan-out in its general shape."""
-        total = len(self.subscribers.queues)
-        return Background(self.outbox, self.job, self.message, self.subscribers, total=total)
+        return Background(self.outbox, Plan(self.job, self.message, self.subscribers))
 
 
 class _FastOutcome:
-    """What becomes of direct fan-outs. Not of one: a submission that were its own outcome would be
-    a cycle, and large payloads would live until the garbage collector came by."""
+    """What becomes of fast fan-outs, of all of them: a submission that were its own outcome would
+    be a cycle, and large payloads would live until the garbage collector came by."""
 
     def accepted(self, submission: Submission) -> None:
         assert isinstance(submission, FastFanout)
@@ -163,4 +165,4 @@ class _FastOutcome:
         submission.job.fail(str(InternalError()))
 
 
-_DIRECT = _FastOutcome()
+_FAST = _FastOutcome()

@@ -1,7 +1,17 @@
 """Backlogs: how many jobs wait on the queues, as the job servers' ``status`` tells.
 
-Rules: runs on the event loop. A look stalls a gearmand of 100,000 functions for 40 ms, so looks are
-seldom, and the members share them. What one finds goes to ``Limits``.
+Theory of operation. gearmand forgets the limits of its queues when it restarts, and walks through
+all its functions for each limit that is set. So most limits are not set before a queue needs one:
+when it is a quarter full. To find such queues, the backlogs are polled with the text command
+``status``, and what is found goes to ``Limits.found``.
+
+A poll stalls a gearmand of 100,000 functions for 40 ms. So it is done seldom, in turn with the
+other members: each polls every ``POLL_INTERVAL_S`` times the number of members, which makes one
+poll in ``POLL_INTERVAL_S``. A burst may fill a queue in between. So each list carries an
+*allowance* of fan-outs, which is used up when this member alone, or all of them at its pace, may
+have filled a quarter of its lowest limit; then a poll is begun at once.
+
+Rules: runs on the event loop; one poll at a time. A server that cannot be asked is left out.
 """
 
 from __future__ import annotations
@@ -21,7 +31,7 @@ from gearhorn.names import splits_of
 from gearhorn.tasks import Tasks
 from gearhorn.timing import now_s
 
-LOOK_INTERVAL_S = 10.0  # times the number of members
+POLL_INTERVAL_S = 10.0  # times the number of members
 RECENT_S = 10.0  # what ``describe_fanout`` tells is at most so old
 CHUNK = 2_000  # queues that are worked on before the event loop has its turn: 4 ms
 
@@ -29,7 +39,13 @@ log = structlog.get_logger(__name__)
 
 
 class Backlog:
-    """Looks at backlogs, a share of it: the members of ``membership`` do the rest."""
+    """Polls backlogs, a share of it: the other members do the rest.
+
+    Arguments:
+        job_servers: which are asked.
+        limits: sets limits of the queues that are found filling up.
+        membership: for how many members share the polls.
+    """
 
     def __init__(self, job_servers: JobServers, limits: Limits, membership: Membership) -> None:
         self._job_servers = job_servers
@@ -39,13 +55,13 @@ class Backlog:
         self._recent: tuple[dict[bytes, int], float | None] | None = None
         self._recent_s = 0.0
         self._asking = asyncio.Lock()  # one reads for all who describe at once
-        self._looking: asyncio.Task[None] | None = None
+        self._polling: asyncio.Task[None] | None = None
 
-    def look_soon(self, subscribers: Subscribers, directory: Directory) -> None:
-        """A list has carried as many fan-outs as it may before somebody looks at its backlog."""
-        subscribers.unlooked = self.allowance(subscribers)
-        if self._looking is None or self._looking.done():
-            self._looking = self._tasks.spawn(self.look(directory), "backlog look")
+    def poll_soon(self, subscribers: Subscribers, directory: Directory) -> None:
+        """A list has carried as many fan-outs as it may before its backlog is read."""
+        subscribers.allow(self.allowance(subscribers))
+        if self._polling is None or self._polling.done():
+            self._polling = self._tasks.spawn(self.poll(directory), "backlog poll")
 
     def allowance(self, subscribers: Subscribers) -> int:
         """Return how many fan-outs fill a quarter of the lowest limit of a list that is not set
@@ -87,7 +103,7 @@ class Backlog:
             log.warning("backlog is unknown", server=str(client.server), error=words)
             return None
 
-    async def look(self, directory: Directory) -> None:
+    async def poll(self, directory: Directory) -> None:
         """Read every server's backlog, and have the limits set of queues that need it."""
         for place in range(len(self._job_servers.admins)):
             backlog = await self._read(place)
@@ -118,14 +134,14 @@ class Backlog:
         return found
 
     async def run(self, directory: Directory) -> None:
-        """Look at backlogs, for as long as the worker runs."""
+        """Poll backlogs now and then; runs until it is cancelled."""
         loop = asyncio.get_running_loop()
-        looked_at = loop.time()
+        polled_at = loop.time()
         while True:
             await asyncio.sleep(1.0)
-            if loop.time() - looked_at > LOOK_INTERVAL_S * self._membership.count:
-                looked_at = loop.time()
-                await self.look(directory)
+            if loop.time() - polled_at > POLL_INTERVAL_S * self._membership.count:
+                polled_at = loop.time()
+                await self.poll(directory)
 
 
 def _topics_of(queue: bytes) -> list[str]:

@@ -53,6 +53,7 @@ class Share:
         place: int,
         indexes: Sequence[int] | None,
         queues: list[bytes],
+        *,
         enveloped: bool,
         prefix: bytes = b"",
     ) -> None:
@@ -86,8 +87,8 @@ class Subscribers:
     """
 
     __slots__ = (
-        "_lowest", "_only", "_places", "_routes", "_session", "_shares", "born", "durable",
-        "enveloped", "has_log", "is_long", "limits", "overflow", "queues", "topic", "unlooked",
+        "_allowance", "_lowest", "_only", "_places", "_routes", "_session", "_shares", "born",
+        "durable", "enveloped", "has_log", "is_long", "limits", "overflow", "queues", "topic",
         "version",
     )  # fmt: skip
 
@@ -95,8 +96,9 @@ class Subscribers:
         self,
         topic: str,
         queues: list[bytes] | Packed,
+        *,
         enveloped: int,
-        limits: Sequence[tuple[int, int]],
+        limits: Sequence[tuple[int, int]] = (),
         overflow: Mapping[int, str] = MappingProxyType({}),
         durable: Sequence[str] = (),
         has_log: bool = False,
@@ -111,7 +113,7 @@ class Subscribers:
         self.overflow = overflow
         self.durable = durable
         self.has_log = has_log
-        self.unlooked = 0  # fan-outs left before somebody looks at the backlog
+        self._allowance = 0  # fan-outs left before the backlog of the queues is read
         self.born = next(_births)
         # Most lists never need these, and there may be 100,000 of them: they are made when they do.
         self._lowest: dict[int, int] | None = None
@@ -121,6 +123,15 @@ class Subscribers:
         self._only: Share | None = None
         # of a long list, per page: the places of the servers that carry it
         self._routes = _NO_ROUTES
+
+    def allow(self, fanouts: int) -> None:
+        """Let the list carry so many fan-outs before the backlog of its queues is read."""
+        self._allowance = fanouts
+
+    def carries(self) -> bool:
+        """Count a fan-out; return whether it is one more than was allowed."""
+        self._allowance -= 1
+        return self._allowance < 0
 
     def lowest_limit(self, above: int = 0) -> int:
         """Return the lowest limit over ``above`` that a subscription has of its own; 2**31 where
@@ -215,10 +226,11 @@ class Subscribers:
                 job_servers.partition([queues[i] for i in kind]).items() if kind else ()
             ):
                 if len(part) == len(queues):
-                    shares.append(Share(place, None, queues, enveloped))
+                    shares.append(Share(place, None, queues, enveloped=enveloped))
                 else:
                     mine = [kind[i] for i in part]
-                    shares.append(Share(place, mine, [queues[i] for i in mine], enveloped))
+                    own = [queues[i] for i in mine]
+                    shares.append(Share(place, mine, own, enveloped=enveloped))
         return shares
 
     def _spread_pages(
@@ -237,7 +249,8 @@ class Subscribers:
                 if own.count(place) < len(own):
                     mine = array("I", (at for at, by in zip(part, own, strict=True) if by == place))
                 clients = queues.clients(mine)
-                shares.append(Share(place, mine, clients, enveloped, queues.prefix))
+                share = Share(place, mine, clients, enveloped=enveloped, prefix=queues.prefix)
+                shares.append(share)
         return shares
 
     def _carriers(
@@ -267,6 +280,7 @@ class Subscribers:
         self,
         job_servers: JobServers,
         message: Fanout,
+        *,
         foreground: bool,
         unique: bytes,
         at: float,

@@ -17,10 +17,9 @@ import asyncio
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 
-from gearhorn.fanout.copies import Subscribers
 from gearhorn.fanout.outbox import Outbox
-from gearhorn.fanout.places import REASONS_BYTES, RESULTS_BYTES, Place, Share
-from gearhorn.fanout.running import RunningFanout, ServerBatch
+from gearhorn.fanout.places import REASONS_BYTES, RESULTS_BYTES, Share
+from gearhorn.fanout.running import Plan, RunningFanout, ServerBatch
 from gearhorn.fanout.tally import (
     DELIVERED,
     DROPPED,
@@ -33,9 +32,7 @@ from gearhorn.fanout.tally import (
 )
 from gearhorn.gearman.results import DISCARDED, Result
 from gearhorn.gearman.submission import Submission
-from gearhorn.gearman.worker import Job
-from gearhorn.messages.fanout import Fanout, copies_needed
-from gearhorn.messages.logs import Logged
+from gearhorn.messages.fanout import copies_needed
 from gearhorn.requests import attempt
 
 STATUS_INTERVAL_S = 0.05  # between two WORK_STATUS of one fan-out
@@ -47,8 +44,7 @@ _ALL = bytes((*_LATE, DELIVERED))
 class Foreground(RunningFanout):
     """A fan-out that replies once its receivers have finished, or a quorum of them.
 
-    ``total`` are the copies, ``chosen`` the queues that they go to (None: all of the list), and
-    ``place`` is left at the end.
+    ``plan`` has a place, which is left at the end.
     """
 
     __slots__ = (
@@ -57,29 +53,17 @@ class Foreground(RunningFanout):
     )  # fmt: skip
     foreground = True
 
-    def __init__(
-        self,
-        outbox: Outbox,
-        job: Job,
-        message: Fanout,
-        subscribers: Subscribers,
-        *,
-        total: int,
-        chosen: Sequence[int] | None,
-        place: Place,
-        logged: Logged | None = None,
-        receivers: Sequence[str] = (),
-    ) -> None:
-        super().__init__(
-            outbox, job, message, subscribers, total=total, logged=logged, receivers=receivers
-        )
+    def __init__(self, outbox: Outbox, plan: Plan) -> None:
+        super().__init__(outbox, plan)
+        assert plan.place is not None
+        job, message, receivers, place = plan.job, plan.message, plan.receivers, plan.place
         loop = asyncio.get_running_loop()
         self._place = place
         self.results = Share(place, RESULTS_BYTES) if message.receipt else None
         self.reasons = Share(place, REASONS_BYTES)
-        self._tally = Tally(subscribers, chosen)
-        self._needed = copies_needed(message.quorum, total + len(receivers))
-        self._left = total + len(receivers)  # that have not finished
+        self._tally = Tally(plan.subscribers, plan.chosen)
+        self._needed = copies_needed(message.quorum, plan.total + len(receivers))
+        self._left = plan.total + len(receivers)  # that have not finished
         # Durable ones among them. Garbage collection walks through sets, not through such dicts,
         # and there may be hundreds of fan-outs to 10,000 receivers each.
         self._awaited = dict.fromkeys(receivers)
@@ -92,9 +76,9 @@ class Foreground(RunningFanout):
         self._is_composing = False  # the reply is being made
         self.over = False  # timed out: nothing is sent or waited for any more
         self._timer = loop.call_later(message.timeout_s, attempt, job, self._time_out)
-        if logged is not None and receivers:
-            outbox.waiting.add(message.topic, logged.sequence, self)
-            if not total:
+        if plan.logged is not None and receivers:
+            outbox.waiting.add(message.topic, plan.logged.sequence, self)
+            if not plan.total:
                 job.release()
 
     def done(self, client_id: str, error: str) -> None:

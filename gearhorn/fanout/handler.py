@@ -1,12 +1,23 @@
 """Fan-outs: takes ``fanout`` jobs and begins what their messages ask for.
 
-Rules: runs on the event loop; nothing waits. A job whose list is cached is worked on at once;
-others wait in the directory.
+Theory of operation. Copies on one queue must keep the order in which their fan-outs were taken. A
+job whose list is cached goes out at once. A job whose list is not waits for it in the directory,
+and one whose topic has a log waits in ``Appends`` until its message is written. Both serve those
+who wait in the order in which they came, and a list is cached only when those who waited for it
+are served. So no later fan-out of the topic passes an earlier one.
+
+The most frequent fan-out (in the background, to a whole list that one server carries, no receipt,
+no log) takes a shorter way than the others: ``_send_fast``. Everything else becomes a ``Plan``,
+which each step completes, and which a ``Background`` or a ``Foreground`` is made from at the end.
+
+A foreground fan-out takes its place before it is logged: a message that is refused as ``busy`` must
+not be in the log. Where nothing comes of it after that, the place is given back (``Plan.abandon``).
+
+Rules: runs on the event loop, and nothing waits. Each job is finished, whatever happens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 import structlog
@@ -19,7 +30,7 @@ from gearhorn.fanout.copies import Subscribers
 from gearhorn.fanout.directory import Directory
 from gearhorn.fanout.foreground import Foreground
 from gearhorn.fanout.outbox import Outbox
-from gearhorn.fanout.places import Place
+from gearhorn.fanout.running import Plan
 from gearhorn.gearman.worker import Job
 from gearhorn.messages.fanout import Fanout, decode_fanout
 from gearhorn.messages.logs import Logged
@@ -30,7 +41,14 @@ log = structlog.get_logger(__name__)
 
 
 class Fanouts:
-    """Begins the fan-outs of this member."""
+    """Begins the fan-outs of this member.
+
+    Arguments:
+        config: for the limits on a request: ``max_payload`` and ``max_fanout_bytes``, in bytes.
+        directory: has the lists.
+        outbox: what the running fan-outs share.
+        appends: writes the messages of topics that have a log.
+    """
 
     def __init__(
         self, config: Config, directory: Directory, outbox: Outbox, appends: Appends
@@ -41,13 +59,19 @@ class Fanouts:
         self._outbox = outbox
 
     def handle(self, job: Job) -> None:
-        """Take one ``fanout`` job."""
+        """Take one ``fanout`` job ("fanout" in docs/protocol.rst); it is finished sooner or later.
+
+        A topic's name is checked only where its list is not cached: a list that was read proves
+        that the name is a good one.
+        """
         try:
             if job.oversized:
-                most = self._config.max_payload
-                raise TooLarge(f"the request is longer than any that --max-payload {most} allows")
-            message = decode_fanout(job.arguments, self._config.max_payload)
-            job.arguments = b""  # as large as the payload, which is kept
+                limit = self._config.max_payload
+                text = f"the request is longer than any that --max-payload {limit} allows"
+                job.fail(str(TooLarge(text)))
+                return
+            # The job lets go of its arguments: they are as large as the payload, which is kept.
+            message = decode_fanout(job.take_arguments(), self._config.max_payload)
             subscribers = self._directory.get(message.topic)
             if subscribers is not None:
                 self._begin(job, message, subscribers)
@@ -59,6 +83,7 @@ class Fanouts:
             job.fail(str(error))
 
     def _begin_later(self, job: Job, message: Fanout, found: Subscribers | RequestError) -> None:
+        """Go on with a job that waited for its list, or for why there is none."""
         if job.is_given_back:
             return
         try:
@@ -72,105 +97,86 @@ class Fanouts:
             job.fail("internal error")
 
     def _begin(self, job: Job, message: Fanout, subscribers: Subscribers) -> None:
+        """Send the copies of a message whose list is known, or have the message logged first."""
         chosen = subscribers.chosen(message.exclude) if message.exclude else None
         total = len(subscribers.queues if chosen is None else chosen)
+        self._check_size(message, total)
+        if total > 1:
+            job.weigh(total)
+        has_log = subscribers.has_log
+        is_plain = message.background and chosen is None and not (message.receipt or has_log)
+        if is_plain and self._send_fast(job, message, subscribers):
+            return
+        plan = Plan(job, message, subscribers, chosen)
+        if not message.background and (total or has_log):
+            plan.enter(self._outbox.places)
+        if has_log:
+            self._appends.add(job, message, partial(self._logged, plan))
+        else:
+            self._copy(plan)
+
+    def _check_size(self, message: Fanout, total: int) -> None:
+        """Raise ``TooLarge`` for a message whose copies together are over ``max_fanout_bytes``."""
         config = self._config
         if len(message.payload) * total > config.max_fanout_bytes:
             raise TooLarge(
                 f"{total} copies of {len(message.payload)} bytes are over --max-fanout-bytes "
                 f"{config.max_fanout_bytes}"
             )
-        if total > 1:
-            job.weigh(total)
-        if message.background or not (total or subscribers.has_log):
-            place = None
-        else:
-            place = self._outbox.places.enter(len(message.payload), total)
-        if not subscribers.has_log:
-            self._copy(job, message, subscribers, total, chosen, place)
-            return
-        then = partial(self._logged, job, message, subscribers, total, chosen, place)
-        self._appends.add(job, message, then)
 
-    def _logged(
-        self,
-        job: Job,
-        message: Fanout,
-        subscribers: Subscribers,
-        total: int,
-        chosen: Sequence[int] | None,
-        place: Place | None,
-        logged: Logged | Unavailable | None,
-    ) -> None:
+    def _send_fast(self, job: Job, message: Fanout, subscribers: Subscribers) -> bool:
+        """Send a fan-out in its most frequent shape; return False where it does not have it.
+
+        It has not where several servers carry the list or none is up, where envelopes are asked
+        for, where copies of the topic are held back for room, or where a long fan-out of the topic
+        is under way, behind which this one has to wait.
+        """
+        outbox = self._outbox
+        share = subscribers.only_share(outbox.job_servers)
+        topic = message.topic
+        if share is None or topic in outbox.portions.topics or outbox.overflow.concerns(topic):
+            return False
+        self._count(subscribers)
+        FastFanout(outbox, job, message, subscribers, share=share).submit()
+        return True
+
+    def _count(self, subscribers: Subscribers) -> None:
+        """Count a fan-out; have the backlog of its list read where that is due."""
+        if subscribers.carries():
+            self._outbox.backlog.poll_soon(subscribers, self._directory)
+
+    def _logged(self, plan: Plan, logged: Logged | Unavailable | None) -> None:
         """Go on with a message that is in its topic's log; None: there is no log any more."""
-        if job.is_given_back:
-            _leave(place)
+        if plan.job.is_given_back:
+            plan.abandon()
             return
         try:
             if isinstance(logged, Unavailable):
                 raise logged
-            receivers: Sequence[str] = ()
             if logged is not None:
-                receivers = subscribers.receivers(message.exclude)
-            self._copy(job, message, subscribers, total, chosen, place, logged, receivers)
+                plan.note_logged(logged)
+            self._copy(plan)
         except RequestError as error:
-            _leave(place)
-            job.fail(str(error))
+            plan.abandon()
+            plan.job.fail(str(error))
         except Exception:  # a bug must not take those with it that were logged in the same round
-            _leave(place)
-            log.exception("fan-out failed", topic=message.topic)
-            job.fail("internal error")
+            plan.abandon()
+            log.exception("fan-out failed", topic=plan.message.topic)
+            plan.job.fail("internal error")
 
-    def _copy(
-        self,
-        job: Job,
-        message: Fanout,
-        subscribers: Subscribers,
-        total: int,
-        chosen: Sequence[int] | None,
-        place: Place | None,
-        logged: Logged | None = None,
-        receivers: Sequence[str] = (),
-    ) -> None:
-        """Send the copies; ``receivers`` have the message in the log."""
-        outbox = self._outbox
-        if not total and (message.background or not receivers):
-            _leave(place)
-            count = len(receivers)
-            job.complete(encode_receipt(count, logged=logged) if message.receipt else b"%d" % count)
+    def _copy(self, plan: Plan) -> None:
+        """Send the copies. Durable receivers have the message in the log by now."""
+        message = plan.message
+        if not plan.total and (message.background or not plan.receivers):
+            plan.abandon()
+            count, logged = len(plan.receivers), plan.logged
+            receipt = encode_receipt(count, logged=logged) if message.receipt else b"%d" % count
+            plan.job.complete(receipt)
             return
-        subscribers.unlooked -= 1
-        if subscribers.unlooked < 0:
-            outbox.backlog.look_soon(subscribers, self._directory)
+        self._count(plan.subscribers)
         if message.background:
-            is_held_up = outbox.overflow.concerns(message.topic)
-            if chosen is None and not (message.receipt or is_held_up or logged):
-                share = subscribers.only_share(outbox.job_servers)
-                if share is not None and message.topic not in outbox.portions.topics:
-                    FastFanout(outbox, job, message, subscribers, share)
-                    return
-            background = Background(
-                outbox, job, message, subscribers, total=total, logged=logged, receivers=receivers
-            )
-            background.send(chosen)
+            Background(self._outbox, plan).send(plan.chosen)
             return
-        assert place is not None
-        foreground = Foreground(
-            outbox,
-            job,
-            message,
-            subscribers,
-            total=total,
-            chosen=chosen,
-            place=place,
-            logged=logged,
-            receivers=receivers,
-        )
-        if total:
-            foreground.send(chosen)
-
-
-def _leave(place: Place | None) -> None:
-    """Nothing comes of a fan-out that may have had a place."""
-    if place is not None:
-        place.leave()
+        foreground = Foreground(self._outbox, plan)
+        if plan.total:
+            foreground.send(plan.chosen)

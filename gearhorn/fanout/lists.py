@@ -53,7 +53,7 @@ class Lists:
         with self._limits.reading() as reading:
             subscribers = await self._read(topic)
             await self._limits.prepare([subscribers], reading)
-        subscribers.unlooked = self._backlog.allowance(subscribers)
+        subscribers.allow(self._backlog.allowance(subscribers))
         return subscribers
 
     async def _read(self, topic: str) -> Subscribers:
@@ -145,12 +145,12 @@ class _Builder:
         return Subscribers(
             self._topic,
             packed if is_long else list(packed),
-            len(packed) - enveloped.length,
-            limits if is_long else tuple(limits),
-            (overflow if is_long else dict(overflow)) if overflow else _NO_OVERFLOW,
-            names if len(names) > LONG else tuple(names),
-            has_log,
-            self._version,
+            enveloped=len(packed) - enveloped.length,
+            limits=limits if is_long else tuple(limits),
+            overflow=(overflow if is_long else dict(overflow)) if overflow else _NO_OVERFLOW,
+            durable=names if len(names) > LONG else tuple(names),
+            has_log=has_log,
+            version=self._version,
         )
 
 

@@ -12,11 +12,64 @@ from gearhorn.errors import InternalError
 from gearhorn.fanout.copies import Block, Subscribers
 from gearhorn.fanout.outbox import Outbox
 from gearhorn.fanout.packed import Packed
+from gearhorn.fanout.places import Place, Places
 from gearhorn.gearman.results import Result, Room
 from gearhorn.gearman.submission import Submission
 from gearhorn.gearman.worker import Job
 from gearhorn.messages.fanout import Fanout
 from gearhorn.messages.logs import Logged
+
+
+class Plan:
+    """What one fan-out is to do, as far as it is known before the first copy is sent.
+
+    Arguments:
+        job: the ``fanout`` job, which the fan-out replies to.
+        message: what is copied.
+        subscribers: the topic's list.
+        chosen: indexes of the queues that get a copy, in ascending order; None: all of the list.
+
+    Public attributes besides these: ``total``, how many copies there are; ``place``, what a
+    foreground fan-out holds of the member's room; ``logged``, where the message is in its topic's
+    log, and ``receivers``, the durable client_ids that get it from there.
+    """
+
+    __slots__ = (
+        "chosen", "job", "logged", "message", "place", "receivers", "subscribers", "total",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        job: Job,
+        message: Fanout,
+        subscribers: Subscribers,
+        chosen: Sequence[int] | None = None,
+    ) -> None:
+        self.job = job
+        self.message = message
+        self.subscribers = subscribers
+        self.chosen = chosen
+        self.total = len(subscribers.queues if chosen is None else chosen)
+        self.place: Place | None = None
+        self.logged: Logged | None = None
+        self.receivers: Sequence[str] = ()
+
+    def enter(self, places: Places) -> None:
+        """Take a place for a fan-out whose caller waits for receivers.
+
+        Raises ``Busy`` where there is none left.
+        """
+        self.place = places.enter(len(self.message.payload), self.total)
+
+    def note_logged(self, logged: Logged) -> None:
+        """The message is in the log, for all durable receivers that it does not exclude."""
+        self.logged = logged
+        self.receivers = self.subscribers.receivers(self.message.exclude)
+
+    def abandon(self) -> None:
+        """Nothing comes of the fan-out: leave its place, if it has one."""
+        if self.place is not None:
+            self.place.leave()
 
 
 class ServerBatch(Submission):
@@ -53,7 +106,9 @@ class ServerBatch(Submission):
 class RunningFanout:
     """What background and foreground fan-outs share: sending, and sending again.
 
-    ``total`` are the copies; ``receivers`` are client_ids that the log keeps the message for."""
+    ``total`` are the copies; ``receivers`` are client_ids that the log keeps the message for.
+    ``open`` is what the reply waits for: batches that no server has answered yet, copies that wait
+    for a server or for room, and portions that are not handed over."""
 
     __slots__ = (
         "_tails", "_unique", "dropped", "job", "logged", "message", "open", "outbox", "parts",
@@ -63,24 +118,15 @@ class RunningFanout:
     results: Room | None = None  # for what receivers return
     reasons: Room | None = None  # for why they failed
 
-    def __init__(
-        self,
-        outbox: Outbox,
-        job: Job,
-        message: Fanout,
-        subscribers: Subscribers,
-        *,
-        total: int,
-        logged: Logged | None = None,
-        receivers: Sequence[str] = (),
-    ) -> None:
+    def __init__(self, outbox: Outbox, plan: Plan) -> None:
+        # The plan itself is not kept: the message loses its payload before the fan-out ends.
         self.outbox = outbox
-        self.job = job
-        self.message = message
-        self.subscribers = subscribers
-        self.total = total
-        self.logged = logged
-        self.receivers = receivers
+        self.job = plan.job
+        self.message = plan.message
+        self.subscribers = plan.subscribers
+        self.total = plan.total
+        self.logged = plan.logged
+        self.receivers = plan.receivers
         self.open = 0  # parts on their way, and what is kept until it can be sent
         self.parts: list[ServerBatch] = []
         self.dropped: list[int] = []
@@ -147,11 +193,11 @@ class RunningFanout:
         blocks = self.subscribers.blocks(
             outbox.job_servers,
             message,
-            self.foreground,
-            unique,
-            time.time(),
-            indexes,
-            self._tails,
+            foreground=self.foreground,
+            unique=unique,
+            at=time.time(),
+            indexes=indexes,
+            tails=self._tails,
         )
         self.open += len(blocks)
         for block in blocks:

@@ -98,6 +98,11 @@ class Job:
             self._worker._released(self._connection, self._size, weight)
             self._connection.wake()
 
+    def take_arguments(self) -> bytes:
+        """Return the arguments, which the job keeps no longer."""
+        arguments, self.arguments = self.arguments, b""
+        return arguments
+
     def wait(self) -> None:
         """Release the job, which is decoded and waits for long: its arguments go."""
         self.release()

@@ -165,11 +165,18 @@ class Drops:
 class Job:
     """What became of a ``fanout`` job."""
 
+    function = b"fanout"
     is_given_back = False
 
-    def __init__(self) -> None:
+    def __init__(self, arguments: bytes = b"", *, oversized: bool = False) -> None:
         self.answers: list[tuple[str, bytes]] = []
         self.is_released = False
+        self.oversized = oversized
+        self.weight = 1
+        self._arguments = arguments
+
+    def take_arguments(self) -> bytes:
+        return self._arguments
 
     def complete(self, data: bytes = b"") -> None:
         self.answers.append(("complete", data))
@@ -184,7 +191,31 @@ class Job:
         self.is_released = True
 
     def weigh(self, weight: int) -> None:
-        pass
+        self.weight = weight
+
+
+class Backlog:
+    """Writes down whose backlog is to be read."""
+
+    def __init__(self) -> None:
+        self.polled: list[str] = []
+
+    def poll_soon(self, subscribers: Subscribers, directory: Any) -> None:
+        self.polled.append(subscribers.topic)
+        subscribers.allow(1)
+
+
+class Waiting:
+    """Writes down which fan-outs wait for durable receivers, by topic and sequence."""
+
+    def __init__(self) -> None:
+        self.fanouts: dict[tuple[str, int], Any] = {}
+
+    def add(self, topic: str, sequence: int, fanout: Any) -> None:
+        self.fanouts[topic, sequence] = fanout
+
+    def remove(self, topic: str, sequence: int, fanout: Any) -> None:
+        self.fanouts.pop((topic, sequence), None)
 
 
 class Bench:
@@ -203,19 +234,21 @@ class Bench:
         self.servers = self.cluster.servers
         self.room = Room()
         self.drops = Drops()
+        self.backlog = Backlog()
+        self.waiting = Waiting()
         self.places = places or Places(1000, 1 << 30)
         self.outbox = Outbox(
             self.cluster,  # type: ignore[arg-type]
-            backlog=None,  # type: ignore[arg-type]
+            backlog=self.backlog,  # type: ignore[arg-type]
             drops=self.drops,  # type: ignore[arg-type]
             overflow=self.room,  # type: ignore[arg-type]
-            waiting=None,  # type: ignore[arg-type]
+            waiting=self.waiting,  # type: ignore[arg-type]
             places=self.places,
             tag=b"12345678",
         )
         queues = [f"t_{name}".encode() for name in clients]
         overflow = dict.fromkeys(drop_old, "drop_old")
-        self.subscribers = Subscribers("t", queues, len(queues), (), overflow)
+        self.subscribers = Subscribers("t", queues, enveloped=len(queues), overflow=overflow)
 
 
 def long_list(topic: str, clients: Sequence[str]) -> Subscribers:
@@ -225,7 +258,7 @@ def long_list(topic: str, clients: Sequence[str]) -> Subscribers:
     packer.end()
     pages = packer.pages
     packed = Packed(f"{topic}_".encode(), pages, packer.counts, len(pages))
-    return Subscribers(topic, packed, len(clients), ())
+    return Subscribers(topic, packed, enveloped=len(clients))
 
 
 def message(payload: bytes = b"x", **options: Any) -> Fanout:

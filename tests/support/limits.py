@@ -110,7 +110,7 @@ def subscribers(topic: str, *clients: str, **own: int) -> Subscribers:
     names = [*clients, *own]
     limits = tuple((len(clients) + at, limit) for at, limit in enumerate(own.values()))
     queues = [f"{topic}_{name}".encode() for name in names]
-    return Subscribers(topic, queues, len(queues), limits)
+    return Subscribers(topic, queues, enveloped=len(queues), limits=limits)
 
 
 def run(test: Callable[[], Coroutine[None, None, None]]) -> None:

@@ -13,6 +13,7 @@ from support.fanouts import Bench, Job, long_list, message
 
 from gearhorn.fanout.background import STEP, Background, FastFanout
 from gearhorn.fanout.outbox import STEPS
+from gearhorn.fanout.running import Plan
 
 
 def on_bench(test: Callable[[Bench], None], *clients: str, **options: object) -> None:
@@ -26,21 +27,15 @@ def direct(bench: Bench) -> Job:
     job = Job()
     share = bench.subscribers.only_share(bench.cluster)  # type: ignore[arg-type]
     assert share is not None
-    FastFanout(bench.outbox, job, message(), bench.subscribers, share)  # type: ignore[arg-type]
+    FastFanout(bench.outbox, job, message(), bench.subscribers, share=share).submit()  # type: ignore[arg-type]
     return job
 
 
 def background(bench: Bench, **options: Any) -> Job:
     job = Job()
-    total = len(bench.subscribers.queues)
-    fanout = Background(
-        bench.outbox,
-        job,  # type: ignore[arg-type]
-        message(background=True, **options),
-        bench.subscribers,
-        total=total,
-    )
-    fanout.send(None)
+    sent = message(background=True, **options)
+    plan = Plan(job, sent, bench.subscribers)  # type: ignore[arg-type]
+    Background(bench.outbox, plan).send(None)
     return job
 
 
@@ -137,13 +132,8 @@ def test_many_drops_are_counted_in_small_steps(receipt: bool) -> None:
     async def main() -> None:
         bench, job = Bench(), Job()
         found = long_list("t", clients)
-        fanout = Background(
-            bench.outbox,
-            job,  # type: ignore[arg-type]
-            message(background=True, receipt=receipt),
-            found,
-            total=len(clients),
-        )
+        sent = message(background=True, receipt=receipt)
+        fanout = Background(bench.outbox, Plan(job, sent, found))  # type: ignore[arg-type]
         fanout.refuse(range(len(clients)))
         fanout.maybe_reply()
         counts = [0]

@@ -8,7 +8,7 @@ from hashlib import sha256
 
 import pytest
 
-from gearhorn.fanout.copies import Subscribers, unique_id
+from gearhorn.fanout.copies import Block, Subscribers, unique_id
 from gearhorn.gearman import packets
 from gearhorn.gearman.job_servers import JobServers
 from gearhorn.gearman.link import Server
@@ -61,6 +61,15 @@ def message_for(topic: str) -> Fanout:
     return decode_fanout(body, 1000)
 
 
+def blocks(
+    subscribers: Subscribers, cluster: JobServers, unique: bytes, indexes: list[int] | None = None
+) -> list[Block]:
+    message = message_for("t")
+    return subscribers.blocks(
+        cluster, message, foreground=False, unique=unique, at=1.0, indexes=indexes
+    )
+
+
 def in_loop(check: Callable[[], None]) -> None:
     async def main() -> None:
         check()
@@ -97,17 +106,17 @@ def test_blocks_cover_every_queue_once_and_keep_the_lists_order() -> None:
     def check() -> None:
         cluster = cluster_of(True, True)
         queues = [b"t_%d" % number for number in range(50)]
-        subscribers = Subscribers("t", queues, 40, ())
-        blocks = subscribers.blocks(cluster, message_for("t"), False, b"", 1.0)
+        subscribers = Subscribers("t", queues, enveloped=40)
+        found = blocks(subscribers, cluster, b"")
         seen: list[int] = []
-        for block in blocks:
+        for block in found:
             assert block.indexes is not None
             assert list(block.indexes) == sorted(block.indexes)
             enveloped = block.tail != packets.tail(b"", b"hello")
             assert all((index >= 40) == enveloped for index in block.indexes)
             seen += block.indexes
         assert sorted(seen) == list(range(50))
-        some = subscribers.blocks(cluster, message_for("t"), False, b"", 1.0, [3, 45])
+        some = blocks(subscribers, cluster, b"", [3, 45])
         assert sorted(i for block in some for i in block.indexes or ()) == [3, 45]
 
     in_loop(check)
@@ -116,18 +125,18 @@ def test_blocks_cover_every_queue_once_and_keep_the_lists_order() -> None:
 def test_heads_are_kept_for_one_payload_length() -> None:
     def check() -> None:
         cluster = cluster_of(True)
-        subscribers = Subscribers("t", [b"t_a", b"t_b"], 2, ())
-        [first] = subscribers.blocks(cluster, message_for("t"), False, b"", 1.0)
-        [again] = subscribers.blocks(cluster, message_for("t"), False, b"", 1.0)
+        subscribers = Subscribers("t", [b"t_a", b"t_b"], enveloped=2)
+        [first] = blocks(subscribers, cluster, b"")
+        [again] = blocks(subscribers, cluster, b"")
         assert first.indexes is None
         assert again.heads is first.heads
-        [longer] = subscribers.blocks(cluster, message_for("t"), False, b"unique", 1.0)
+        [longer] = blocks(subscribers, cluster, b"unique")
         assert longer.heads != first.heads
 
     in_loop(check)
 
 
 def test_exclude_leaves_the_others() -> None:
-    subscribers = Subscribers("a_b", [b"a_b_x", b"a_b_y"], 2, ())
+    subscribers = Subscribers("a_b", [b"a_b_x", b"a_b_y"], enveloped=2)
     assert subscribers.chosen(frozenset()) == [0, 1]
     assert subscribers.chosen(frozenset({"x", "unknown"})) == [1]

@@ -32,7 +32,7 @@ class Store:
         future: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
         self.reads.append((topic, future))
         queues = await future
-        return Subscribers(topic, queues, len(queues), ())
+        return Subscribers(topic, queues, enveloped=len(queues))
 
     async def is_there(self) -> bool:
         return self.is_up
@@ -234,7 +234,7 @@ def test_under_a_lapsed_lease_a_read_that_has_not_begun_serves_all_who_wait() ->
 def test_forget_cuts_every_read_under_way_and_keeps_nothing() -> None:
     async def test(store: Store, lists: Directory) -> None:
         served = Served()
-        lists._keep(Subscribers("cached", [b"cached_a"], 1, ()))
+        lists._keep(Subscribers("cached", [b"cached_a"], enveloped=1))
         for topic in "abc":
             lists.when_known(topic, served(f"before {topic}"))
             await turn()  # a read each
@@ -431,7 +431,7 @@ def test_a_list_is_used_while_the_lease_holds_and_not_once_it_lapsed() -> None:
 
 def test_without_a_lease_no_list_is_used() -> None:
     async def test(store: Store, lists: Directory) -> None:
-        lists._keep(Subscribers("t", [b"t_a"], 1, ()))
+        lists._keep(Subscribers("t", [b"t_a"], enveloped=1))
         store.lease.end()
         assert kept(lists, "t") is None
         store.lease.store_is_lost()
@@ -444,7 +444,7 @@ def test_without_a_lease_no_list_is_used() -> None:
 def test_what_is_forgotten_is_freed_in_many_turns() -> None:
     async def test(store: Store, lists: Directory) -> None:
         for number in range(20_000):
-            lists._keep(Subscribers(f"t{number}", [b"q"], 1, ()))
+            lists._keep(Subscribers(f"t{number}", [b"q"], enveloped=1))
         cached = lists._young
         lists.forget()
         assert lists.size == (0, 0)
@@ -460,7 +460,7 @@ def test_what_is_forgotten_is_freed_in_many_turns() -> None:
 def test_what_is_cached_is_bounded_and_the_used_stays() -> None:
     async def test(store: Store, lists: Directory) -> None:
         for number in range(1000):
-            lists._keep(Subscribers(f"t{number}", [b"q"], 1, ()))
+            lists._keep(Subscribers(f"t{number}", [b"q"], enveloped=1))
             assert lists.get("t0") is not None, f"the used list went at {number}"
         assert len(lists._young) + len(lists._old) <= 100
 

@@ -15,6 +15,7 @@ from support.fanouts import Bench, Job, long_list, message
 from gearhorn.errors import Busy
 from gearhorn.fanout.foreground import Foreground
 from gearhorn.fanout.places import COPY_BYTES, LINGERING, REASONS_BYTES, RESULTS_BYTES, Places
+from gearhorn.fanout.running import Plan
 from gearhorn.fanout.tally import SLICE, Tally
 from gearhorn.gearman.packets import WORK_DATA
 from gearhorn.gearman.results import DISCARDED, REASON_BYTES
@@ -39,16 +40,9 @@ def start(bench: Bench, payload: bytes = b"x", **options: Any) -> tuple[Job, For
 
 
 def foreground(bench: Bench, job: Job, payload: bytes = b"x", **options: Any) -> Foreground:
-    total = len(bench.subscribers.queues)
-    return Foreground(
-        bench.outbox,
-        job,  # type: ignore[arg-type]
-        message(payload, **options),
-        bench.subscribers,
-        total=total,
-        chosen=None,
-        place=bench.places.enter(len(payload), total),
-    )
+    plan = Plan(job, message(payload, **options), bench.subscribers)  # type: ignore[arg-type]
+    plan.enter(bench.places)
+    return Foreground(bench.outbox, plan)
 
 
 def receipt(job: Job) -> dict[str, Any]:
@@ -363,16 +357,10 @@ def test_garbage_collection_does_not_walk_through_the_durable_receivers_of_each_
     names = tuple(f"c{number}" for number in range(1000))
 
     def test(bench: Bench) -> None:
-        fanout = Foreground(
-            bench.outbox,
-            Job(),  # type: ignore[arg-type]
-            message(b"x"),
-            bench.subscribers,
-            total=0,
-            chosen=None,
-            place=bench.places.enter(1, 0),
-            receivers=names,
-        )
+        plan = Plan(Job(), message(b"x"), bench.subscribers, [])  # type: ignore[arg-type]
+        plan.enter(bench.places)
+        plan.receivers = names
+        fanout = Foreground(bench.outbox, plan)
         for name in names[:500]:
             fanout.done(name, "")
         assert (len(fanout.missing()), fanout.misses(names[7])) == (500, False)

@@ -245,7 +245,8 @@ def test_what_is_done_for_a_full_queue_does_not_grow_with_the_others_that_are_fu
         bench = Bench(Queue(limit=1))
         bench.queue.jobs.append(-1)
         queues = [b"t_c%d" % number for number in range(count)]
-        found = Asked("t", queues, count, (), dict.fromkeys(range(count), "drop_old"))
+        overflow = dict.fromkeys(range(count), "drop_old")
+        found = Asked("t", queues, enveloped=count, overflow=overflow)
         for index in range(count):
             bench.overflow.refused(Copy(bench, found, index), index)
         for index in range(count):

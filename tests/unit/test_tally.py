@@ -21,7 +21,7 @@ ALL = bytes((PENDING, HELD, DELIVERED, FAILED, DROPPED))
 def subscribers(names: Sequence[str], is_long: bool) -> Subscribers:
     if not is_long:
         queues = [f"t_{name}".encode() for name in names]
-        return Subscribers("t", queues, len(queues), ())
+        return Subscribers("t", queues, enveloped=len(queues))
     return long_list("t", names)
 
 
