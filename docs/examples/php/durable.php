@@ -39,5 +39,6 @@ $worker->addFunction('orders_dave', function (GearmanJob $job) {
     }
     return 'done'; // acknowledged: the next message may come
 });
+// work() says false, and warns, where the job failed: no reason to stop
 while (@$worker->work() || $worker->returnCode() == GEARMAN_WORK_FAIL) {
 }
