@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from gearhorn.broker.gossip import Gossiper
+from gearhorn.broker.gossiper import Gossiper
 from gearhorn.durable.service import DurableTopics
 from gearhorn.errors import Unknown
 from gearhorn.fanout.backlog import Backlog

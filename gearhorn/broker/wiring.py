@@ -13,7 +13,7 @@ from gearhorn.broker.coherence import Coherence
 from gearhorn.broker.describe import Descriptions
 from gearhorn.broker.duties import MemberDuties
 from gearhorn.broker.functions import Functions
-from gearhorn.broker.gossip import Gossiper
+from gearhorn.broker.gossiper import Gossiper
 from gearhorn.broker.intake import Intake
 from gearhorn.broker.own_state import OwnState
 from gearhorn.broker.serving import Serving

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from gearhorn.broker import gossip
-from gearhorn.broker.gossip import JOBS_PER_S, Gossiper
+from gearhorn.broker import gossiper
+from gearhorn.broker.gossiper import JOBS_PER_S, Gossiper
 from gearhorn.messages.codec import encode
 from gearhorn.messages.peers import MemberState
 from gearhorn.store.members import Member
@@ -88,7 +88,7 @@ def test_what_is_no_gossip_is_refused(body: bytes) -> None:
 
 def test_who_hears_nobody_for_three_intervals_is_isolated(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr(gossip, "now_s", lambda: now[0])
+    monkeypatch.setattr(gossiper, "now_s", lambda: now[0])
 
     def test(talk: Gossiper, membership: Any) -> None:
         states = []
