@@ -60,7 +60,7 @@ class Broker:
             await parts.gossiper.stop()
             await parts.membership.leave()
             parts.durable.members_changed()
-            if parts.presences.is_present:  # who read the members just before may still ask
+            if parts.presences.is_present:  # a peer that read the members just before may still ask
                 await asyncio.sleep(LINGER_S)
             await self._close()
         log.info("stopped")
@@ -72,7 +72,8 @@ class Broker:
         parts.control.start()  # 2. peers can be told
         parts.deliveries.start()
         await self._check_store()
-        # 3. this member answers before anybody can know of it, and joins before it reads a list
+        # 3. this member serves its own queue before a peer can find it in the store, and has a
+        # lease before it reads a list: an earlier list would miss changes that nobody told it of
         parts.membership.start(parts.duties)
         await parts.membership.joined.wait()
         parts.durable.start()
@@ -91,8 +92,11 @@ class Broker:
         log.info("ready", member=parts.membership.id)
 
     async def _finish(self) -> None:
-        """Take no more and finish what is in hand, still a member: a list that is in use must
-        go on being told of changes, and a member that answers stalls nobody."""
+        """Take no more jobs and finish those in hand.
+
+        This member keeps its lease meanwhile: the lists that it uses still have to be dropped when
+        a topic changes, and a peer that asks it to must get its answer without delay.
+        """
         parts = self._parts
         parts.intake.stop_grabbing()
         await parts.durable.leave()
@@ -121,7 +125,12 @@ class Broker:
             )
 
     async def _close(self) -> None:
-        """Stop the parts, those first that others rely on last."""
+        """Stop the parts in the reverse order of their start.
+
+        Drop counters are flushed and the changes of subscriptions end while the store and the
+        control connections are still open; the member's own queues are emptied
+        (``burials.finish``) after ``presences`` has stopped serving them.
+        """
         parts = self._parts
         await self._tasks.cancel()
         await parts.durable.stop()
@@ -149,14 +158,19 @@ class Broker:
         return True
 
     async def _check_store(self) -> None:
+        """Return once the store answers and is fit for use; retry while it does not answer.
+
+        Raises ``StartError`` for what retrying cannot mend: a store of another release, or one
+        that may evict subscriptions.
+        """
         backoff = Backoff()
-        said = ""
+        logged = ""  # one line for each new reason, not for each try
         while True:
             try:
                 await self._parts.store.check()
                 return
             except StoreError as error:
-                if said != str(error):
-                    said = str(error)
-                    log.warning("store is not there; trying again for ever", error=said)
+                if logged != str(error):
+                    logged = str(error)
+                    log.warning("store unreachable; retrying", error=logged)
                 await asyncio.sleep(backoff.next_s())

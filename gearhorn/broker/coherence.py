@@ -1,4 +1,15 @@
-"""Coherence: what this member has cached, forgotten and waited for in the right order."""
+"""Coherence: drops what this member has cached, and waits for the fan-outs that still use it.
+
+Theory of operation. A subscriber that got the answer to its ``unsubscribe_fanout`` must get no
+copy of a later publish, whichever member serves that. So a member that is told of a change first
+drops the topic's list (``drop``: from then on no fan-out begins with it), then waits until every
+fan-out that had begun with it has handed its copies over (``wait_sent``), and only then answers.
+
+The invariant of the wait: a copy is always in exactly one of the places that are waited for, and
+moves only towards those that are waited for later. So one pass in that order misses none.
+
+Rules: runs on the event loop; keeps nothing itself.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +29,8 @@ from gearhorn.names import GOSSIP, queue_of
 
 
 class Coherence(Caches):
-    """The caches of one member."""
+    """The caches of one member. The constructor's arguments are the parts that have some;
+    ``control`` are the connections on which gossip is sent."""
 
     def __init__(
         self,
@@ -54,7 +66,7 @@ class Coherence(Caches):
             self._limits.changed(topic, queue_of(topic, client_id) if client_id else None)
 
     def forget(self) -> None:
-        """Forget everything: any topic may have changed."""
+        """Forget everything: any topic may have changed. Nothing is waited for."""
         self._directory.forget()
         self._gossiper.listeners_changed()
         self._limits.forget()

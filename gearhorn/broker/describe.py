@@ -1,9 +1,9 @@
-"""Describing: what this member knows of the members, and what the store holds, page by page.
+"""Describing: answers ``describe_fanout`` with members, and a page of topics and subscriptions.
 
 Theory of operation. A page costs what is on it, and nothing scans all topics. One page of more than
 ``SMALL`` subscriptions is made at a time, and few smaller ones, so that any number of requests
-leaves the store's connections and the memory to those who subscribe and publish. The longest reply
-is 16 MiB: the page ends earlier where names are long, and its cursor leads on.
+leaves the store's connections and the memory to requests that subscribe and publish. The longest
+reply is 16 MiB: the page ends earlier where names are long, and its cursor leads on.
 
 Rules: runs on the event loop, which has its turn after every ``STEP`` subscriptions.
 """
@@ -34,6 +34,7 @@ from gearhorn.messages.logs import (
     DEFAULT_MAX_MESSAGES,
     FailureHistory,
 )
+from gearhorn.messages.subscriptions import DurableOptions
 from gearhorn.names import check_name, queue_of
 from gearhorn.requests import answer
 from gearhorn.store.lanes import LaneRecord
@@ -43,10 +44,19 @@ from gearhorn.tasks import Tasks
 SMALL = 100  # subscriptions of a page that needs not wait for large ones
 SMALL_PAGES = 4  # that are made at a time
 STEP = 500  # subscriptions
+NO_OWNERS = ("-", "?", "pull")  # what stands in a lane's record where no member delivers for it
 
 
 class Descriptions:
-    """Answers ``describe_fanout``. ``max_backlog`` is what holds for subscriptions without one."""
+    """Answers ``describe_fanout`` ("describe_fanout" in docs/protocol.rst).
+
+    Arguments:
+        gossiper: knows the members' states.
+        listing: reads subscriptions from the store, page by page.
+        durable: knows logs and lanes.
+        backlog: knows how many copies wait in each queue.
+        max_backlog: the limit, in copies, of subscriptions without one of their own.
+    """
 
     def __init__(
         self,
@@ -67,7 +77,7 @@ class Descriptions:
         self._large = asyncio.Semaphore()
 
     def handle(self, job: Job) -> None:
-        """Take one job."""
+        """Answer one job in a task of its own; never raises."""
         self._tasks.spawn(answer(job, self._reply), "description")
 
     async def _reply(self, job: Job) -> bytes:
@@ -96,9 +106,9 @@ class Descriptions:
         """Return the logs of those topics that have one."""
         found: dict[str, DescribedLog] = {}
         for at in range(0, len(names), STEP):
-            some = names[at : at + STEP]
-            logs = await self._durable.log.describe(some)
-            found |= {name: _log(one) for name, one in zip(some, logs, strict=True) if one}
+            part = names[at : at + STEP]
+            logs = await self._durable.log.describe(part)
+            found |= {name: _log(fields) for name, fields in zip(part, logs, strict=True) if fields}
         return found
 
     async def _topics(
@@ -111,10 +121,10 @@ class Descriptions:
         done = 0
         for topic, page in pages:
             subscriptions = {}
-            for one in page:
-                lane = lanes.get((topic, one.client_id))
-                described = self._subscription(topic, one, waiting, at, lane)
-                subscriptions[one.client_id] = described
+            for stored in page:
+                lane = lanes.get((topic, stored.client_id))
+                described = self._subscription(topic, stored, waiting=waiting, at=at, durable=lane)
+                subscriptions[stored.client_id] = described
                 done += 1
                 if not done % STEP:
                     await asyncio.sleep(0)
@@ -124,61 +134,91 @@ class Descriptions:
     async def _lanes(
         self, pages: list[tuple[str, list[Stored]]], logs: dict[str, DescribedLog]
     ) -> dict[tuple[str, str], DescribedDurable]:
-        """Return how the durable subscriptions of a page are."""
-        store = self._durable.lanes
-        found = {}
+        """Return how the durable subscriptions of a page stand in the logs of their topics."""
+        found: dict[tuple[str, str], DescribedDurable] = {}
         for topic, page in pages:
-            durable = [one for one in page if one.options.durable]
-            if not durable or topic not in logs:
+            durable = [stored for stored in page if stored.options.durable]
+            if topic not in logs:
                 continue
-            clients = [one.client_id for one in durable]
-            positions: dict[str, LaneRecord] = {}
-            counts: list[tuple[int, dict[int, FailureHistory]]] = []
-            for start in range(0, len(clients), STEP):
-                some = clients[start : start + STEP]
-                positions |= await store.records(topic, some)
-                counts += await store.counts([(topic, client_id) for client_id in some])
-            for one, (parked, troubles) in zip(durable, counts, strict=True):
-                held, options = positions.get(one.client_id), one.options.durable
-                if held is None or options is None:
-                    continue
-                attempts = max((trouble.attempts for trouble in troubles.values()), default=0)
-                found[topic, one.client_id] = DescribedDurable(
-                    held.position,
-                    logs[topic].last - held.position,
-                    attempts,
-                    parked,
-                    None if held.owner in ("-", "?", "pull") else held.owner,
-                    held.term,
-                    options.in_flight,
-                    options.timeout,
-                    options.max_attempts,
-                    options.max_backoff,
-                    options.batch,
-                    options.pull,
-                )
+            for start in range(0, len(durable), STEP):
+                lanes = await self._lanes_of(topic, durable[start : start + STEP], logs[topic].last)
+                found |= {(topic, client_id): lane for client_id, lane in lanes.items()}
         return found
+
+    async def _lanes_of(
+        self, topic: str, durable: list[Stored], last: int
+    ) -> dict[str, DescribedDurable]:
+        """Return how some durable subscriptions of one topic stand, by client_id.
+
+        Arguments:
+            topic: the topic.
+            durable: the subscriptions.
+            last: the sequence of the log's last message.
+        """
+        store = self._durable.lanes
+        clients = [stored.client_id for stored in durable]
+        records = await store.records(topic, clients)
+        counts = await store.counts([(topic, client_id) for client_id in clients])
+        return {
+            stored.client_id: _lane(records[stored.client_id], options, last, count)
+            for stored, count in zip(durable, counts, strict=True)
+            if stored.client_id in records and (options := stored.options.durable)
+        }
 
     def _subscription(
         self,
         topic: str,
-        one: Stored,
+        stored: Stored,
+        *,
         waiting: dict[bytes, int],
         at: float | None,
         durable: DescribedDurable | None,
     ) -> DescribedSubscription:
-        queue, options = queue_of(topic, one.client_id), one.options
+        """Describe one subscription.
+
+        Arguments:
+            topic: its topic.
+            stored: what the store keeps of it.
+            waiting: how many copies wait, by queue.
+            at: when they were counted, in seconds since 1970; None: not yet.
+            durable: how it stands in its log, if it is durable.
+        """
+        queue, options = queue_of(topic, stored.client_id), stored.options
         return DescribedSubscription(
             queue.decode(),
             options.max_backlog or self._max_backlog,
             options.overflow,
             options.envelope,
-            one.drops,
+            stored.drops,
             options.ttl,
             None if at is None else waiting.get(queue, 0),
             at,
             durable,
         )
+
+
+def _lane(
+    record: LaneRecord,
+    options: DurableOptions,
+    last: int,
+    count: tuple[int, dict[int, FailureHistory]],
+) -> DescribedDurable:
+    """Describe one lane; ``count`` are its parked messages, and its messages that failed."""
+    parked, failures = count
+    return DescribedDurable(
+        record.position,
+        last - record.position,
+        max((history.attempts for history in failures.values()), default=0),
+        parked,
+        None if record.owner in NO_OWNERS else record.owner,
+        record.term,
+        options.in_flight,
+        options.timeout,
+        options.max_attempts,
+        options.max_backoff,
+        options.batch,
+        options.pull,
+    )
 
 
 def _log(fields: dict[str, str]) -> DescribedLog:

@@ -1,4 +1,8 @@
-"""Duties: what follows for the parts of a worker from what happens to its membership."""
+"""Duties: what follows for the parts of a worker from what happens to its membership.
+
+Rules: decides nothing and keeps nothing. ``membership`` lies below the parts that its events
+concern, so it calls a protocol (``Duties``), and this class forwards each event to those parts.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from gearhorn.members.presence import Presences
 
 
 class MemberDuties(Duties):
-    """The duties of a member, each handed to the part whose it is."""
+    """The duties of a member, each forwarded to the part that fulfils it."""
 
     def __init__(
         self,
@@ -35,7 +39,7 @@ class MemberDuties(Duties):
         await self._presences.appear(member)
 
     async def disappear(self, member: str) -> None:
-        """Serve them no more, and fail what waits there."""
+        """Stop serving a member's own queues, and fail what waits there."""
         await self._presences.disappear(member)
         self._durable.members_changed()
 

@@ -1,4 +1,8 @@
-"""Functions: the Gearman functions that a member serves, and who handles the jobs of each."""
+"""Functions: the Gearman functions that a member serves, and the handler of each one's jobs.
+
+Rules: the only table from a function's name to its handler. A new kind of request is a name here,
+an option in ``config``, and a row in one of the tables of ``serve``.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ READS_IN_HAND = 64  # each up to 8 MiB; those that wait for a message are not co
 
 
 class Functions:
-    """The names of the functions, as the options say."""
+    """The names of the functions, from the options of ``config``."""
 
     def __init__(self, config: Config) -> None:
         # the longest payload, where each byte is escaped: "\\u0041" is six for one
@@ -61,7 +65,10 @@ class Functions:
         fetching: Fetching,
         parked: ParkedRequests,
     ) -> None:
-        """Have the jobs of every function taken by ``intake`` and handled by these."""
+        """Have the jobs of every function taken by ``intake`` and handled by these parts.
+
+        One table and one call for each kind of connection; their order has no effect.
+        """
         handlers: dict[bytes, Callable[[Job], None]] = {
             self.describe: descriptions.handle,
             self.retain: changes.retain,

@@ -1,8 +1,15 @@
-"""Gossip: every member tells every other, now and then, how it is.
+"""Gossiper: tells every other member this one's state, and keeps what they tell.
 
-Rules: runs on the event loop. It is for seeing; who lives is decided by leases. What a server has
-not answered is not followed by more, and nothing waits for an answer. The member's id is the unique
-id, so at most one message of each member waits for a listener (after Oban's gossip plugin).
+Theory of operation. Members tell each other directly, over the queues ``__gossip_ID``, so that
+``describe_fanout`` works while the store is away and shows what each member sees itself. All
+members together send at most ``JOBS_PER_S`` jobs: with n members a round costs n * (n - 1), so the
+interval grows with them. The member's id is the unique id of its messages: a job server merges a
+message into the one before it if that still waits, so at most one of each member waits for a
+listener (after Oban's gossip plugin).
+
+Rules: runs on the event loop. Gossip is for display; whether a member lives is decided by its lease
+alone. A server that has not answered a message is sent no further one, and nothing waits for an
+answer.
 """
 
 from __future__ import annotations
@@ -33,23 +40,23 @@ from gearhorn.tasks import Tasks
 from gearhorn.timing import now_s
 
 JOBS_PER_S = 200.0  # of all members together, whatever their number
-MEETING_S = 0.1
-SILENT_INTERVALS = 3  # without a word from anybody: isolated
+MEETING_S = 0.1  # before an unknown sender has the members read again
+SILENT_INTERVALS = 3  # in which no peer was heard: isolated
 
 log = structlog.get_logger(__name__)
 
 
 class Gossiper:
-    """What one member says and has heard.
+    """Sends one member's state, and keeps those that it has heard.
 
     Arguments:
         membership: who the peers are.
         job_servers: control clients, which no copies go through.
-        lists: where the list of listeners comes from: not from the directory, since nobody may
-            publish to it.
+        lists: reads the list of listeners. They are not in the directory, because the topic
+            ``__gossip`` cannot be published to.
         own: this member's present state.
         burials: where the queues of a member go that has gone.
-        interval_s: the shortest time between two messages.
+        interval_s: the shortest time between two messages, in seconds.
     """
 
     def __init__(
@@ -81,81 +88,81 @@ class Gossiper:
 
     @property
     def interval_s(self) -> float:
-        """The time between two messages of one member."""
+        """The seconds between two messages of one member."""
         members = len(self._membership.peers) + 1
         listeners = len(self._listeners.queues) if self._listeners else 0
         jobs = members * (members - 1 + listeners)
         return max(self._base_s, jobs / JOBS_PER_S)
 
     def known(self) -> list[MemberState]:
-        """Return what every member last said, this one's present state first."""
+        """Return every member's last state, this one's present state first."""
         self._forget()
-        others = [said for said, _ in self._heard.values()]
+        others = [state for state, _ in self._heard.values()]
         silent = [MemberState(peer) for peer in self._membership.peers if peer not in self._heard]
         return [self._own.now(self.state), *others, *silent]
 
     def start(self) -> None:
-        """Begin to talk."""
+        """Begin to send."""
         self._tasks.keep("gossip", self._run)
 
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(self.interval_s * random.uniform(1.0, 1.1))
             self._forget()
-            self._look()
-            self._say()
+            self._judge()
+            self._send()
             if not self._reading:
                 self._tasks.spawn(self._look_up(), "gossip listeners")
 
     def hear(self, job: Job) -> None:
-        """Take what a member says."""
+        """Take one message; the job is finished, with ``bad_request:`` for what is none."""
         try:
-            said = decode_gossip(job.arguments)
+            told = decode_gossip(job.arguments)
         except BadRequest as error:
             job.fail(str(error))
             return
         job.complete()
-        if said.member in self._membership.peers:
-            self._note(said)
-        elif not self._asking and said.member != self._membership.id:
+        if told.member in self._membership.peers:
+            self._note(told)
+        elif not self._asking and told.member != self._membership.id:
             self._asking = True
-            self._tasks.spawn(self._meet(said), "new member")
+            self._tasks.spawn(self._meet(told), "new member")
 
     async def stop(self) -> None:
-        """Say no more, and leave nothing behind with those who have gone."""
+        """Send no more, and bury the queues of members that have gone since."""
         await self._tasks.cancel()
         await self._membership.refresh()
         self._forget()
 
-    async def _meet(self, said: MemberState) -> None:
-        """Hear somebody who joined since the members were last looked at, if he did."""
+    async def _meet(self, told: MemberState) -> None:
+        """Read the members again; keep the message if its sender has joined since."""
         try:
-            await asyncio.sleep(MEETING_S)  # a stranger may talk as often as he likes
+            await asyncio.sleep(MEETING_S)  # however often an unknown sender sends
             await self._membership.refresh()
         finally:
             self._asking = False
-        if said.member in self._membership.peers:
-            self._note(said)
+        if told.member in self._membership.peers:
+            self._note(told)
 
-    def _note(self, said: MemberState) -> None:
-        if said.member not in self._heard and said.servers != self._own.now(self.state).servers:
+    def _note(self, told: MemberState) -> None:
+        if told.member not in self._heard and told.servers != self._own.now(self.state).servers:
             log.error(
                 "members have different job servers, and copies of one queue go to different ones",
-                peer=said.member,
-                servers=" ".join(said.servers),
+                peer=told.member,
+                servers=" ".join(told.servers),
             )
         self._since_s = now_s()
-        self._heard[said.member] = (said, self._since_s)
+        self._heard[told.member] = (told, self._since_s)
 
     def _forget(self) -> None:
         for member in self._heard.keys() - self._membership.peers.keys():
             del self._heard[member]
         for member in self._told - self._membership.peers.keys():
-            self._told.remove(member)  # what was sent after it had gone waits there for nobody
+            self._told.remove(member)  # what was sent after it had gone is taken by no receiver
             self._burials.add(member)
 
-    def _look(self) -> None:
-        """See how this member stands among the others."""
+    def _judge(self) -> None:
+        """Judge how this member stands among the others."""
         at_s = now_s()
         if at_s > self._membership.lease.until_s:
             state = "isolated"
@@ -167,12 +174,16 @@ class Gossiper:
         else:
             state = "clustered"
         if state != self.state:
-            say = log.warning if state == "isolated" else log.info
-            say("state", state=state, former=self.state, peers=len(self._membership.peers))
+            report = log.warning if state == "isolated" else log.info
+            report("state", state=state, former=self.state, peers=len(self._membership.peers))
             self.state = state
 
-    def _say(self) -> None:
-        """Tell the members and whoever else listens, through the servers that owe no answer."""
+    def _send(self) -> None:
+        """Send this member's state to peers and listeners, through the servers that owe no answer.
+
+        Peers and listeners are two lists, because the second one may not be known; of each list,
+        a server gets one block.
+        """
         peers = [queue_of(GOSSIP, peer) for peer in self._membership.peers]
         self._told.update(self._membership.peers)
         audiences = [Subscribers(GOSSIP, peers, enveloped=len(peers))]
@@ -193,16 +204,16 @@ class Gossiper:
                 if block.place not in slow:
                     self._owed[block.place] += 1
                     outcome = _Outcome(self._owed, block.place)
-                    words = Submission(outcome, block.heads, block.tail, False)
-                    self._job_servers.submit(block.place, words)
+                    submission = Submission(outcome, block.heads, block.tail, False)
+                    self._job_servers.submit(block.place, submission)
 
     def listeners_changed(self) -> None:
-        """Tell nobody but members before it is known again who else listens."""
+        """The subscribers of ``__gossip`` changed: send to members only until they are known."""
         self._listeners = None
         self._changed += 1
 
     async def _look_up(self) -> None:
-        """Read who else listens, for the next message."""
+        """Read the subscribers of ``__gossip``, for the next message."""
         self._reading = True
         changed = self._changed
         try:
@@ -215,7 +226,7 @@ class Gossiper:
 
 
 class _Outcome:
-    """What becomes of messages to one server: it owes nothing any more."""
+    """Counts a message to one server as answered, whatever the answer is."""
 
     def __init__(self, owed: Counter[int], place: int) -> None:
         self._owed, self._place = owed, place
@@ -227,7 +238,7 @@ class _Outcome:
         self._owed[self._place] -= 1
 
     def finished(self, submission: Submission, index: int, result: Result) -> None:
-        raise AssertionError("nobody finishes a background copy towards its submitter")
+        raise AssertionError("a background copy is not finished towards its submitter")
 
     def broke(self, submission: Submission) -> None:
         """Nothing waits for gossip."""

@@ -1,9 +1,13 @@
 """Intake: the connections on which a member takes jobs, in three kinds.
 
-Theory of operation. gearmand starves functions that share a connection with a busy one. And members
-whose changes wait for each other need a connection that nothing can fill. So there is
-one connection to each job server for each kind of request, with a bound of its own: fan-outs,
-changes, and what reads logs.
+Theory of operation. gearmand gives a connection the jobs of the function that it registered last,
+as long as there are any: the other functions of that connection starve (docs/gearmand.rst). And a
+member's change waits until every peer has dropped its list, so that two members whose changes wait
+for each other need a connection that fan-outs cannot fill. So there is one connection to each job
+server for each kind of request, with a bound of its own: fan-outs, changes, and requests that read
+logs.
+
+Rules: runs on the event loop. Fan-outs start last, once everything that they rely on serves.
 """
 
 from __future__ import annotations
@@ -17,7 +21,15 @@ from gearhorn.gearman.worker import Job, Worker
 
 
 class Intake:
-    """The workers of this member, by kind; empty until ``serve`` has been called for each."""
+    """The workers of this member, by kind.
+
+    Arguments:
+        servers: the job servers; each kind has one worker for each of them.
+        tls: for connections that are encrypted, or None.
+        client_id: what the job servers list the connections as.
+
+    Each kind is empty until ``serve`` has been called for it.
+    """
 
     def __init__(
         self, servers: Sequence[Server], tls: ssl.SSLContext | None, client_id: bytes

@@ -1,4 +1,8 @@
-"""Own state: what a member says of itself, to its peers and to whoever describes it."""
+"""Own state: what a member tells of itself, to its peers and in ``describe_fanout``.
+
+Rules: reads the counters of other parts and keeps none. What it returns is described in
+docs/protocol.rst, "Between workers".
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ from gearhorn.timing import now_s
 
 
 class OwnState:
-    """Where the figures of a member's state come from."""
+    """Collects a member's state from its parts; the constructor's arguments are those parts."""
 
     def __init__(
         self,
@@ -43,7 +47,11 @@ class OwnState:
         self._started_s = now_s()
 
     def now(self, state: str) -> MemberState:
-        """Return this member's state; ``state`` is how it stands among the others."""
+        """Return this member's state.
+
+        Arguments:
+            state: ``solitary``, ``clustered`` or ``isolated``, as ``Gossiper`` judges it.
+        """
         topics, subscriptions = self._directory.size
         fanouts = self._intake.fanouts
         return MemberState(

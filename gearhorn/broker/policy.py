@@ -1,8 +1,8 @@
-"""Policy: says loudly when the store was told to forget keys.
+"""Policy: logs an error while the store's ``maxmemory-policy`` lets it evict gearhorn's keys.
 
-Rules: one task on the event loop. A store that may evict subscriptions is refused at the start; one
-that is changed later is complained of for as long as it stays so, because leaving it would lose
-what works today as well.
+Rules: one task on the event loop. A store with such a policy is refused at the start. If the policy
+changes later, the worker logs an error every minute and keeps serving: stopping would lose what
+still works.
 """
 
 from __future__ import annotations
@@ -14,26 +14,31 @@ import structlog
 from gearhorn.errors import StoreError
 from gearhorn.store.connection import Connection
 
-LOOK_S = 5.0
+CHECK_S = 5.0  # between two checks
 REPEAT_S = 60.0  # between two complaints
 
 log = structlog.get_logger(__name__)
 
 
-async def watch_policy(store: Connection, look_s: float = LOOK_S) -> None:
-    """Look at the store's maxmemory-policy now and then, for as long as the worker runs."""
+async def watch_policy(store: Connection, check_s: float = CHECK_S) -> None:
+    """Check the store's maxmemory-policy until cancelled.
+
+    Arguments:
+        store: asked for its policy; while it is away, nothing is logged here.
+        check_s: seconds between two checks.
+    """
     loop = asyncio.get_running_loop()
-    said_s = float("-inf")
+    logged_s = float("-inf")
     while True:
-        await asyncio.sleep(look_s)
+        await asyncio.sleep(check_s)
         try:
             policy = await store.evicts()
         except StoreError:
-            continue  # others say that the store is not there
+            continue  # the parts that need the store log that it is away
         if policy is None:
-            if said_s > float("-inf"):
-                said_s = float("-inf")
+            if logged_s > float("-inf"):
+                logged_s = float("-inf")
                 log.info("the store keeps its keys again")
-        elif loop.time() - said_s > REPEAT_S:
-            said_s = loop.time()
+        elif loop.time() - logged_s > REPEAT_S:
+            logged_s = loop.time()
             log.error("the store forgets keys when its memory is full", policy=policy)

@@ -7,8 +7,11 @@ can. Two things keep it from its work:
 * The store has been away for ``STORE_WAIT_S``: the fan-outs are given back ("What is promised" in
   docs/protocol.rst). The lease lapses by itself.
 * A vital part of the worker fails (``tasks.Supervision``): every request is given back and the
-  lease is given up, so that the member is no black hole that renews its lease and answers nobody.
-  When the part runs again it joins under another id.
+  lease is given up. Otherwise the member would renew its lease and take requests that it cannot
+  answer. When the part runs again, the member joins under a new id.
+
+Connections are closed instead of jobs failed, because a job server gives the jobs of a closed
+connection to another worker, while a failed job is over and its publisher is told so.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from gearhorn.gearman.worker import Worker
 from gearhorn.tasks import Supervision
 
 STORE_WAIT_S = 30.0  # fan-outs in hand wait this long for the store
-LOOK_S = 0.5
+CHECK_S = 0.5  # between two checks of the store
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +43,13 @@ class Leaseholder(Protocol):
 
 
 class Serving:
-    """Suspends and resumes the workers of one member, its ``intake``."""
+    """Suspends and resumes the workers of one member.
+
+    Arguments:
+        intake: the workers.
+        leaseholder: gives the member's lease up while a vital part fails.
+        outage: since when the store has been away.
+    """
 
     def __init__(self, intake: Intake, leaseholder: Leaseholder, outage: StoreOutage) -> None:
         self._intake = intake
@@ -54,10 +63,10 @@ class Serving:
         self._supervision.on_change(self._changed.set)
 
     async def run(self) -> None:
-        """Suspend and resume as it becomes due, without end."""
+        """Suspend and resume until cancelled; checks twice a second, and when a part changes."""
         while True:
             try:
-                async with asyncio.timeout(LOOK_S):
+                async with asyncio.timeout(CHECK_S):
                     await self._changed.wait()
             except TimeoutError:
                 pass
@@ -67,6 +76,7 @@ class Serving:
             await self._apply()
 
     def _judge_parts(self) -> None:
+        """Give the lease up when a first vital part fails, take one when the last runs again."""
         failing = self._supervision.failing
         if bool(failing) == self._is_standing_down:
             return
@@ -79,6 +89,7 @@ class Serving:
             self._leaseholder.stand_up()
 
     def _judge_store(self) -> None:
+        """See whether the store has been away for too long for the fan-outs in hand."""
         since = self._outage.since
         if since is None:
             self._is_store_lost = False
@@ -86,7 +97,7 @@ class Serving:
             waited_s = asyncio.get_running_loop().time() - since
             self._is_store_lost = waited_s > STORE_WAIT_S
             if self._is_store_lost:
-                log.error("store is still not there; giving the fan-outs in hand to others")
+                log.error("store still unreachable; giving fan-outs to other members")
 
     async def _apply(self) -> None:
         """Close the connections that must not be there, open those that may be there again."""

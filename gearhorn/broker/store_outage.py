@@ -7,14 +7,18 @@ from gearhorn.fanout.directory import Directory
 
 
 class StoreOutage:
-    """Looks at those whose work cannot go on without the store."""
+    """Asks the two parts whose work waits for the store: lists to be read, messages to be logged.
+
+    There is no probe of its own. The store counts as away while work waits for it, so that an idle
+    member has nothing to give back and a store that answers slowly is not taken for one that is
+    away.
+    """
 
     def __init__(self, directory: Directory, appends: Appends) -> None:
         self._waiting = directory, appends
 
     @property
     def since(self) -> float | None:
-        """When the absence was first noticed that lasts, in the event loop's time; None: it does
-        not."""
+        """Since when work has waited, in seconds of the event loop's clock; None: none waits."""
         sinces = [part.waiting_since for part in self._waiting]
         return min((since for since in sinces if since is not None), default=None)

@@ -95,18 +95,18 @@ def test_who_hears_nobody_for_three_intervals_is_isolated(monkeypatch: pytest.Mo
         for seconds, peers in ((0, {}), (1, membership.peers), (1, membership.peers)):
             now[0] += seconds
             saved, membership.peers = membership.peers, peers
-            talk._look()
+            talk._judge()
             states.append(talk.state)
             membership.peers = saved
         now[0] += 3
-        talk._look()
+        talk._judge()
         states.append(talk.state)
         job: Any = Job(encode(MemberState("m0")))
         talk.hear(job)
-        talk._look()
+        talk._judge()
         states.append(talk.state)
         membership.lease.until_s = 0.0
-        talk._look()
+        talk._judge()
         states.append(talk.state)
         assert states == [
             *("solitary", "clustered", "clustered", "isolated", "clustered", "isolated")
