@@ -260,7 +260,7 @@ class Appends:
     def _is_away(self, since: float, error: StoreError) -> None:
         if self.waiting_since is None:
             self.waiting_since = since
-            log.error("store is not there; messages wait to be logged", error=str(error))
+            log.error("store unreachable; messages wait to be logged", error=str(error))
 
 
 def _break(batch: Iterable[_Append]) -> None:

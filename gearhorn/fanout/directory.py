@@ -231,7 +231,7 @@ class Directory:
             return False
         if self.waiting_since is None:
             self.waiting_since = began
-            log.error("store is not there; fan-outs wait for it", error=str(error))
+            log.error("store unreachable; fan-outs wait for it", error=str(error))
         return True
 
     def _is_back(self) -> None:

@@ -340,7 +340,7 @@ class Link:
         if kind == "this process":  # no other link says this one's part
             log.error("no connection can be opened", server=str(self.server), error=words)
         else:
-            self._say("job server is not there; trying again for ever", error=words)
+            self._say("job server unreachable; retrying", error=words)
 
     async def _session(self, connection: Connection) -> str:
         """Use a connection until it ends; return why it did."""

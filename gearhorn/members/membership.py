@@ -371,7 +371,7 @@ class Membership:
         self.lease.store_is_lost()
         if not self._is_lost:
             self._is_lost = True
-            log.error("store is not there; the lease runs out", error=str(error))
+            log.error("store unreachable; the lease runs out", error=str(error))
 
     def _notice_run(self) -> bool:
         """Note under which run the store answers; return whether it is another one."""

@@ -519,7 +519,7 @@ def test_a_thousand_messages_leave_no_line(launch: Launch, cluster: Cluster) -> 
 def test_lines_below_the_level_are_left_out(launch: Launch, level: str, levels: set[str]) -> None:
     worker = launch(DEAD, "--redis", f"redis://{DEAD}", "--log-level", level)
     if levels:
-        eventually(lambda: "job server is not there" in worker.log())
+        eventually(lambda: "job server unreachable" in worker.log())
     assert stops_once_it_can(worker) == 0
     assert {logfmt(line)["level"] for line in worker.log().splitlines()} == levels
 

@@ -23,8 +23,8 @@ from support.cluster import Cluster, Receiver, Worker, eventually
 from support.servers import HOST, Gearmand, Redis, Server, free_port
 from support.wire import Assigned, Wire, admin
 
-NO_SERVER = "job server is not there"
-NO_STORE = "store is not there"
+NO_SERVER = "job server unreachable"
+NO_STORE = "store unreachable"
 MakeCluster = Callable[..., Cluster]
 
 

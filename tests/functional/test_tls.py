@@ -25,8 +25,8 @@ from support.wire import admin
 
 MIB = 1024 * 1024
 IS_TLS = b"\x16\x03"  # how a ClientHello begins
-NO_STORE = "store is not there"
-NO_SERVER = "job server is not there"
+NO_STORE = "store unreachable"
+NO_SERVER = "job server unreachable"
 Front = Callable[..., Proxy]
 TlsStore = Callable[..., tuple[Redis, Proxy]]
 
