@@ -1,12 +1,33 @@
 """Appends: messages on their way into the logs of their topics.
 
-Rules: runs on the event loop. A round writes everything that has come, and rounds follow each other
-on one line to the store, so messages are logged in the order in which their jobs were taken. A
-store that is away is waited for; one that refuses the write is told to the caller.
+Theory of operation. A message of a durable topic is fanned out only after it is in the log, so
+every publish waits here for the store. Writing each by itself would bound a topic by the round
+trip, so a *round* writes everything that has come, and ``ROUNDS`` of them may be under way. Rounds
+follow each other on one connection: messages are logged in the order in which their jobs were
+taken, also those of different rounds.
 
-Where an answer is late or lost, the round may have been carried out, or may still be. So the store
-is asked first what became of it; that also gives up what was not carried out, which then never will
-be. Only then is it written again. So nothing is logged twice, and nothing overtakes.
+The invariant: each message is logged exactly once, and none overtakes another of its topic. It is
+hard to keep where an answer is late or lost, since the round may have been carried out, or may
+still be. Writing it again would log it twice; giving it up would lose a message that was accepted.
+So what the answer would have said is found out, in this order:
+
+1. No new round is begun (``_steady``), and rounds behind the first unanswered one are taken up too:
+   the store refuses an append whose predecessor it has not seen, so they failed as well.
+2. The store is asked what became of each (``Log.fates``). The same script gives up what was not
+   carried out: should that request still be on its way, it never will be carried out. Until this
+   question is answered, nothing else is tried.
+3. Messages that were carried out are told where they stand. The others are written again, the
+   oldest first, under new numbers.
+
+What was tried and failed. Writing again without asking: an append whose answer was late was logged
+twice. So each append has a number, and the store keeps what became of the last ones.
+
+A slow store may answer each round just too late, and would never be seen to be there. So the
+time-out doubles with each round that is not answered (``_patience``).
+
+Rules: runs on the event loop. A store that is away is waited for; a write that it refuses is told
+to the caller. Whatever crashes, the job of each message is finished. See docs/protocol.rst,
+"Durable topics".
 """
 
 from __future__ import annotations
@@ -31,16 +52,16 @@ from gearhorn.timing import Backoff, MembersClock
 
 ROUNDS = 2  # under way: the store works on one while answers to the other are sent
 ROUND = 500  # messages written together
-ROUND_BYTES = 8 * 1024 * 1024
-LONGEST_KEY = 64  # of what tells repeats; longer ones are hashed
-MOST_PATIENCE = 16.0  # times the usual, where the store goes on answering late
+ROUND_BYTES = 8 * 1024 * 1024  # of payloads; one message more may exceed it
+LONGEST_KEY = 64  # characters of what tells repeats; longer ones are hashed
+MAX_PATIENCE = 16.0  # times the usual time-out, where the store goes on answering late
 
 log = structlog.get_logger(__name__)
 
+# Goes on with a message: a function, since one is made for every message and called once
 Then = Callable[[Logged | Unavailable | None], None]
 
-
-_Found = dict[str, Appended]
+_Found = dict[str, Appended]  # by topic, what became of an append
 _Append = tuple[Job, str, Item, Then]  # a plain tuple: one is made for every message
 
 
@@ -58,18 +79,26 @@ class _Round:
         self.began_s = asyncio.get_running_loop().time()
 
     def keep(self, batch: list[_Append]) -> None:
-        """Of the others it is known what became of them."""
+        """Keep these messages; of the others it is known what became of them."""
         if not batch:  # as nearly always
             self.batch, self.appends = [], {}
             return
         topics = {topic for _, topic, _, _ in batch}
         self.batch = batch
-        self.appends = {topic: one for topic, one in self.appends.items() if topic in topics}
+        self.appends = {name: append for name, append in self.appends.items() if name in topics}
 
 
 class Appends:
-    """Writes to the logs, by the members' clock. ``process`` is this worker's name
-    for those that wait until receivers have done with a message."""
+    """Writes to the logs.
+
+    Arguments:
+        store: the logs.
+        clock: says when messages are logged, for what is kept by age.
+        process: this worker's name, for members that tell it of receivers it waits for.
+
+    ``waiting_since`` is when the first round began that the store has not answered, by the event
+    loop's clock; None where it answers.
+    """
 
     def __init__(self, store: Log, clock: MembersClock, process: str) -> None:
         self._store = store
@@ -78,23 +107,29 @@ class Appends:
         self._waiting: deque[_Append] = deque()
         self._came = asyncio.Event()
         self._slots = asyncio.Semaphore(ROUNDS)
-        self._steady = asyncio.Event()  # nothing has to be asked again
+        self._steady = asyncio.Event()  # of no round it is unknown what became of it
         self._steady.set()
         self._rounds: asyncio.Queue[_Round] = asyncio.Queue()
-        self._patience = 1.0
-        self._passed = 0  # that were worked off, since the beginning
-        self._added = 0
+        self._patience = 1.0  # times the usual time-out
+        self._added = 0  # messages since the beginning
+        self._passed = 0  # of these, those that were worked off
         self._barriers: deque[tuple[int, asyncio.Future[None]]] = deque()
-        self.waiting_since: float | None = None  # the store has not answered since
+        self.waiting_since: float | None = None
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits to be logged."""
+        """Whether no message waits to be logged."""
         return self._added == self._passed
 
     def add(self, job: Job, message: Fanout, then: Then) -> None:
-        """Log a message; ``then`` is told where it stands, None if the topic has no log any more,
-        or why it is not logged."""
+        """Log a message.
+
+        Arguments:
+            job: is failed if gearhorn breaks; what was given back is not written a second time.
+            message: to be logged under the present time.
+            then: is told where it stands, None if the topic has no log any more, or why it is not
+                logged. It is called in the order of the calls of ``add``.
+        """
         waiter = "" if message.background else self._process
         info = Info(time.time(), message.unique, tuple(message.exclude), waiter)
         item = _key(message), encode(info), message.payload
@@ -158,7 +193,7 @@ class Appends:
 
     async def _finish(self, round_: _Round) -> bool:
         """Tell where the messages of a round stand; return whether that is known of all of them:
-        otherwise the round has those left of which it is not."""
+        otherwise the round is left with those of which it is not."""
         try:
             round_.keep(self._tell(round_.batch, await round_.task, round_.began_s))
         except StoreError as error:
@@ -167,8 +202,7 @@ class Appends:
 
     async def _recover(self, first: _Round) -> None:
         """Find out what became of rounds, and write again what was not logged, until all is told.
-        Nothing new is begun meanwhile; what was begun behind has failed too, or may not have
-        overtaken it."""
+        Nothing new is begun meanwhile."""
         self._steady.clear()
         unknown, undone, behind = [first], deque[_Append](), list[int]()
 
@@ -179,7 +213,7 @@ class Appends:
 
         try:
             with on_crash(fail):
-                await self._settle(unknown, undone, behind)
+                await self._resolve(unknown, undone, behind)
         finally:
             self._store.mend()
             for count in behind:
@@ -190,20 +224,20 @@ class Appends:
             self.waiting_since = None
             log.info("store is back; messages are logged again")
 
-    async def _settle(
+    async def _resolve(
         self, unknown: list[_Round], undone: deque[_Append], behind: list[int]
     ) -> None:
-        """``unknown`` are rounds of which it is not known what became of them, ``undone`` messages
-        behind these that are to be written again, ``behind`` the messages of rounds taken up here.
+        """Do what the head of this module says, in its order.
+
+        Arguments:
+            unknown: rounds of which it is not known what became of them.
+            undone: messages behind these that are to be written again.
+            behind: is extended by the numbers of messages of the rounds that are taken up here.
         """
         backoff = Backoff(0.05, 1.0)
         while unknown or undone:
             await asyncio.sleep(backoff.next_s())
-            while not self._rounds.empty():
-                round_ = self._rounds.get_nowait()
-                unknown.append(round_)
-                behind.append(len(round_.batch))
-                await self._finish(round_)
+            await self._take_up(unknown, behind)
             self._store.mend()
             found = await self._fates(unknown)
             if found is None:
@@ -214,34 +248,47 @@ class Appends:
                 for append in self._tell(round_.batch, fates, round_.began_s)
             ]
             unknown.clear()
-            undone.extendleft(reversed(again))
-            while undone and not unknown:
-                batch = [one for one in _portion(undone) if not one[0].is_given_back]
-                if batch and not await self._finish(round_ := self._write(batch)):
-                    unknown.append(round_)
-                    self._patience = min(2 * self._patience, MOST_PATIENCE)
+            undone.extendleft(reversed(again))  # they are older than what is there
+            await self._write_again(unknown, undone)
+
+    async def _take_up(self, unknown: list[_Round], behind: list[int]) -> None:
+        """Take up the rounds that were begun behind the first one: they have failed too."""
+        while not self._rounds.empty():
+            round_ = self._rounds.get_nowait()
+            unknown.append(round_)
+            behind.append(len(round_.batch))
+            await self._finish(round_)
+
+    async def _write_again(self, unknown: list[_Round], undone: deque[_Append]) -> None:
+        """Write messages one round after the other, until one is not answered."""
+        while undone and not unknown:
+            batch = [append for append in _portion(undone) if not append[0].is_given_back]
+            if batch and not await self._finish(round_ := self._write(batch)):
+                unknown.append(round_)
+                self._patience = min(2 * self._patience, MAX_PATIENCE)
 
     async def _fates(self, unknown: Iterable[_Round]) -> list[_Found] | None:
         """Return what became of rounds; None where that is not known yet."""
-        every = []
+        known = []
         for round_ in unknown:
             try:
                 found = await self._store.fates(round_.appends) if round_.batch else {}
             except StoreError as error:
                 self._is_away(round_.began_s, error)
                 return None
-            for one in found.values():
-                if isinstance(one, StoreError) and not isinstance(one, Undone):
-                    self._is_away(round_.began_s, one)
+            for appended in found.values():
+                if isinstance(appended, StoreError) and not isinstance(appended, Undone):
+                    self._is_away(round_.began_s, appended)
                     return None
-            every.append(found)
-        return every
+            known.append(found)
+        return known
 
     def _tell(self, batch: list[_Append], found: _Found, began_s: float) -> list[_Append]:
-        """Tell those that have an answer; return the others."""
+        """Tell the messages that have an answer; return the others. What the store refuses for
+        good is an answer too."""
         places = {
-            topic: repeat(one) if one is None or isinstance(one, StoreError) else iter(one)
-            for topic, one in found.items()
+            topic: iter(appended) if isinstance(appended, list) else repeat(appended)
+            for topic, appended in found.items()
         }
         again = []
         for append in batch:
@@ -258,19 +305,20 @@ class Appends:
         return again
 
     def _is_away(self, since: float, error: StoreError) -> None:
+        """The store did not answer a round that began at ``since``."""
         if self.waiting_since is None:
             self.waiting_since = since
             log.error("store unreachable; messages wait to be logged", error=str(error))
 
 
 def _break(batch: Iterable[_Append]) -> None:
-    """A fault of gearhorn's: finish the jobs of a round that are not finished."""
+    """Finish the jobs of a round that are not finished: gearhorn has a fault."""
     for job, *_ in batch:
         job.fail(str(InternalError()))
 
 
 def _portion(waiting: deque[_Append]) -> list[_Append]:
-    """Take what one round writes."""
+    """Take what one round writes away from the front of what waits."""
     batch: list[_Append] = []
     size = 0
     while waiting and len(batch) < ROUND and size < ROUND_BYTES:
@@ -281,7 +329,8 @@ def _portion(waiting: deque[_Append]) -> list[_Append]:
 
 
 def _key(message: Fanout) -> str:
-    """Return what tells a repeated message."""
+    """Return what tells a repeated message, "" where it cannot be told (docs/protocol.rst, "Unique
+    ids")."""
     if message.unique is None:
         return ""
     if message.unique == "-":

@@ -1,7 +1,12 @@
 """Entries: log messages in memory, once for all lanes that deliver them.
 
+What was read in one go is also forgotten in one go, the oldest read first. That costs one step a
+read instead of one an entry, which a cache of single entries would need to keep their order.
+An entry that two reads brought belongs to the later one, so that it stays as long as that does.
+
 Rules: a bounded cache on the event loop; what is not there is read again. Forgetting a topic costs
-what is kept of it, however much is kept of others.
+what is kept of it, however much is kept of others. One read always stays, whatever its size: the
+round that brought it delivers from it.
 """
 
 from __future__ import annotations
@@ -11,8 +16,8 @@ from collections.abc import Sequence
 
 from gearhorn.store.log import Entry
 
-KEPT_BYTES = 32 * 1024 * 1024
-ENTRY_BYTES = 600  # that an entry takes besides its payload
+KEPT_BYTES = 32 * 1024 * 1024  # in all, payloads and what entries take besides
+ENTRY_BYTES = 600  # that an entry takes besides its payload, as measured
 
 
 class _Read:
@@ -37,11 +42,11 @@ class _Topic:
 
 
 class Entries:
-    """The entries that were read last."""
+    """The entries that were read last. ``limit`` is in bytes."""
 
-    def __init__(self, most: int = KEPT_BYTES) -> None:
-        self._most = most
-        self._size = 0
+    def __init__(self, limit: int = KEPT_BYTES) -> None:
+        self._limit = limit
+        self._size = 0  # of every read in bytes, also where an entry is of two
         self._topics: dict[str, _Topic] = {}
         self._reads: OrderedDict[_Read, None] = OrderedDict()  # the oldest first
 
@@ -59,7 +64,7 @@ class Entries:
         read = _Read(topic, list(entries), size)
         self._reads[read] = kept.reads[read] = None
         self._size += size
-        while self._size > self._most and len(self._reads) > 1:
+        while self._size > self._limit and len(self._reads) > 1:
             self._forget_oldest()
 
     def _forget_oldest(self) -> None:
@@ -82,7 +87,7 @@ class Entries:
         if kept is None:
             return []
         known = kept.known
-        if count == 1:
+        if count == 1:  # as for most lanes: in_flight is 1 unless it is given
             entry = known.get(first)
             return [] if entry is None else [entry]
         found: list[Entry] = []

@@ -1,8 +1,24 @@
-"""Feed: what lanes deliver from: log messages in memory, and where each log ends.
+"""The log cache: what lanes deliver from: log messages in memory, and where each log ends.
+
+Theory of operation. Ten thousand lanes of one topic deliver the same messages. If each read its
+own, the store would send every message ten thousand times; so what one lane has read is kept for a
+while, and lanes of a topic that are nearly level read once for all of them. And a lane that has
+everything must not ask the store every time it has room: the *tail* of a log says whether there
+can be anything behind a sequence.
+
+The invariant: where ``is_at_end`` says that nothing is there, an event (``hear``) or a read will
+say otherwise once there is something. So a tail is known only after a read that reached the end,
+and it is in doubt again whenever events may have been lost (``doubt``). An event that comes while
+that read is under way raises ``last``, and the read cannot undo it, since it only ever raises
+``last`` too. The one exception is a log that turns out shorter than was told before the read began:
+the store has lost its end, and the topic is reported as ``lost``.
+
+A plan remembers the tail that it was made with. Where the topic was left or forgotten meanwhile,
+the tail is another object by then, and what was read is dropped: it may be of a former epoch.
 
 Rules: runs on the event loop; reads nothing itself, but says what has to be read. What one round
 reads, and what a lane takes at once, is bounded in bytes and in number, however many messages a
-lane has room for: empty ones take time too.
+lane has room for: empty messages take time too.
 """
 
 from __future__ import annotations
@@ -16,12 +32,11 @@ from gearhorn.store.log import Entry
 from gearhorn.store.rounds import Wanted
 
 READS = 32  # parts of logs read in one round at most; fewer while they turn out to be large
-FIRST_READS = 4
-ROUND_BYTES = (
-    8 * 1024 * 1024
-)  # of payloads: a round that brings more halves what the next one reads
+FIRST_READS = 4  # parts read in the first round
+# of payloads: a round that brings more halves the number of parts that the next one reads
+ROUND_BYTES = 8 * 1024 * 1024
 READ_ENTRIES = 64  # in one part at least; where lanes have room for more,
-MOST_ENTRIES = 1000  # in one part at most, and
+MAX_ENTRIES = 1000  # in one part at most, and
 ROUND_ENTRIES = 2000  # in all parts of a round but the last: a few milliseconds of the loop
 READ_BYTES = 256 * 1024
 RUN_ENTRIES = LARGEST_BATCH  # that a lane takes at once, or
@@ -29,30 +44,52 @@ RUN_BYTES = 1024 * 1024  # so many bytes, or one message
 
 
 class _Tail:
-    """The end of a log as far as it is known."""
+    """The end of a log as far as it is known.
 
-    __slots__ = ("heard", "is_known")
+    ``last`` is the last sequence that was read or told of; ``is_known`` says whether nothing is
+    behind it but what will be told of.
+    """
+
+    __slots__ = ("is_known", "last")
 
     def __init__(self) -> None:
-        self.heard = 0  # the last sequence that somebody told of or that was read
-        self.is_known = False  # whether nothing is behind it but what will be told of
+        self.last = 0
+        self.is_known = False
+
+    def doubt(self) -> None:
+        """Something may be behind the end without having been told of."""
+        self.is_known = False
+
+    def end(self) -> None:
+        """A read reached the end: what comes behind it is told of from here on."""
+        self.is_known = True
+
+    def extend(self, last: int) -> bool:
+        """There are messages up to ``last``; return whether that is news."""
+        if last <= self.last:
+            return False
+        self.last = last
+        return True
+
+    def cut(self, last: int) -> None:
+        """The log ends at ``last``, before what was told of."""
+        self.last = last
 
 
 class Plan(NamedTuple):
     """Parts of logs to read in one round; lanes that get nothing of them ask again."""
 
     reads: list[Wanted]
-    tails: Mapping[str, tuple[_Tail, int]]  # and what was told of each topic's end before
+    tails: Mapping[str, tuple[_Tail, int]]  # by topic, with its ``last`` when the plan was made
 
 
 class Found(NamedTuple):
     """What became of a plan."""
 
-    gaps: list[
-        tuple[str, int, int]
-    ]  # topic, the first sequence that is gone, the first that is not
-    news: set[str]  # topics whose logs turned out to be longer than anybody had told
-    lost: list[str]  # topics whose logs do not have what somebody told of
+    # topic, the first sequence that is gone, the first that is there
+    gaps: list[tuple[str, int, int]]
+    news: set[str]  # topics whose logs turned out to be longer than was told
+    lost: list[str]  # topics whose logs lack what was told of
 
 
 class LogCache:
@@ -65,7 +102,7 @@ class LogCache:
 
     def follow(self, topic: str) -> None:
         """Deliver from a log; where it ends is not known."""
-        self._tails.setdefault(topic, _Tail()).is_known = False
+        self._tails.setdefault(topic, _Tail()).doubt()
 
     def leave(self, topic: str) -> None:
         """Deliver from a log no more."""
@@ -81,15 +118,12 @@ class LogCache:
     def hear(self, topic: str, last: int) -> bool:
         """Messages were logged up to this sequence; return whether that is news."""
         tail = self._tails.get(topic)
-        if tail is None or last <= tail.heard:
-            return False
-        tail.heard = last
-        return True
+        return tail is not None and tail.extend(last)
 
     def doubt(self) -> None:
         """Anything may have been logged."""
         for tail in self._tails.values():
-            tail.is_known = False
+            tail.doubt()
 
     def clear(self) -> None:
         """Forget every message."""
@@ -98,15 +132,19 @@ class LogCache:
     def is_at_end(self, topic: str, sequence: int) -> bool:
         """Whether nothing of this sequence or behind it is there."""
         tail = self._tails.get(topic)
-        return tail is None or (tail.is_known and sequence > tail.heard)
+        return tail is None or (tail.is_known and sequence > tail.last)
 
     def run(self, topic: str, first: int, count: int) -> list[Entry]:
         """Return up to ``count`` messages that follow each other from ``first`` on, or fewer where
-        these are many or large; none only where the first is not there."""
+        these are many or large; none only where the first is not in memory."""
         return self._entries.run(topic, first, min(count, RUN_ENTRIES), RUN_BYTES)
 
     def plan(self, wanted: Mapping[str, Mapping[int, int]]) -> Plan:
-        """Return what to read: ``wanted`` is by topic how many messages from which sequence on."""
+        """Return what to read.
+
+        Arguments:
+            wanted: by topic and first sequence, for how many messages lanes have room.
+        """
         reads: list[Wanted] = []
         left = ROUND_ENTRIES
         for topic, firsts in wanted.items():
@@ -116,36 +154,44 @@ class LogCache:
                     continue  # another lane's part brings it
                 if len(reads) >= self._reads or left <= 0:
                     break
-                most = min(max(READ_ENTRIES, firsts[first]), MOST_ENTRIES)
-                left -= most
-                reads.append(Wanted(topic, first, most, READ_BYTES))
-                end = first + most
+                count = min(max(READ_ENTRIES, firsts[first]), MAX_ENTRIES)
+                left -= count
+                reads.append(Wanted(topic, first, count, READ_BYTES))
+                end = first + count
         found = ((topic, self._tails.get(topic)) for topic in wanted)
-        tails = {topic: (tail, tail.heard) for topic, tail in found if tail is not None}
+        tails = {topic: (tail, tail.last) for topic, tail in found if tail is not None}
         return Plan(reads, tails)
 
     def take_in(self, plan: Plan, replies: Sequence[tuple[list[Entry], bool]]) -> Found:
-        """Keep what was read, and note where logs end."""
+        """Keep what was read, and note where logs end.
+
+        Arguments:
+            plan: what was to be read.
+            replies: for each part of it, what was read and whether that reached the log's end.
+        """
         found = Found([], set(), [])
-        size = sum(entry.length for entries, _ in replies for entry in entries)
-        self._reads = (
-            max(self._reads // 2, 1) if size > ROUND_BYTES else min(2 * self._reads, READS)
-        )
+        self._adapt(sum(entry.length for entries, _ in replies for entry in entries))
         for wanted, (entries, is_end) in zip(plan.reads, replies, strict=True):
             tail = self._tails.get(wanted.topic)
-            asked, heard = plan.tails.get(wanted.topic, (None, 0))
-            if tail is None or tail is not asked:
+            planned, told = plan.tails.get(wanted.topic, (None, 0))
+            if tail is None or tail is not planned:
                 continue  # left, or forgotten, meanwhile
             self._entries.add(wanted.topic, entries)
             last = entries[-1].sequence if entries else wanted.first - 1
             if is_end:
-                if not entries and heard >= wanted.first:
-                    tail.heard = last
+                if not entries and told >= wanted.first:
+                    tail.cut(last)
                     found.lost.append(wanted.topic)
-                tail.is_known = True
-            if last > tail.heard:
-                tail.heard = last
+                tail.end()
+            if tail.extend(last):
                 found.news.add(wanted.topic)  # the lanes that have not asked are to know it too
             if entries and entries[0].sequence > wanted.first:
                 found.gaps.append((wanted.topic, wanted.first, entries[0].sequence))
         return found
+
+    def _adapt(self, size: int) -> None:
+        """Choose how many parts the next round reads, after one that brought ``size`` bytes."""
+        if size > ROUND_BYTES:
+            self._reads = max(self._reads // 2, 1)
+        else:
+            self._reads = min(2 * self._reads, READS)

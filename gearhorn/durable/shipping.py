@@ -1,7 +1,21 @@
 """Shipping: the jobs that lanes make, in blocks to the job servers, and back from there.
 
-Rules: runs on the event loop. A delivery is a job of its own: it has its own unique id and often
-its own arguments. What was withdrawn may still be acknowledged, until it is forgotten.
+Theory of operation. A delivery is a job of its own: it has its own unique id and often its own
+arguments. Deliveries of one round that go to one job server are submitted together, as one
+``Shipment`` of whole packets, since a write for each would cost more than everything else. A job is
+then known by its shipment and its index there; the job server's handle is in the same place of
+``handles`` once it has accepted the job.
+
+A shipment stays in memory while any of its jobs is unfinished, which may be days. So it lets go of
+its payloads when they are accepted or lost (``unload``), and of each delivery when its job is over
+(``release``): ``OVER`` stands in its place. Otherwise one slow receiver would keep a hundred
+messages.
+
+A job that was withdrawn may still be acknowledged, since a receiver may have taken it just before.
+``withdraw`` is told whether that is to be heard (``is_late``) or the job is forgotten at once.
+
+Rules: runs on the event loop. Handles belong to one connection: after it has ended, its jobs cannot
+be asked for or withdrawn.
 """
 
 from __future__ import annotations
@@ -22,20 +36,29 @@ from gearhorn.messages.logs import Info, durable_envelope
 from gearhorn.messages.subscriptions import DurableOptions
 from gearhorn.store.log import Entry
 
-UNSENT_BYTES = 64 * 1024 * 1024  # handed to the job servers and not accepted
+UNSENT_BYTES = 64 * 1024 * 1024  # handed to the job servers and not accepted; then lanes wait
 TOGETHER = 100  # deliveries in one shipment, which stays while one of them does
 _KIND = packets.SUBMIT[True, "normal"]
 _PACKET_BYTES = 64  # besides the arguments
 
 
 class Shipment(Submission):
-    """Deliveries of one round to one job server."""
+    """Deliveries of one round to one job server.
+
+    Arguments:
+        outcome: is told what becomes of the jobs.
+        place: the job server's, among those that are configured.
+        connection: the one that the jobs are submitted on; None where there is none.
+        deliveries: one for each job.
+        blocks: the packets of the jobs, in the same order.
+    """
 
     __slots__ = ("connection", "deliveries", "place", "size")
 
     def __init__(
         self,
         outcome: Outcome,
+        *,
         place: int,
         connection: Connection | None,
         deliveries: list[Delivery],
@@ -56,7 +79,7 @@ class Shipment(Submission):
             self.handles[index] = b""
 
     def unload(self) -> int:
-        """Let go of the payloads; return their bytes."""
+        """Let go of the payloads; return their size in bytes."""
         size, self.size = self.size, 0
         self.heads = ()
         return size
@@ -70,14 +93,20 @@ Job = tuple[Shipment, int]  # one attempt: where its job is
 
 
 class Told(Protocol):
-    """Who asked about a job."""
+    """Takes the answer to a question about a job."""
 
     def __call__(self, is_known: bool, is_running: bool) -> None:
-        """The job server knows the job or not; a receiver has it or not."""
+        """Take whether the job server knows the job, and whether a receiver has it."""
 
 
 class Shipping:
-    """Sends deliveries; ``outcome`` is told what becomes of them."""
+    """Sends deliveries, asks for their jobs, and takes them back.
+
+    Arguments:
+        job_servers: where they are sent.
+        outcome: is told what becomes of them.
+        withdrawals: cancel jobs.
+    """
 
     def __init__(self, job_servers: JobServers, outcome: Outcome, withdrawals: Withdrawals) -> None:
         self._job_servers = job_servers
@@ -100,17 +129,23 @@ class Shipping:
         self._out[self._job_servers.route(lane.queue)].append((delivery, block))
 
     def ship(self, at_s: float) -> None:
-        """Submit what was added."""
+        """Submit what was added; ``at_s`` is now."""
         out, self._out = self._out, defaultdict(list)
-        for place, every in out.items():
-            for at in range(0, len(every), TOGETHER):
-                self._submit(place, every[at : at + TOGETHER], at_s)
+        for place, pairs in out.items():
+            for at in range(0, len(pairs), TOGETHER):
+                self._submit(place, pairs[at : at + TOGETHER], at_s)
 
-    def _submit(self, place: int, some: Sequence[tuple[Delivery, bytes]], at_s: float) -> None:
-        connection = self._job_servers.clients[place].connection
-        deliveries = [delivery for delivery, _ in some]
-        blocks = [block for _, block in some]
-        shipment = Shipment(self._outcome, place, connection, deliveries, blocks)
+    def _submit(self, place: int, pairs: Sequence[tuple[Delivery, bytes]], at_s: float) -> None:
+        """Submit deliveries with their packets. Deliveries know their job before it is submitted:
+        a client without a connection tells of its loss at once."""
+        deliveries = [delivery for delivery, _ in pairs]
+        shipment = Shipment(
+            self._outcome,
+            place=place,
+            connection=self._job_servers.clients[place].connection,
+            deliveries=deliveries,
+            blocks=[block for _, block in pairs],
+        )
         for index, delivery in enumerate(deliveries):
             delivery.ship((shipment, index), at_s)
         self._job_servers.submit(place, shipment)
@@ -120,8 +155,8 @@ class Shipping:
         self._unsent -= shipment.unload()
 
     def ask(self, job: Job, told: Told) -> None:
-        """Ask whether the job server knows a job and a receiver has it; ``told`` is never called
-        where the connection has ended, or ends first."""
+        """Ask whether the job server knows a job and a receiver has it (GET_STATUS); ``told`` is
+        never called where the connection has ended, or ends first."""
         shipment, index = job
         client = self._job_servers.clients[shipment.place]
         if client.connection is shipment.connection and index < len(shipment.handles or ()):
@@ -143,9 +178,14 @@ class Shipping:
         is_late: bool = False,
         then: Callable[[], None] | None = None,
     ) -> None:
-        """Take jobs back, as far as no receiver has them; ``is_late``: who has one may still
-        acknowledge it. ``then`` is called when the job server has cancelled one, never if its
-        connection ends first."""
+        """Take jobs back, as far as no receiver has them.
+
+        Arguments:
+            jobs: those that no job server has accepted are left out.
+            is_late: whether a receiver that has one may still acknowledge it.
+            then: is called when the job server has cancelled one, never if its connection ends
+                first. A continuation for one call, so no object of its own.
+        """
         for job in jobs:
             handle = self.handle_of(job)
             if not handle:
@@ -161,14 +201,14 @@ class Shipping:
             )
 
     def drop(self, job: Job) -> None:
-        """Wait no more for the receiver of a job."""
+        """Hear no more of the receiver of a job."""
         shipment, index = job
         if self.handle_of(job):
             self._job_servers.clients[shipment.place].drop(shipment, index)
             shipment.release(index)
 
     def forget(self, delivery: Delivery) -> None:
-        """Wait no more for the receivers of a delivery's former attempts."""
+        """Hear no more of the receivers of a delivery's former attempts."""
         for job in delivery.forget_former():
             self.drop(job)
 

@@ -6,7 +6,7 @@ from support.windows import entries, entry
 
 from gearhorn.durable.log_cache import (
     FIRST_READS,
-    MOST_ENTRIES,
+    MAX_ENTRIES,
     READ_ENTRIES,
     ROUND_BYTES,
     ROUND_ENTRIES,
@@ -17,25 +17,25 @@ from gearhorn.durable.log_cache import (
 
 
 def test_a_lane_with_room_for_a_million_has_a_few_thousand_read() -> None:
-    feed = LogCache()
-    feed.follow("t")
-    [wanted] = feed.plan({"t": {1: 1_000_000}}).reads
-    assert (wanted.first, wanted.most) == (1, MOST_ENTRIES)
-    reads = feed.plan({"t": dict.fromkeys(range(1, 10**6, 10000), 1000000)}).reads
-    assert sum(wanted.most for wanted in reads) <= ROUND_ENTRIES + MOST_ENTRIES
-    reads = feed.plan({f"t{number}": {1: 1} for number in range(100)}).reads
+    cache = LogCache()
+    cache.follow("t")
+    [wanted] = cache.plan({"t": {1: 1_000_000}}).reads
+    assert (wanted.first, wanted.most) == (1, MAX_ENTRIES)
+    reads = cache.plan({"t": dict.fromkeys(range(1, 10**6, 10000), 1000000)}).reads
+    assert sum(wanted.most for wanted in reads) <= ROUND_ENTRIES + MAX_ENTRIES
+    reads = cache.plan({f"t{number}": {1: 1} for number in range(100)}).reads
     assert [wanted.most for wanted in reads] == [READ_ENTRIES] * FIRST_READS
 
 
 def test_fewer_parts_are_read_while_they_turn_out_to_be_large() -> None:
-    feed = LogCache()
+    cache = LogCache()
     topics = [f"t{number}" for number in range(100)]
     for topic in topics:
-        feed.follow(topic)
+        cache.follow(topic)
 
     def reads(payload: bytes) -> int:
-        plan = feed.plan({topic: {1: 1} for topic in topics})
-        feed.take_in(plan, [([entry(1, payload=payload)], True) for _ in plan.reads])
+        plan = cache.plan({topic: {1: 1} for topic in topics})
+        cache.take_in(plan, [([entry(1, payload=payload)], True) for _ in plan.reads])
         return len(plan.reads)
 
     large = b"x" * (ROUND_BYTES // 2)
@@ -44,19 +44,19 @@ def test_fewer_parts_are_read_while_they_turn_out_to_be_large() -> None:
 
 
 def test_a_lane_takes_a_few_thousand_at_once() -> None:
-    feed = LogCache()
-    feed.follow("t")
-    plan = feed.plan({"t": {1: 10_000}})
-    feed.take_in(plan, [(entries(1, 10_000), True)])
-    assert len(feed.run("t", 1, 1_000_000)) == RUN_ENTRIES
-    assert len(feed.run("t", 9_999, 1_000_000)) == 2
+    cache = LogCache()
+    cache.follow("t")
+    plan = cache.plan({"t": {1: 10_000}})
+    cache.take_in(plan, [(entries(1, 10_000), True)])
+    assert len(cache.run("t", 1, 1_000_000)) == RUN_ENTRIES
+    assert len(cache.run("t", 9_999, 1_000_000)) == 2
 
 
 def test_a_lane_takes_a_mebibyte_at_once_or_one_message() -> None:
-    feed = LogCache()
-    feed.follow("t")
-    plan = feed.plan({"t": {1: 10}})
+    cache = LogCache()
+    cache.follow("t")
+    plan = cache.plan({"t": {1: 10}})
     sizes = [RUN_BYTES // 2, RUN_BYTES // 2, 1, RUN_BYTES + 1, 1]
     some = [entry(number, payload=bytes(size)) for number, size in enumerate(sizes, 1)]
-    feed.take_in(plan, [(some, True)])
-    assert [len(feed.run("t", first, 10)) for first in range(1, 6)] == [2, 2, 1, 1, 1]
+    cache.take_in(plan, [(some, True)])
+    assert [len(cache.run("t", first, 10)) for first in range(1, 6)] == [2, 2, 1, 1, 1]
