@@ -97,10 +97,10 @@ def wire(config: Config) -> Parts:
     burials = Burials(copies.clients, tls)
 
     # Lists, and the limits of the queues on them
-    limits = Limits(copies, default=config.max_backlog, most=config.max_cached)
+    limits = Limits(copies, default=config.max_backlog, limit=config.max_cached)
     backlog = Backlog(copies, limits, membership)
     lists = Lists(subscriptions, limits, backlog)
-    directory = Directory(lists, config.max_cached, lease, limits.is_eager)
+    directory = Directory(lists, limit=config.max_cached, lease=lease, marker=limits)
     limits.attach(directory)
     copies.on_change(directory.drop_marked)
 

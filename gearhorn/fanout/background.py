@@ -1,5 +1,13 @@
 """Background fan-outs: replied to once every copy is accepted.
 
+Theory of operation. Nearly all fan-outs are in the background, to a whole list that one server
+carries, and nothing happens to them: the server accepts every copy. ``FastFanout`` is that case,
+one object that is its own submission. What goes otherwise (a refused copy, a lost server, copies
+that are held back) makes a ``Background`` of it, which takes over what the server has answered.
+
+What is dropped is counted only when the reply is made: a copy that one server refused may be sent
+once more, through another server, after the first one goes.
+
 Rules: runs on the event loop; small objects that count answers.
 """
 
@@ -110,7 +118,8 @@ class Background(RunningFanout):
         self.send(indexes)
 
     def finished(self, submission: Submission, index: int, result: Result) -> None:
-        raise AssertionError("nobody finishes a background copy towards its submitter")
+        """Raise ``AssertionError``: a job server tells the end of foreground copies only."""
+        raise AssertionError("a background copy finished towards its submitter")
 
 
 class FastFanout(Submission):
@@ -158,7 +167,8 @@ class _FastOutcome:
         submission.general().send(None)
 
     def finished(self, submission: Submission, index: int, result: Result) -> None:
-        raise AssertionError("nobody finishes a background copy towards its submitter")
+        """Raise ``AssertionError``: a job server tells the end of foreground copies only."""
+        raise AssertionError("a background copy finished towards its submitter")
 
     def broke(self, submission: Submission) -> None:
         assert isinstance(submission, FastFanout)

@@ -99,8 +99,8 @@ class Backlog:
         try:
             return await self._job_servers.admins[place].backlog()
         except OSError as error:
-            words = str(error) or type(error).__name__
-            log.warning("backlog is unknown", server=str(client.server), error=words)
+            text = str(error) or type(error).__name__
+            log.warning("backlog is unknown", server=str(client.server), error=text)
             return None
 
     async def poll(self, directory: Directory) -> None:

@@ -188,7 +188,7 @@ class Subscribers:
             return self.durable
         if isinstance(self.durable, Text):
             return self.durable.without(exclude)
-        return tuple(one for one in self.durable if one not in exclude)
+        return tuple(client_id for client_id in self.durable if client_id not in exclude)
 
     def shares(self, job_servers: JobServers) -> list[Share]:
         """Return how a list that is not long is spread over the servers that are up; one must
@@ -202,7 +202,7 @@ class Subscribers:
 
     def only_share(self, job_servers: JobServers) -> Share | None:
         """Return the share that is all of the list, if a server that is up carries all of it and
-        nobody takes envelopes."""
+        no subscription asks for envelopes."""
         if self._session != job_servers.sessions:
             if self.is_long or not job_servers.is_up:
                 return None

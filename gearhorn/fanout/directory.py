@@ -2,8 +2,8 @@
 
 Theory of operation. Each topic is read on its own, and tried again on its own, so a list that is
 long, slow or refused costs its own topic only. When a read fails, the store is asked whether it is
-there. If it is not, everybody waits for it, and ``waiting_since`` tells since when. If it is, it is
-this list that cannot be read: those who wait for it are refused after ``LIST_S``, for they hold
+there. If it is not, every list waits for it, and ``waiting_since`` tells since when. If it is, it
+is this list that cannot be read: those who wait for it are refused after ``LIST_S``, for they hold
 places that the jobs of other topics need.
 
 A read takes as long as the list, and the topic may change meanwhile. Such a read serves only those
@@ -48,6 +48,13 @@ class Reader(Protocol):
         """Return whether the store answers at all."""
 
 
+class Marker(Protocol):
+    """Knows which lists are good for one session of the job servers only."""
+
+    def is_eager(self, subscribers: Subscribers) -> bool:
+        """Return whether limits have to be set before a list's first copy of a session."""
+
+
 log = structlog.get_logger(__name__)
 
 
@@ -56,33 +63,45 @@ class _Pending:
 
     __slots__ = ("cut", "reading", "served", "waiters")
 
-    def __init__(self) -> None:
-        self.waiters: list[Waiter] = []
+    def __init__(self, waiters: Sequence[Waiter] = ()) -> None:
+        self.waiters = list(waiters)
         self.reading = False
         self.cut: int | None = None  # waiters that came before the topic changed
         self.served = asyncio.get_running_loop().create_future()
 
+    def begin(self) -> None:
+        """A read begins, which serves all who wait and all who come while it is right."""
+        self.reading, self.cut = True, None
+
     def end(self) -> None:
-        """The read serves nobody who comes from now on."""
+        """The read that is under way does not serve those who come from now on."""
         if self.reading and self.cut is None:
             self.cut = len(self.waiters)
 
+    def split(self) -> tuple[list[Waiter], list[Waiter]]:
+        """Return whom the read serves, and who came too late for it."""
+        cut = len(self.waiters) if self.cut is None else self.cut
+        return self.waiters[:cut], self.waiters[cut:]
+
 
 class Directory:
-    """Lists by topic, good under ``lease``. ``most`` bounds what is cached, in subscriptions; the
-    least recently used go first. ``marks`` tells whether ``drop_marked`` concerns a list."""
+    """Lists by topic, each with the jobs that wait for it.
+
+    Arguments:
+        reader: where lists come from.
+        limit: how much is cached, in subscriptions, each list with ``TOPIC_WEIGHT`` more. The
+            lists that were not used for the longest time go first.
+        lease: until when what is cached may be used.
+        marker: says which lists ``drop_marked`` concerns; None: no list.
+    """
 
     def __init__(
-        self,
-        reader: Reader,
-        most: int,
-        lease: Lease,
-        marks: Callable[[Subscribers], bool] = lambda _: False,
+        self, reader: Reader, *, limit: int, lease: Lease, marker: Marker | None = None
     ) -> None:
         self._reader = reader
         self._lease = lease
-        self._most = most
-        self._marks = marks
+        self._limit = limit
+        self._marker = marker
         # Topics that had such a list since the last time; beyond ``MARKED`` they are not counted.
         self._marked: set[str] = set()
         # Two generations: a hit moves a list to the young one; when that has half the bound,
@@ -96,8 +115,10 @@ class Directory:
         self.waiting_since: float | None = None  # the store has not answered since
 
     def get(self, topic: str) -> Subscribers | None:
-        """Return the cached list if it may be used now, for a job that is here. Nobody waits for
-        it then: it is kept once its waiters are served."""
+        """Return the cached list if it may be used now, for a job that is here; else None.
+
+        No earlier job waits for the list then: it is cached when its waiters are served.
+        """
         if now_s() > self._lease.usable_until_s:
             return None
         found = self._young.get(topic)
@@ -123,7 +144,7 @@ class Directory:
         return self.peek(subscribers.topic) in (None, subscribers)
 
     def refresh(self, topic: str) -> None:
-        """Have a topic's list read again, without anybody who waits for it."""
+        """Have a topic's list read again, though no job waits for it."""
         self.when_known(topic, lambda _: None)
 
     def when_known(self, topic: str, waiter: Waiter) -> None:
@@ -133,7 +154,7 @@ class Directory:
             pending = self._pending[topic] = _Pending()
             self._tasks.spawn(self._fetch(topic), "list")
         elif now_s() > self._lease.usable_until_s:
-            pending.end()  # nobody may have told us of a change since that read began
+            pending.end()  # without a lease, a change since that read began is not heard of
         pending.waiters.append(waiter)
 
     def drop(self, topic: str) -> None:
@@ -158,8 +179,8 @@ class Directory:
             pending.end()
 
     def drop_marked(self) -> None:
-        """Forget every list that ``marks`` tells of, and any that is being read. Where those are
-        very many, all go: the time that this takes does not grow with what is cached."""
+        """Forget every list that the marker knows, and any that is being read. Where those are very
+        many, all go: the time that this takes does not grow with what is cached."""
         marked, self._marked = self._marked, set()
         if len(marked) > MARKED:
             self.forget()
@@ -168,8 +189,8 @@ class Directory:
             self.drop(topic)
 
     async def wait_served(self, topics: Sequence[str] | None) -> None:
-        """Return once nobody waits for a read of these topics (None: of any) that began before
-        now."""
+        """Return once the reads of these topics (None: of any) that began before now have served
+        those who waited for them."""
         for topic in list(self._pending) if topics is None else topics:
             pending = self._pending.get(topic)
             if pending is not None:
@@ -181,10 +202,14 @@ class Directory:
     def _keep(self, subscribers: Subscribers) -> None:
         self._young[subscribers.topic] = subscribers
         self._young_weight += self._weight(subscribers)
-        if self._young_weight > self._most // 2:
+        if self._young_weight > self._limit // 2:
             self._free(self._old)
             self._old, self._old_weight = self._young, self._young_weight
             self._young, self._young_weight = {}, 0
+
+    def _maybe_mark(self, found: Subscribers) -> None:
+        if self._marker and len(self._marked) <= MARKED and self._marker.is_eager(found):
+            self._marked.add(found.topic)
 
     def _free(self, lists: dict[str, Subscribers]) -> None:
         """Let go of lists that are forgotten, a few at a time."""
@@ -194,12 +219,18 @@ class Directory:
             self._loop.call_soon(self._free, lists)
 
     async def _fetch(self, topic: str) -> None:
-        """Read a list until it is there, and serve those who wait for it."""
+        """Read a list until it is there, and serve those who wait for it.
+
+        A store that refuses the read is answered at once: it will refuse the next one too. Any
+        other failure raises the question whether the store is there at all, which is asked *after*
+        the failure. While it is away, the clock of ``LIST_S`` does not run: the fan-outs wait for
+        the store then, not for this list.
+        """
         backoff = Backoff(0.05, 1.0)
         answering_since: float | None = None  # the store does, but for this list
         while True:
             pending = self._pending[topic]
-            pending.reading, pending.cut = True, None
+            pending.begin()
             began = self._loop.time()
             try:
                 async with asyncio.timeout(LIST_S):
@@ -241,24 +272,27 @@ class Directory:
 
     def _refuse(self, topic: str, error: Exception) -> None:
         """The store answers, but does not give this list."""
-        words = str(error) or f"the list is not read within {LIST_S:g} s"
-        log.error("list cannot be read", topic=topic, error=words)
-        self._serve(topic, Unavailable(f"the store: {words}"))
+        text = str(error) or f"the list is not read within {LIST_S:g} s"
+        log.error("list cannot be read", topic=topic, error=text)
+        self._serve(topic, Unavailable(f"the store: {text}"))
 
     def _serve(self, topic: str, found: Subscribers | RequestError) -> None:
+        """Serve those whom a read may serve; read again for the others.
+
+        The list is cached before its waiters are called, and only where the topic has not changed
+        meanwhile. A waiter that takes a job of the same topic at once finds it then, and goes out
+        behind those before it, for they are called in one turn of the loop.
+        """
         pending = self._pending[topic]
-        cut = len(pending.waiters) if pending.cut is None else pending.cut
-        now, later = pending.waiters[:cut], pending.waiters[cut:]
+        now, later = pending.split()
         if later:
-            again = self._pending[topic] = _Pending()
-            again.waiters = later
+            self._pending[topic] = _Pending(later)
             self._tasks.spawn(self._fetch(topic), "list")
         else:
             del self._pending[topic]
             if pending.cut is None and isinstance(found, Subscribers):
                 self._keep(found)
-                if len(self._marked) <= MARKED and self._marks(found):
-                    self._marked.add(topic)
+                self._maybe_mark(found)
         for waiter in now:
             waiter(found)
         pending.served.set_result(None)

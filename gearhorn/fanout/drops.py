@@ -23,7 +23,7 @@ from gearhorn.store.subscriptions import Subscriptions
 
 FLUSH_INTERVAL_S = 1.0
 PIECE = 1_000  # counters written in one go: 2 ms of the store
-MOST = 100_000  # counters in memory, while the store is away
+LIMIT = 100_000  # counters in memory, while the store is away
 LOGGED = 10  # subscriptions named in the log, at each interval
 
 Pair = tuple[str, str]  # topic, client_id
@@ -41,7 +41,7 @@ class Drops:
         self._counts: dict[Pair, int] = {}
         self._copies: Counter[Pair] = Counter()  # dropped since the log was told
         self._ended: set[tuple[Pair, int]] = set()  # with the version, since then too
-        self._uncounted = 0  # beyond ``MOST``
+        self._uncounted = 0  # beyond ``LIMIT``
         self._number = 0  # of the last piece
         self._piece: dict[Pair, int] = {}  # that the store has not acknowledged
         self._turn = asyncio.Lock()
@@ -50,14 +50,14 @@ class Drops:
         """Count a copy that its queue, one of a list, had no room for."""
         pair = subscribers.topic, subscribers.client_id(index)
         self._count(pair, 1)
-        if pair in self._copies or len(self._copies) < MOST:
+        if pair in self._copies or len(self._copies) < LIMIT:
             self._copies[pair] += 1
         if subscribers.overflow.get(index) == "unsubscribe":
             self._maybe_end(pair, subscribers.version)
 
     def _maybe_end(self, pair: Pair, version: int) -> None:
         """Have a subscription ended; its other copies that find the queue full say nothing new."""
-        if (pair, version) not in self._ended and len(self._ended) < MOST:
+        if (pair, version) not in self._ended and len(self._ended) < LIMIT:
             self._ended.add((pair, version))
             self._changes.overflow(*pair, version)
 
@@ -69,13 +69,13 @@ class Drops:
         self._count((topic, client_id), count)
 
     def _count(self, pair: Pair, count: int) -> None:
-        if pair in self._counts or len(self._counts) < MOST:
+        if pair in self._counts or len(self._counts) < LIMIT:
             self._counts[pair] = self._counts.get(pair, 0) + count
         else:
             self._uncounted += count
 
     async def run(self) -> None:
-        """Write the counters, for as long as the worker runs."""
+        """Write the counters now and then; runs until it is cancelled."""
         while True:
             await asyncio.sleep(FLUSH_INTERVAL_S)
             await self.flush()

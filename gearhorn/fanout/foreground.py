@@ -1,6 +1,6 @@
 """Foreground fan-outs: replied to once the receivers have finished, or a quorum of them.
 
-Rules: runs on the event loop; no task and no thread waits, so a slow receiver delays nobody else.
+Rules: runs on the event loop; no task and no thread waits, so a slow receiver delays no other.
 
 A reply says what is so. It waits until a job server has accepted every copy, quorum or not; only
 the timeout ends that, and what was not accepted by then is counted as neither accepted nor
@@ -255,7 +255,7 @@ class Foreground(RunningFanout):
             self.job.status(*self._done)
 
     def _time_out(self) -> None:
-        """Withdraw what nobody has taken, then reply: who hears of the timeout can rely on it."""
+        """Withdraw what no receiver has taken, then reply: the caller can rely on that."""
         self.over = True
         self.outbox.unstrand(self)
         self.outbox.withdraw(self)
@@ -272,7 +272,7 @@ class Foreground(RunningFanout):
 
     def withdrawn(self) -> None:
         if not self.replied:
-            for part in self.parts:  # of those that are not answered whole nobody was told
+            for part in self.parts:  # those that are not answered whole were not counted yet
                 for index in part.take_refused():
                     self.lose(index)
             for index in self._tally.held():
@@ -327,7 +327,11 @@ class Foreground(RunningFanout):
         if self.subscribers.is_long:
             self._is_composing = True
             self.outbox.compose(
-                self.job, steps, make, partial(self._replied, answer), self._composed
+                self.job,
+                steps,
+                make=make,
+                then=partial(self._replied, answer),
+                over=self._composed,
             )
         else:
             self._replied(answer, make(exhaust(steps)))

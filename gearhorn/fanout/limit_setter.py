@@ -21,7 +21,7 @@ from gearhorn.timing import Backoff
 PIECE = 8
 WAIT_S = 2.0  # a server that answers nothing for so long is waited for no more
 RECHECK_S = 10.0  # until a known limit that refuses copies is set again; doubled each time
-RECHECK_MOST_S = 300.0
+RECHECK_LIMIT_S = 300.0
 
 Limits = dict[bytes, int]  # queue -> limit
 
@@ -50,7 +50,7 @@ class Setter:
         self._waiters: dict[str, asyncio.Future[None]] = {}  # until nothing of a topic is urgent
         self._flying: tuple[str, Limits] = "", {}  # what is being set
         self._overtaken = False  # some of that has changed meanwhile
-        self._unwanted = False  # nobody wants to know about it any more
+        self._unwanted = False  # what is being set need not be remembered
         self._came = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.is_mute = False  # it does not answer, or refuses connections
@@ -119,12 +119,12 @@ class Setter:
 
     def refused(self, topic: str, queue: bytes, limit: int) -> None:
         """A known limit refuses copies, or holds more than it should: now and then it is set
-        again, since somebody else may have set another one."""
+        again, since another member or a person may have set another one."""
         checks = self._rechecks.setdefault(topic, {})
         now_s = self._loop.time()
         due_s, interval_s = checks.get(queue, (now_s + RECHECK_S, RECHECK_S))
         if now_s >= due_s:
-            interval_s = min(2 * interval_s, RECHECK_MOST_S)
+            interval_s = min(2 * interval_s, RECHECK_LIMIT_S)
             due_s = now_s + interval_s
             self.want(topic, {queue: limit}, is_urgent=False)
         checks[queue] = due_s, interval_s
@@ -171,7 +171,7 @@ class Setter:
             waiter.set_result(None)
 
     def _mute(self) -> None:
-        """The server does not answer: nobody waits for it."""
+        """The server does not answer: let no list wait for it."""
         self.is_mute = True
         for topic in list(self._urgent):
             self.defer(topic)
@@ -179,7 +179,7 @@ class Setter:
             self._told(topic)
 
     async def run(self) -> None:
-        """Set limits, for as long as the worker runs."""
+        """Set limits; runs until it is cancelled."""
         backoff = Backoff(0.1, 5.0)
         while True:
             await self._came.wait()
@@ -215,8 +215,8 @@ class Setter:
             is_set = True
         except OSError as error:
             if not was_mute:
-                words = str(error) or type(error).__name__
-                log.warning("backlog limits are not set", server=self.server, error=words)
+                text = str(error) or type(error).__name__
+                log.warning("backlog limits are not set", server=self.server, error=text)
             self._mute()
         finally:
             patience.cancel()

@@ -6,11 +6,11 @@ another release, a person. Setting it costs gearmand a walk through all its func
 100,000). So for each server a member remembers what it has set since the server came up
 (``Setter.known``), and forgets it for a queue whose subscription changed, and for no other.
 
-* A limit of up to ``EAGER_LIMIT`` is set before the list's first copy. The list waits ``WAIT_S`` at
-  most, and not at all for a server that does not answer; the rest is set in the background.
-* Any other limit is set when a look at ``status`` finds the queue a quarter full.
+* A limit of up to ``EAGER_LIMIT`` is set before the list's first copy. The list waits for
+  ``WAIT_S``, and not at all for a server that does not answer; the rest is set in the background.
+* Any other limit is set when a poll of the backlog finds the queue a quarter full (``backlog``).
 * A copy that is refused while its queue's limit is not known waits until the limit is set right,
-  and is sent again (``doubts``, ``confirm``). So no former limit, whoever set it, drops a copy.
+  and is sent again (``doubts``, ``confirm``). So no former limit drops a copy, whatever set it.
 * A limit that is known and refuses copies is set again now and then, in the background.
 
 A list that is being read may be overtaken by a change. ``reading`` notes which queues changed since
@@ -70,14 +70,16 @@ class CachedLists(Protocol):
 class Limits:
     """What queues may hold.
 
-    ``default`` is the limit of subscriptions without one; ``most`` bounds what is remembered, in
-    queues.
+    Arguments:
+        job_servers: whose queues it sets limits for.
+        default: the limit of subscriptions that have none of their own, in copies.
+        limit: how much is remembered, in queues.
     """
 
-    def __init__(self, job_servers: JobServers, *, default: int, most: int) -> None:
+    def __init__(self, job_servers: JobServers, *, default: int, limit: int) -> None:
         self._job_servers = job_servers
         self._default = default
-        self._most = most
+        self._limit = limit
         self._lists: CachedLists | None = None
         self._setters = [
             Setter(admin, str(client.server), self)
@@ -177,7 +179,13 @@ class Limits:
             self._remember(subscribers.topic)
 
     async def _compare(self, subscribers: Subscribers, reading: Reading) -> list[Setter]:
-        """Have set what is to be set of a list; return the servers to be waited for."""
+        """Have set what is to be set of a list; return the servers to be waited for.
+
+        The list is compared chunk by chunk, and the loop turns in between. So what changed, and
+        what is known, is asked again for each chunk, and the comparison ends when a job server
+        comes or goes: the routes that it went by are no longer right, and the list is read again.
+        A server is told of all limits of a chunk together, since each call wakes its task.
+        """
         topic = subscribers.topic
         is_known = any(setter.known(topic) for setter in self._setters)
         if not self._job_servers.is_up or not (is_known or self.is_eager(subscribers)):
@@ -225,14 +233,14 @@ class Limits:
         self._weight += weight - self._topics.pop(topic, 0)
         if weight:
             self._topics[topic] = weight
-        while self._weight > self._most and len(self._topics) > 1:
+        while self._weight > self._limit and len(self._topics) > 1:
             gone, weight = self._topics.popitem(last=False)
             self._weight -= weight
             for setter in self._setters:
                 setter.evict(gone)
 
     async def found(self, place: int, subscribers: Subscribers, waiting: dict[bytes, int]) -> None:
-        """A look found so many copies ``waiting`` on queues of a list at a server: set the limits
+        """A poll found so many copies ``waiting`` on queues of a list at a server: set the limits
         that are not in force and ought to be."""
         topic, setter = subscribers.topic, self._setters[place]
         missing: dict[bytes, int] = {}

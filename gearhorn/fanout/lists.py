@@ -2,7 +2,7 @@
 
 Theory of operation. The beginnings of the lists that are asked for together are read together, in
 one round trip; most lists end there. The rest of a longer one is read on its own, page by page, so
-that a long or slow list delays nobody who asks for another. Few long lists are read at a time, and
+that a long or slow list delays no other. Few long lists are read at a time, and
 they leave the store's connections to the others.
 
 Rules: runs on the event loop, and each page gives it a turn. What is read is no snapshot;
@@ -27,7 +27,7 @@ TOGETHER = 64  # lists whose beginnings are read in one round trip
 ROUNDS = 4  # such round trips at a time
 LONG_READS = 2  # long lists at a time
 STEP = 10_000  # simple steps between two turns of the loop
-_ABOVE = (0, EAGER_LIMIT)  # limits above which somebody asks for the lowest one
+_ABOVE = (0, EAGER_LIMIT)  # limits above which the lowest one is asked for
 _OVERFLOWS = ("drop_new", "drop_old", "unsubscribe")
 _NO_OVERFLOW: Mapping[int, str] = MappingProxyType({})  # of most lists
 
@@ -115,12 +115,12 @@ class _Builder:
         for client in part.clients:
             own = options.get(client)
             if own is None:
-                self._plain.one(client)
+                self._plain.add_single(client)
             elif own.durable:
-                self._durable.one(client)
+                self._durable.add_single(client)
             else:
                 kind = self._enveloped if own.envelope else self._plain
-                kind.one(client, own.max_backlog or 0, _OVERFLOWS.index(own.overflow))
+                kind.add_single(client, own.max_backlog or 0, _OVERFLOWS.index(own.overflow))
         for kind in (self._plain, self._enveloped, self._durable):
             kind.flush()
 
@@ -166,7 +166,7 @@ class _Kind(Packer):
         self.overflowing = array("I")  # indexes
         self.overflows = bytearray()
 
-    def one(self, client: bytes, limit: int = 0, overflow: int = 0) -> None:
+    def add_single(self, client: bytes, limit: int = 0, overflow: int = 0) -> None:
         """Add one client_id; a limit of 0 is none, an overflow of 0 the usual one."""
         at = self.length + len(self._fresh)
         self._fresh.append(client)
@@ -193,5 +193,6 @@ class _Kind(Packer):
                 own.extend([index + self.length for index in others[at : at + STEP]])
                 await asyncio.sleep(0)
         self.limits.extend(other.limits)
-        self.lowest = {above: min(one, other.lowest[above]) for above, one in self.lowest.items()}
+        for above, lowest in other.lowest.items():
+            self.lowest[above] = min(lowest, self.lowest[above])
         self.overflows.extend(other.overflows)

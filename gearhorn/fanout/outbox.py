@@ -163,6 +163,7 @@ class Outbox:
         self,
         job: Job,
         steps: Generator[None, None, _Found],
+        *,
         make: Callable[[_Found], bytes],
         then: Callable[[bytes], None],
         over: Callable[[], None] = lambda: None,
@@ -195,7 +196,7 @@ class Outbox:
         then: Callable[[bytes], None],
     ) -> None:
         """Like ``compose``; the steps count dropped copies of a fan-out to ``topic``."""
-        task = self.compose(job, steps, make, then)
+        task = self.compose(job, steps, make=make, then=then)
         self._counting[task] = topic
         task.add_done_callback(self._counting.pop)
 

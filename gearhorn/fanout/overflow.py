@@ -140,13 +140,13 @@ class Overflow:
         of the full queues are gone through for the sake of some others.
         """
         queues = self._full.get(subscribers.topic, {})
-        some: Sequence[int] = range(len(subscribers.queues)) if indexes is None else indexes
-        if len(some) <= len(queues) or len(queues) > FEW:
+        wanted: Sequence[int] = range(len(subscribers.queues)) if indexes is None else indexes
+        if len(wanted) <= len(queues) or len(queues) > FEW:
             names = subscribers.queues
-            found = ((index, queues.get(names[index])) for index in some)
+            found = ((index, queues.get(names[index])) for index in wanted)
             return [(index, full) for index, full in found if full is not None]
         places = [(subscribers.index_of(queue), full) for queue, full in queues.items()]
-        chosen = some if isinstance(some, range) else set(some)
+        chosen = wanted if isinstance(wanted, range) else set(wanted)
         return [(at, full) for at, full in places if at is not None and at in chosen]
 
     async def wait_sent(self, topics: Sequence[str] | None) -> None:

@@ -262,12 +262,12 @@ class OwnLimits(Sequence[tuple[int, int]]):
 class Overflows(Mapping[int, str]):
     """What happens at the limit by index, where that is not the usual."""
 
-    __slots__ = ("_codes", "_indexes", "_words")
+    __slots__ = ("_codes", "_indexes", "_names")
 
-    def __init__(self, indexes: array[int], codes: bytearray, words: Sequence[str]) -> None:
+    def __init__(self, indexes: array[int], codes: bytearray, names: Sequence[str]) -> None:
         self._indexes = indexes  # ascending
-        self._codes = codes  # each a place in ``words``
-        self._words = words
+        self._codes = codes  # each a place in ``names``
+        self._names = names
 
     def __len__(self) -> int:
         return len(self._indexes)
@@ -279,4 +279,4 @@ class Overflows(Mapping[int, str]):
         at = bisect_left(self._indexes, index)
         if at == len(self._indexes) or self._indexes[at] != index:
             raise KeyError(index)
-        return self._words[self._codes[at]]
+        return self._names[self._codes[at]]

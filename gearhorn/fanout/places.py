@@ -1,5 +1,12 @@
 """Places: how many foreground fan-outs may wait, and how much memory what they hold may take.
 
+Theory of operation. A foreground fan-out lives for as long as its slowest receiver, a day if its
+timeout says so, and its job is out of the worker's hand meanwhile: the number of jobs in hand does
+not bound how many there are. This does. A fan-out *waits* until it is replied to. After that it
+*lingers* while a quorum has answered for it and other copies are still out: it has no payload then,
+only ``COPY_BYTES`` for each copy, so many more may linger than wait. The first fan-out of all
+always may enter, however large: a limit that is set too low makes fan-outs slow, not impossible.
+
 Rules: runs on the event loop. A fan-out enters before anything is done for it and leaves whatever
 becomes of it. What receivers send is counted in its place before it is kept; where there is no
 room left it is not kept, and nothing else changes.
@@ -16,7 +23,14 @@ REASONS_BYTES = 1024 * 1024  # of why the receivers of one fan-out failed
 
 
 class Places:
-    """The places of one member: ``count`` at most that wait, ``size`` bytes for all together."""
+    """The places of one member.
+
+    Arguments:
+        count: how many fan-outs may wait; ``LINGERING`` times as many may linger.
+        size: bytes that all of them together may hold.
+
+    ``waiting``, ``lingering`` and ``held`` are for others to read.
+    """
 
     def __init__(self, count: int, size: int) -> None:
         self._count = count
@@ -46,6 +60,22 @@ class Places:
         """Whether so many bytes more may be held."""
         return self.held + size <= self._size
 
+    def hold(self, size: int) -> None:
+        """A fan-out holds so many bytes more; fewer, where it is negative."""
+        self.held += size
+
+    def answer(self) -> None:
+        """A fan-out that waited is replied to, and lingers."""
+        self.waiting -= 1
+        self.lingering += 1
+
+    def leave(self, is_waiting: bool) -> None:
+        """A fan-out is over that waited until now, or that lingered."""
+        if is_waiting:
+            self.waiting -= 1
+        else:
+            self.lingering -= 1
+
 
 class Place:
     """What one foreground fan-out holds."""
@@ -64,21 +94,20 @@ class Place:
         if self._is_left or not self._places.has_room(size):
             return False
         self._held += size
-        self._places.held += size
+        self._places.hold(size)
         return True
 
     def give(self, size: int) -> None:
         """Hold so many bytes less."""
         if not self._is_left:
             self._held -= size
-            self._places.held -= size
+            self._places.hold(-size)
 
     def answer(self) -> None:
         """The fan-out is replied to and holds its payload no more; copies may be out still."""
         if self._is_waiting and not self._is_left:
             self._is_waiting = False
-            self._places.waiting -= 1
-            self._places.lingering += 1
+            self._places.answer()
             self.give(self._payload)
 
     def leave(self) -> None:
@@ -87,10 +116,7 @@ class Place:
             return
         self.give(self._held)
         self._is_left = True
-        if self._is_waiting:
-            self._places.waiting -= 1
-        else:
-            self._places.lingering -= 1
+        self._places.leave(self._is_waiting)
 
     def __del__(self) -> None:
         self.leave()  # a message may be dropped by those that log it

@@ -1,11 +1,23 @@
 """A running fan-out: what background and foreground fan-outs share, sending and sending again.
 
-Rules: runs on the event loop.
+Theory of operation. A fan-out is carried through to the end even if the session of its own job is
+gone: a copy too many is allowed, a copy too few is not ("What is promised" in docs/protocol.rst).
+So copies for a server that goes down before the reply are sent through the others, those that it
+had accepted included: what it kept in memory may be gone.
+
+A copy is sent in one of four ways, and which one is decided anew each time. Of a long list, or of
+one whose topic has a long fan-out under way, it goes through ``Portions``. With no server up it is
+stranded in the outbox. For a queue on which older copies wait for room it is held back behind them.
+Else it goes out at once. ``open`` counts what is in between, so that it is 0 exactly when every
+copy was answered: that is what a reply waits for.
+
+Rules: runs on the event loop. Who raises ``open`` says what lowers it.
 """
 
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from gearhorn.errors import InternalError
@@ -103,7 +115,7 @@ class ServerBatch(Submission):
         return self.connection is not None and self.connection.is_open
 
 
-class RunningFanout:
+class RunningFanout(ABC):
     """What background and foreground fan-outs share: sending, and sending again.
 
     ``total`` are the copies; ``receivers`` are client_ids that the log keeps the message for.
@@ -155,9 +167,9 @@ class RunningFanout:
             indexes = self._held_back(indexes)
         self._send(indexes)
 
+    @abstractmethod
     def sent(self) -> None:
         """The last portion of what was sent in portions is handed over."""
-        raise NotImplementedError
 
     def _held_back(self, indexes: Sequence[int] | None) -> Sequence[int] | None:
         """Leave copies for full queues to those that make room there; return the others."""
@@ -225,7 +237,7 @@ class RunningFanout:
 
     @property
     def is_watched(self) -> bool:
-        """Whether somebody makes room on a queue of the list, and must know of its copies."""
+        """Whether room is made on a queue of the list, and its copies have to be known there."""
         return self.outbox.overflow.concerns(self.subscribers.topic)
 
     def taken(self, part: Submission, indexes: Sequence[int] | None) -> None:
@@ -243,9 +255,9 @@ class RunningFanout:
         """Take note that a copy is dropped."""
         self.dropped.append(index)
 
+    @abstractmethod
     def drop_held(self, index: int) -> None:
         """No room could be made for a copy that was held back."""
-        raise NotImplementedError
 
     def clients(self, indexes: Sequence[int]) -> list[str]:
         """Return the client_ids of queues."""
@@ -258,11 +270,14 @@ class RunningFanout:
         """A fault in gearhorn: what waits for this fan-out is told so."""
         self.job.fail(str(InternalError()))
 
+    @abstractmethod
     def accepted(self, submission: Submission) -> None:
-        raise NotImplementedError
+        """A server answered every copy of a batch; see ``Outcome``."""
 
+    @abstractmethod
     def lost(self, submission: Submission) -> None:
-        raise NotImplementedError
+        """The server of a batch went away before it had answered every copy."""
 
+    @abstractmethod
     def finished(self, submission: Submission, index: int, result: Result) -> None:
-        raise NotImplementedError
+        """A receiver finished a foreground copy, or the server went that had accepted it."""

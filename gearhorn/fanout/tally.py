@@ -1,10 +1,10 @@
 """Tallies: what became of each copy of a foreground fan-out, and the reply that says so.
 
 Theory of operation. A fan-out may have a million copies, so each is one byte here, by its index in
-the list, and only what a receiver said is kept besides. The reply names the copies in the order of
-the list, which is how a long list can be read: ``steps`` goes through it a slice at a time, and
-whoever runs it lets the loop turn in between. Names stop being gathered when they fill a reply;
-the others are counted.
+the list, and only what a receiver returned is kept besides. The reply names the copies in the order
+of the list, which is how a long list can be read: ``steps`` goes through it a slice at a time, and
+its caller lets the loop turn in between. Names stop being gathered when they fill a reply; the
+others are counted.
 
 Rules: pure. A copy is in one state at a time. Nothing changes any more once a reply is made.
 """
@@ -119,7 +119,7 @@ class Tally:
         return named
 
     def _tell(self, named: Named, at: int, names: list[str]) -> None:
-        """Add what the receivers of a slice from ``at`` on said."""
+        """Add what the receivers of a slice from ``at`` on returned."""
         for index, name in enumerate(names, at):
             if index in self._reasons:
                 named.failed[name] = self._reasons[index]
@@ -166,8 +166,8 @@ class Tally:
         )
 
     def failures(self, named: Named, late: str, awaited: Sequence[str]) -> bytes:
-        """Return why the fan-out failed. ``late`` is said of copies that have not finished, as far
-        as they are named, and of the durable receivers ``awaited``."""
+        """Return why the fan-out failed. ``late`` is the reason of copies that have not finished,
+        as far as they are named, and of the durable receivers ``awaited``."""
         pairs = [(name, _QUEUE_FULL) for name in named.names[DROPPED]]
         pairs += named.reasons().items()
         pairs += ((name, late) for name in (*named.names[PENDING], *named.names[HELD]))

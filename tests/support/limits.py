@@ -69,14 +69,14 @@ class Servers:
 class Bench:
     """The limits of a worker; ``again`` are the topics that it wanted to have read again."""
 
-    def __init__(self, *, default: int = 100_000, most: int = 1_000_000, servers: int = 1) -> None:
+    def __init__(self, *, default: int = 100_000, limit: int = 1_000_000, servers: int = 1) -> None:
         self.servers = Servers(servers)
         self.again: list[str] = []
         self.former: list[Subscribers] = []  # lists that are known to be former ones
         self.limits = Limits(
             self.servers,  # type: ignore[arg-type]
             default=default,
-            most=most,
+            limit=limit,
         )
         self.limits.attach(self)
         self.limits._server_changed()  # as the first connections do

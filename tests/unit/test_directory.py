@@ -55,12 +55,12 @@ class Served:
         return waiter
 
 
-def run(test: Callable[[Store, Directory], Coroutine[None, None, None]], most: int = 100) -> None:
+def run(test: Callable[[Store, Directory], Coroutine[None, None, None]], limit: int = 100) -> None:
     async def main() -> None:
         store = Store()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("gearhorn.fanout.directory.now_s", lambda: store.now_s)
-            await test(store, Directory(store, most, store.lease))
+            await test(store, Directory(store, limit=limit, lease=store.lease))
 
     asyncio.run(main())
 
@@ -478,9 +478,15 @@ def test_empty_lists_are_cached_too() -> None:
     run(test)
 
 
-def is_limited(subscribers: Subscribers) -> bool:
-    """What the tests below mark."""
-    return subscribers.topic.startswith("limited")
+class Marker:
+    """Marks the lists whose topics say so, and writes down which it was asked about."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def is_eager(self, subscribers: Subscribers) -> bool:
+        self.seen.append(subscribers.topic)
+        return subscribers.topic.startswith("limited")
 
 
 async def read(store: Store, lists: Directory, *topics: str) -> None:
@@ -494,7 +500,7 @@ async def read(store: Store, lists: Directory, *topics: str) -> None:
 
 def test_what_is_marked_and_what_is_being_read_is_dropped() -> None:
     async def test(store: Store, _: Directory) -> None:
-        lists = Directory(store, 100, store.lease, is_limited)
+        lists = Directory(store, limit=100, lease=store.lease, marker=Marker())
         await read(store, lists, "limited", "plain")
         lists.when_known("reading", lambda _: None)
         await turn()
@@ -513,18 +519,13 @@ def test_what_is_marked_and_what_is_being_read_is_dropped() -> None:
 
 def test_dropping_what_is_marked_looks_at_no_list(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(store: Store, _: Directory) -> None:
-        seen: list[str] = []
-
-        def marks(subscribers: Subscribers) -> bool:
-            seen.append(subscribers.topic)
-            return is_limited(subscribers)
-
+        marker = Marker()
         monkeypatch.setattr(directory, "MARKED", 2)
-        lists = Directory(store, 1000, store.lease, marks)
+        lists = Directory(store, limit=1000, lease=store.lease, marker=marker)
         await read(store, lists, "plain", *(f"limited{number}" for number in range(4)))
-        seen.clear()
+        marker.seen.clear()
         lists.drop_marked()
-        assert not seen
+        assert not marker.seen
         assert lists.size == (0, 0), "more than are dropped one by one: all go"
         await read(store, lists, "limited", "plain")
         lists.drop_marked()

@@ -102,7 +102,7 @@ def test_many_counters_go_in_pieces_and_what_comes_meanwhile_waits() -> None:
 
 
 def test_what_waits_for_the_store_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drops_module, "MOST", 10)
+    monkeypatch.setattr(drops_module, "LIMIT", 10)
 
     async def test() -> None:
         drops, store, _ = made()

@@ -298,7 +298,7 @@ def test_a_look_sets_what_is_a_quarter_full_and_what_is_not_in_force() -> None:
 
 def test_what_is_remembered_is_bounded() -> None:
     async def test() -> None:
-        bench = Bench(default=1_000, most=1_000)
+        bench = Bench(default=1_000, limit=1_000)
         bench.limits.start()
         for number in range(100):
             await bench.read(subscribers(f"t{number}", *(f"c{at}" for at in range(100))))
@@ -315,7 +315,7 @@ def test_what_is_remembered_is_bounded() -> None:
 
 def test_what_makes_room_for_others_is_not_asked_for_again() -> None:
     async def test() -> None:
-        bench = Bench(default=1_000, most=100)
+        bench = Bench(default=1_000, limit=100)
         bench.limits.start()
         bench.admin.is_open.clear()
         first = asyncio.create_task(bench.read(subscribers("a", *map(str, range(90)))))
