@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 from gearhorn.broker.gossiper import Gossiper
 from gearhorn.durable.service import DurableTopics
+from gearhorn.fanout.copies import mark
 from gearhorn.fanout.directory import Directory
 from gearhorn.fanout.drops import Drops
 from gearhorn.fanout.limits import Limits
@@ -84,12 +85,17 @@ class Coherence(Caches):
             return
         await self._directory.wait_served(topics)
         await self._durable.wait_logged(topics)
+        born = mark()
+        await self._wait_copies(topics)
+        while await self._outbox.wait_counted(topics, born):
+            await self._wait_copies(topics)
+        if topics is None or GOSSIP in topics:
+            await asyncio.gather(*self._control.barriers())
+        await self._drops.wait_written(topics)
+
+    async def _wait_copies(self, topics: Sequence[str] | None) -> None:
         if self._job_servers.is_up or self._outbox.has_unsent:
             await self._outbox.portions.wait_sent(topics)
             await self._job_servers.barrier()
             await self._overflow.wait_sent(topics)
             await self._job_servers.barrier()  # what was sent again meanwhile, as a server went
-        if topics is None or GOSSIP in topics:
-            await asyncio.gather(*self._control.barriers())
-        await self._outbox.wait_counted(topics)
-        await self._drops.wait_written(topics)

@@ -56,31 +56,39 @@ class Background(RunningFanout):
         """Reply if no copy is on its way any more."""
         if self.open:
             return
-        if len(self.parts) > 1 and (gone := [p for p in self.parts if not p.is_held]):
-            for part in gone:
-                self._send_again(part)
-            return
-        if len(self.dropped) <= STEP:
-            self._replied(self._reply(exhaust(self._count_drops())))
+        if len(self.parts) > 1 and (gone := self._gone()):
+            self._send_those_again(gone)
+        elif len(self.dropped) <= STEP:
+            self._complete(self._reply(exhaust(self._count_drops())))
         else:
             self.open += 1  # what comes meanwhile replies to nothing
             self.outbox.count_drops(
                 self.job,
-                self.subscribers.topic,
+                self.subscribers,
                 steps=self._count_drops(),
                 make=self._reply,
                 then=self._replied,
             )
 
+    def _gone(self) -> list[ServerBatch]:
+        """Return the parts whose server has gone."""
+        return [part for part in self.parts if not part.is_held]
+
+    def _send_those_again(self, gone: list[ServerBatch]) -> None:
+        for part in gone:
+            self._send_again(part)
+
     def _count_drops(self) -> Generator[None, None, list[str]]:
         """Count the copies that are dropped, ``STEP`` with each step; return their client_ids where
-        the reply names them. Only at the end, since some may have been sent once more before."""
+        the reply names them. Only at the end, since some may have been sent once more before; those
+        that were counted already were dropped by a server that has gone."""
         names: list[str] = []
         self.dropped.sort()
         for at in range(0, len(self.dropped), STEP):
             step = self.dropped[at : at + STEP]
             for index in step:
-                self.outbox.drops.dropped(self.subscribers, index)
+                if index not in self.counted:
+                    self.outbox.drops.dropped(self.subscribers, index)
             if self.message.receipt:
                 names += self.clients(step)
             yield
@@ -93,6 +101,15 @@ class Background(RunningFanout):
         return b"%d" % copies
 
     def _replied(self, data: bytes) -> None:
+        """Many drops are counted; reply, unless a server has gone meanwhile."""
+        self.open -= 1
+        if gone := self._gone():
+            self.counted |= frozenset(self.dropped)
+            self._send_those_again(gone)
+        else:
+            self._complete(data)
+
+    def _complete(self, data: bytes) -> None:
         self.job.complete(data)
         self.parts.clear()  # they point here
 

@@ -18,7 +18,7 @@ import structlog
 
 from gearhorn.durable.ack_waiters import AckWaiters
 from gearhorn.fanout.backlog import Backlog
-from gearhorn.fanout.copies import unique_id
+from gearhorn.fanout.copies import Subscribers, unique_id
 from gearhorn.fanout.drops import Drops
 from gearhorn.fanout.overflow import Overflow
 from gearhorn.fanout.places import Places
@@ -95,7 +95,7 @@ class Outbox:
         self._tag = tag
         self._generation = 0
         self._stranded: list[tuple[Stranded, Sequence[int] | None]] = []
-        self._counting: dict[asyncio.Task[None], str] = {}  # drops of a fan-out to a topic
+        self._counting: dict[asyncio.Task[None], Subscribers] = {}  # drops of a fan-out to them
         self._tasks = Tasks()
         job_servers.on_change(self._server_changed)
 
@@ -189,24 +189,29 @@ class Outbox:
     def count_drops(
         self,
         job: Job,
-        topic: str,
+        subscribers: Subscribers,
         *,
         steps: Generator[None, None, _Found],
         make: Callable[[_Found], bytes],
         then: Callable[[bytes], None],
     ) -> None:
-        """Like ``compose``; the steps count dropped copies of a fan-out to ``topic``."""
+        """Like ``compose``; the steps count dropped copies of a fan-out to these subscribers."""
         task = self.compose(job, steps, make=make, then=then)
-        self._counting[task] = topic
+        self._counting[task] = subscribers
         task.add_done_callback(self._counting.pop)
 
-    async def wait_counted(self, topics: Sequence[str] | None) -> None:
-        """Return once the drops are counted of fan-outs to these topics (None: to any) that have
-        nothing else to do any more."""
-        counting = self._counting.items()
-        tasks = [task for task, topic in counting if topics is None or topic in topics]
+    async def wait_counted(self, topics: Sequence[str] | None, born: int) -> bool:
+        """Return once the drops are counted of fan-outs to lists of these topics (None: of any)
+        that were made up to ``born``, and whether there were any: they may have copies on their way
+        again, as a server went."""
+        tasks = [
+            task
+            for task, found in self._counting.items()
+            if found.born <= born and (topics is None or found.topic in topics)
+        ]
         if tasks:
             await asyncio.wait(tasks)
+        return bool(tasks)
 
     async def _cancel(self, batch: Batch, handles: list[bytes]) -> None:
         try:

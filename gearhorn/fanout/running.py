@@ -123,8 +123,8 @@ class RunningFanout(ABC):
     for a server or for room, and portions that are not handed over."""
 
     __slots__ = (
-        "_tails", "_unique", "dropped", "job", "logged", "message", "open", "outbox", "parts",
-        "receivers", "subscribers", "total",
+        "_tails", "_unique", "counted", "dropped", "job", "logged", "message", "open", "outbox",
+        "parts", "receivers", "subscribers", "total",
     )  # fmt: skip
     foreground = False
     results: Room | None = None  # for what receivers return
@@ -142,6 +142,7 @@ class RunningFanout(ABC):
         self.open = 0  # parts on their way, and what is kept until it can be sent
         self.parts: list[ServerBatch] = []
         self.dropped: list[int] = []
+        self.counted: frozenset[int] = frozenset()  # drops that are counted, while others are not
         self._unique = b""  # the Gearman unique id of the last copies
         self._tails: dict[bool, bytes] = {}  # what they ended with, while copies are on their way
 

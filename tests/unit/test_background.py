@@ -151,3 +151,36 @@ def test_many_drops_are_counted_in_small_steps(receipt: bool) -> None:
             assert (kind, data) == ("complete", b"0")
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("receipt", [False, True])
+@pytest.mark.parametrize("goes", [0, 1], ids=["the full one", "the other one"])
+def test_what_a_server_took_that_goes_while_many_drops_are_counted_is_sent_again(
+    goes: int, receipt: bool
+) -> None:
+    full = [f"a{number:05}" for number in range(STEPS * STEP + 1)]
+
+    async def main() -> None:
+        bench = Bench(*full, "b", servers=2, routes=dict.fromkeys(full, 0) | {"b": 1})
+        job = background(bench, receipt=receipt)
+        bench.servers[1].accept(1)
+        for _ in full:
+            bench.servers[0].refuse()
+        while not bench.drops.indexes:
+            await asyncio.sleep(0)
+        assert len(bench.drops.indexes) < len(full)
+        bench.cluster.lose(goes)
+        while not job.answers and bench.servers[1 - goes].client.is_idle:
+            await asyncio.sleep(0.001)
+        assert job.answers == []
+        for _ in range(1 if goes else len(full)):
+            bench.servers[1 - goes].accept(1)
+        while not job.answers:
+            await asyncio.sleep(0.001)
+        ((kind, data),) = job.answers
+        assert kind == "complete"
+        copies = json.loads(data)["copies"] if receipt else int(data)
+        assert copies == (1 if goes else len(full) + 1)
+        assert bench.drops.indexes == list(range(len(full))), "each once"
+
+    asyncio.run(main())

@@ -77,10 +77,26 @@ def test_copies_are_waited_for_in_the_order_of_their_way() -> None:
     assert events == way
     events.clear()
     asyncio.run(caches.wait_sent(None))
-    assert events == [*way[:-2], "control barriers", *way[-2:]]
+    assert events == [*way[:-1], "control barriers", way[-1]]
     events.clear()
     asyncio.run(caches.wait_sent([]))
     assert events == []
     parts["job_servers"].is_up = parts["outbox"].has_unsent = False
     asyncio.run(caches.wait_sent(["t"]))
     assert events == [*way[:2], *way[-2:]], "without a server there is nothing to wait for"
+
+
+def test_copies_that_are_sent_again_after_drops_were_counted_are_waited_for() -> None:
+    caches, events, parts = made()
+    outbox: Any = parts["outbox"]
+    counting = [True, True, False]
+
+    async def wait_counted(topics: object, born: int) -> bool:
+        events.append("counted")
+        return counting.pop(0)
+
+    outbox.wait_counted = wait_counted
+    asyncio.run(caches.wait_sent(["t"]))
+    copies = ["portions wait_sent", "job_servers barrier", "overflow wait_sent"]
+    again = [*copies, "job_servers barrier", "counted"]
+    assert events[2:] == [*again, *again, *again, "drops wait_written"]
