@@ -1,9 +1,23 @@
-"""Waiting: foreground fan-outs that wait until durable receivers have done with their message.
+"""Ack waiters: foreground fan-outs that wait until durable receivers have done with their message.
 
-Rules: runs on the event loop. Whoever delivers tells the process that waits; since words may be
-lost, and a repeated message had another waiter, positions are looked at now and then too. A look
-costs what a topic's lanes are and what has moved, however many messages are waited for; what it
-finds is told in portions.
+Theory of operation. The member that delivers tells the process that waits, on a channel of its own
+(``hear``). Such an event may be lost, and a message that was published twice has a waiter that the
+delivering member does not know of. So the positions of lanes are polled too: a lane whose position
+is at a message or behind it has done with it.
+
+The difficulty is the cost. A topic may have ten thousand lanes and as many messages waited for, and
+comparing each with each would take minutes. So a poll compares in two ways:
+
+* A message that is new is compared with every position once: it is ``fresh`` until the next poll
+  begins, ``due`` in the one after it, and ``compared`` when that has ended.
+* For messages that were compared, only positions that have moved since the last poll tell more: a
+  lane that went from 3 to 7 has done with those of 4 to 7, which bisection finds.
+
+Why fresh messages wait for one poll: the delivering member nearly always tells within that time,
+and then they cost nothing.
+
+Rules: runs on the event loop. What a poll finds is looked up and told in portions, so that the loop
+has its turns. A poll that fails is repeated whole, from the positions of the one before.
 """
 
 from __future__ import annotations
@@ -20,10 +34,10 @@ from gearhorn.messages.events import decode_done
 from gearhorn.store.lanes import Lanes
 from gearhorn.timing import now_s
 
-LOOK_S = 0.5  # between two looks, or
-LOOK_DUTY = 10  # so many times as long as the last one took
-PORTION = 1000  # receivers asked for and told in one go
-_PARKED = "too many attempts"  # where whoever parked it did not tell
+POLL_S = 0.5  # between two polls, or
+POLL_DUTY = 10  # so many times as long as the last one took
+PORTION = 1000  # receivers looked up and told in one go
+_PARKED = "too many attempts"  # where the member that parked the message did not tell why
 
 log = structlog.get_logger(__name__)
 
@@ -44,46 +58,49 @@ class Waiter(Protocol):
 class _Topic:
     """The messages of one topic that are waited for."""
 
-    __slots__ = ("due", "fresh", "looked", "positions", "waiters")
+    __slots__ = ("compared", "due", "fresh", "positions", "waiters")
 
     def __init__(self) -> None:
         self.waiters: dict[int, list[Waiter]] = {}
-        self.fresh: set[int] = set()  # waited for since the last look
-        self.due: set[int] = set()  # for the next look to compare with every position
-        self.looked: set[int] = set()  # of which positions that move alone tell more
-        self.positions: dict[str, int] = {}  # at the last look
+        self.fresh: set[int] = set()  # waited for since the last poll began
+        self.due: set[int] = set()  # for the next poll to compare with every position
+        self.compared: set[int] = set()  # of which only positions that move tell more
+        self.positions: dict[str, int] = {}  # at the last poll, by client_id
 
-    def begin_look(self) -> tuple[list[int], list[int]]:
+    def begin_poll(self) -> tuple[list[int], list[int]]:
         """Return the messages to compare with what has moved, and with every position."""
         waiters = self.waiters
-        self.looked &= waiters.keys()
+        self.compared &= waiters.keys()
         due = sorted(self.due & waiters.keys())
         self.fresh, self.due = set(), self.due | self.fresh
-        return sorted(self.looked), due
+        return sorted(self.compared), due
 
-    def end_look(self, due: Sequence[int], positions: dict[str, int]) -> None:
+    def end_poll(self, due: Sequence[int], positions: dict[str, int]) -> None:
         """Every position was compared."""
         self.positions = positions
-        self.looked.update(one for one in due if one not in self.fresh)
+        self.compared.update(sequence for sequence in due if sequence not in self.fresh)
         self.due.difference_update(due)
         self.due &= self.waiters.keys()
 
 
 class AckWaiters:
-    """Who waits for what, by topic and sequence."""
+    """The fan-outs that wait, by topic and sequence; a ``ChannelListener``.
+
+    ``store`` has the positions, and what is parked.
+    """
 
     def __init__(self, store: Lanes) -> None:
         self._store = store
         self._topics: dict[str, _Topic] = {}
 
     def add(self, topic: str, sequence: int, waiter: Waiter) -> None:
-        """Have ``waiter`` told."""
+        """Have ``waiter`` told what becomes of a message."""
         waited = self._topics.get(topic)
         if waited is None:
             waited = self._topics[topic] = _Topic()
         waited.waiters.setdefault(sequence, []).append(waiter)
         waited.fresh.add(sequence)
-        waited.looked.discard(sequence)  # it has not seen what moved before
+        waited.compared.discard(sequence)  # the waiter was not told of what moved before
 
     def remove(self, topic: str, sequence: int, waiter: Waiter) -> None:
         """Tell it no more; without effect where it does not wait."""
@@ -103,7 +120,7 @@ class AckWaiters:
             self._tell(done.topic, done.sequence, done.client_id, done.error)
 
     def missed(self) -> None:
-        """Do nothing: positions are looked at all the time."""
+        """Do nothing: positions are polled all the time."""
 
     def _waiters(self, topic: str, sequence: int) -> Sequence[Waiter]:
         waited = self._topics.get(topic)
@@ -114,28 +131,35 @@ class AckWaiters:
             waiter.done(client_id, error)
 
     async def run(self) -> None:
-        """Look at the positions of topics that are waited for, without end."""
-        wait_s = LOOK_S
+        """Poll the positions of topics that are waited for, without end."""
+        wait_s = POLL_S
         while True:
             await asyncio.sleep(wait_s)
             began_s = now_s()
-            await self.look()
-            wait_s = max(LOOK_S, LOOK_DUTY * (now_s() - began_s))
+            await self.poll()
+            wait_s = max(POLL_S, POLL_DUTY * (now_s() - began_s))
 
-    async def look(self) -> None:
-        """Look once, at messages that were waited for at the last look."""
+    async def poll(self) -> None:
+        """Poll once, for messages that were waited for at the last poll."""
         for topic, waited in list(self._topics.items()):
-            moving, due = waited.begin_look()
+            moving, due = waited.begin_poll()
             if moving or due:
                 try:
-                    waited.end_look(due, await self._look(topic, waited, moving, due))
+                    waited.end_poll(due, await self._compare(topic, waited, moving, due))
                 except StoreError as error:
                     log.debug("positions are not known", error=str(error))
 
-    async def _look(
+    async def _compare(
         self, topic: str, waited: _Topic, moving: Sequence[int], due: Sequence[int]
     ) -> dict[str, int]:
-        """Tell who has done with what; return the positions."""
+        """Tell waiters which receivers have done with what; return the positions.
+
+        Arguments:
+            moving: messages to compare with positions that have moved, in ascending order.
+            due: messages to compare with every position.
+        """
+        # Positions first, since they come page by page: a lane that is made meanwhile is found by
+        # the next poll. Then the new messages, each of which needs every position.
         positions: dict[str, int] = {}
         done: list[tuple[str, int]] = []
         cursor = 0
@@ -167,7 +191,7 @@ class AckWaiters:
             missed = [
                 (client_id, sequence)
                 for client_id, sequence in done[at : at + PORTION]
-                if any(one.misses(client_id) for one in self._waiters(topic, sequence))
+                if any(waiter.misses(client_id) for waiter in self._waiters(topic, sequence))
             ]
             if missed:
                 parked = await self._store.are_parked(topic, missed)

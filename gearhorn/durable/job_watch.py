@@ -1,15 +1,29 @@
-"""Looks: asks the job servers which deliveries receivers have taken, and which lanes are quiet.
+"""The job watcher: asks the job servers which deliveries receivers have taken, or died on.
 
-Rules: runs on the event loop. gearmand tells nobody that a receiver took a job or died on it. So a
-delivery that is out for a while is asked for (GET_STATUS), and whether a receiver died on it is
-read from the list of jobs, ever more seldom for one that waits. Where many wait, the table of
-functions says first on which queues anybody has a job at all: only those are asked for, so that ten
-thousand lanes that wait cost one table and no question.
+Theory of operation. A receiver has ``timeout`` seconds from when it takes a delivery, but gearmand
+tells nobody that it took a job, nor that it died on one (docs/gearmand.rst, "Status and admin
+commands"). Two things are polled, and each may become expensive.
+
+*Was a job taken?* A delivery that has been out for a while is asked for by itself (GET_STATUS), a
+tenth of its time-out after it was sent, and then less and less often. Where more are due than may
+be asked for one by one, the table of functions (``status``) says first on which queues a receiver
+has any job: only those are asked for. So ten thousand lanes whose receivers are away cost one table
+and no question. Deliveries of lanes that close come first, since another member waits for them.
+
+*Did a receiver die on a job?* Then the job is back on its queue, and looks as if it had never been
+taken. A receiver that dies on every job would get it for all time. The list of jobs says how often
+each was given out; a job that was given out and waits counts as taken, so its time runs. That list
+has every job of the server, so it is read only for deliveries that have waited long, and for
+``1 / DUTY`` of the time.
+
+Rules: runs on the event loop. A server that cannot be asked now is left for later: nothing follows
+from no answer.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from functools import partial
 from itertools import islice
 
@@ -22,48 +36,48 @@ from gearhorn.durable.states import LaneState, State
 from gearhorn.gearman.job_servers import JobServers
 from gearhorn.timing import now_s
 
-TICK_S = 0.25
-LEAST_TICK_S = 0.02  # for lanes whose time-outs are short
-LANES_TIMED = 1000  # lanes whose time-outs are looked at for that
-PART = 10  # a receiver is noticed within so much of the time-out
-LONGEST_LOOK_S = 5.0
-ASKED_PER_S = 1000  # one by one; more than that after a look at the table of functions
+TICK_S = 0.25  # between two polls
+SHORTEST_TICK_S = 0.02  # for lanes whose time-outs are short
+LANES_TIMED = 1000  # lanes whose time-outs are read for that
+PART = 10  # a receiver is noticed within a tenth of the time-out
+LONGEST_ASK_S = 5.0  # between two questions for one delivery
+ASKED_PER_S = 1000  # one by one; where more are due, the table of functions is read first
 ASKED_AT_ONCE = 2000
 TABLE_S = 1.0  # for the answer
-TABLE_DUTY = 20  # which takes so much less of a job server's time than passes between
+TABLE_DUTY = 20  # a table takes at most a twentieth of a job server's time
 DEATHS_S = 2.0  # between two readings of the list of jobs
-DEATHS_MOST_S = 60.0  # for a delivery that has waited for long
-DUTY = 300  # which may take so much less of a job server's time than passes between them
+LONGEST_DEATHS_S = 60.0  # between two for a delivery that has waited for long
+DUTY = 300  # readings take at most a three-hundredth of a job server's time
 
 log = structlog.get_logger(__name__)
 
 
 class JobWatcher:
-    """Looks after the deliveries of this member."""
+    """Finds out what receivers do with the deliveries of this member, and tells ``Outcomes``."""
 
     def __init__(self, deliverer: Deliverer, job_servers: JobServers) -> None:
         self._deliverer = deliverer
         self._job_servers = job_servers
         self._tables_s: dict[int, float] = {}  # when a server's table may be read again
-        self._deaths_s: dict[Delivery, float] = {}  # when to look for deaths on one again
+        self._deaths_s: dict[Delivery, float] = {}  # when to read for one again
 
     async def run(self) -> None:
-        """Look, without end."""
+        """Poll, without end."""
         while True:
             tick_s = TICK_S
             for lane in islice(self._deliverer.held.busy, LANES_TIMED):
-                tick_s = min(tick_s, max(LEAST_TICK_S, lane.options.timeout / PART))
+                tick_s = min(tick_s, max(SHORTEST_TICK_S, lane.options.timeout / PART))
             await asyncio.sleep(tick_s)
-            await self.look(now_s(), int(ASKED_PER_S * tick_s))
+            await self.poll(now_s(), int(ASKED_PER_S * tick_s))
 
-    async def look(self, at_s: float, most: int) -> None:
-        """Ask for the deliveries that are due; where those are more than ``most``, only for those
-        of queues on which a receiver has a job."""
+    async def poll(self, at_s: float, limit: int) -> None:
+        """Ask for the deliveries that are due at ``at_s``; where more than ``limit`` are, only for
+        those of queues on which a receiver has a job."""
         due = self._due(at_s)
-        if len(due) > most:
+        if len(due) > limit:
             due = await self._with_receivers(due, at_s)
         for delivery in due[:ASKED_AT_ONCE]:
-            self._look_again(delivery, at_s)
+            self._postpone(delivery, at_s)
             job = delivery.job
             if job is not None:
                 self._deliverer.outcomes.shipping.ask(job, partial(self._told, delivery, job))
@@ -95,28 +109,36 @@ class JobWatcher:
             elif delivery.job is not None:
                 places.setdefault(delivery.job[0].place, []).append(delivery)
         for place, deliveries in places.items():
-            if at_s < self._tables_s.get(place, 0.0) or not self._job_servers.clients[place].is_up:
+            running = await self._table(place, at_s)
+            if running is None:
                 continue
-            began_s = now_s()
-            try:
-                async with asyncio.timeout(TABLE_S):
-                    running = await self._job_servers.admins[place].running()
-            except OSError as error:
-                log.debug("status is unknown", error=str(error) or type(error).__name__)
-                self._tables_s[place] = now_s() + 1.0
-                continue
-            self._tables_s[place] = now_s() + TABLE_DUTY * (now_s() - began_s)
             for delivery in deliveries:
                 if delivery.lane.queue in running:
                     found.append(delivery)
                 elif delivery.state is State.SENT:
-                    self._look_again(delivery, at_s)
+                    self._postpone(delivery, at_s)
         return [delivery for delivery in found if delivery.state is State.SENT]
 
-    def _look_again(self, delivery: Delivery, at_s: float) -> None:
+    async def _table(self, place: int, at_s: float) -> Collection[bytes] | None:
+        """Return the queues of a server on which receivers have jobs; None where the server is
+        down, does not answer, or was asked a short while ago."""
+        if at_s < self._tables_s.get(place, 0.0) or not self._job_servers.clients[place].is_up:
+            return None
+        began_s = now_s()
+        try:
+            async with asyncio.timeout(TABLE_S):
+                running = await self._job_servers.admins[place].running()
+        except OSError as error:
+            log.debug("status is unknown", error=str(error) or type(error).__name__)
+            self._tables_s[place] = now_s() + 1.0
+            return None
+        self._tables_s[place] = now_s() + TABLE_DUTY * (now_s() - began_s)
+        return running
+
+    def _postpone(self, delivery: Delivery, at_s: float) -> None:
         """Note when to ask for a delivery the next time."""
         waited_s = at_s - delivery.sent_s
-        longest_s = min(LONGEST_LOOK_S, 2 * delivery.options.timeout / PART)
+        longest_s = min(LONGEST_ASK_S, 2 * delivery.options.timeout / PART)
         delivery.ask_at(at_s + min(max(waited_s / 4, _first_s(delivery)), longest_s))
 
     def _told(self, delivery: Delivery, job: Job, is_known: bool, is_running: bool) -> None:
@@ -130,15 +152,14 @@ class JobWatcher:
             self._deliverer.outcomes.unknown(delivery)
 
     async def watch_deaths(self) -> None:
-        """Find the jobs on which receivers died before anybody saw that they had them, without end:
-        their time runs too, or they would go from one receiver to the next without end."""
+        """Find the jobs on which receivers died before they were seen to have them, without end."""
         wait_s = DEATHS_S
         while True:
             await asyncio.sleep(wait_s)
-            wait_s = await self.look_for_deaths(now_s())
+            wait_s = await self.poll_deaths(now_s())
 
-    async def look_for_deaths(self, at_s: float) -> float:
-        """Look for jobs on which receivers died; return how long not to look again."""
+    async def poll_deaths(self, at_s: float) -> float:
+        """Find jobs on which receivers died; return in how many seconds to do that again."""
         wait_s = DEATHS_S
         for place, suspects in self._suspects(at_s).items():
             if not self._job_servers.clients[place].is_up:
@@ -175,7 +196,7 @@ class JobWatcher:
         if not is_due:
             return {}
         for delivery in self._deaths_s:
-            rest_s = min(max((at_s - delivery.sent_s) / 4, DEATHS_S), DEATHS_MOST_S)
+            rest_s = min(max((at_s - delivery.sent_s) / 4, DEATHS_S), LONGEST_DEATHS_S)
             self._deaths_s[delivery] = at_s + rest_s
         return suspects
 

@@ -1,8 +1,14 @@
 """Sleepers: fetches that wait until a message comes.
 
-Rules: runs on the event loop. Who waits is bounded in number. A message wakes everybody who waits
-for its topic, but so many at a time as the store and the loop bear: each asks the store anew, and
-the next is woken when one of them has its answer.
+A message wakes every fetch that waits for its topic, and each asks the store anew. Ten thousand at
+once would keep the store and the loop busy for a second. So at most ``AT_ONCE`` are awake without
+the store's answer; when one has its answer, the next is woken. However a fetch ends, its turn goes
+to another one: a ``Sleeper`` is a context.
+
+A sleeper that is awake has left the list of those that expect messages. It joins again before it
+asks the store (``expect``), so that no message falls between the answer and the next sleep.
+
+Rules: runs on the event loop. The number of fetches that wait is bounded.
 """
 
 from __future__ import annotations
@@ -14,7 +20,7 @@ from collections.abc import Iterator
 
 from gearhorn.errors import Busy
 
-MOST = 10_000  # that wait; 4 KiB of memory each
+LIMIT = 10_000  # fetches that wait; 4 KiB of memory each
 AT_ONCE = 64  # woken, and without the store's answer
 
 
@@ -47,10 +53,10 @@ class Sleeper:
             self._is_awake = False
             self._sleepers.answered()
 
-    async def sleep(self, most_s: float) -> None:
-        """Wait until a message has come, or for ``most_s`` seconds. Raises ``Busy``."""
+    async def sleep(self, longest_s: float) -> None:
+        """Wait until a message has come, or for ``longest_s`` seconds. Raises ``Busy``."""
         with self._sleepers.waiting(), contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(most_s):
+            async with asyncio.timeout(longest_s):
                 await self._came
 
     def wake(self) -> bool:
@@ -63,7 +69,7 @@ class Sleeper:
 
 
 class Sleepers:
-    """Who waits for messages of which topic."""
+    """The fetches that wait, by topic."""
 
     def __init__(self) -> None:
         self._expecting: dict[str, dict[Sleeper, None]] = {}
@@ -84,8 +90,8 @@ class Sleepers:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count one that waits. Raises ``Busy``."""
-        if self._waiting >= MOST:
+        """Count a fetch that waits. Raises ``Busy`` where too many do."""
+        if self._waiting >= LIMIT:
             raise Busy(f"{self._waiting} fetches wait for messages; try again later")
         self._waiting += 1
         try:
@@ -94,12 +100,12 @@ class Sleepers:
             self._waiting -= 1
 
     def answered(self) -> None:
-        """One that was woken has its answer."""
+        """A fetch that was woken has its answer: wake another one."""
         self._awake -= 1
         self._wake()
 
     def call(self, topic: str) -> None:
-        """Messages came: wake who waits for them."""
+        """Messages of a topic came: wake the fetches that wait for them."""
         self._called.extend(self._expecting.pop(topic, ()))
         self._wake()
 

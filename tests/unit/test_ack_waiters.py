@@ -64,7 +64,7 @@ def waiting(store: Store) -> AckWaiters:
 async def look(one: AckWaiters, times: int = 2) -> None:
     """Look; what is waited for only now is looked at by the second."""
     for _ in range(times):
-        await one.look()
+        await one.poll()
 
 
 @on_loop

@@ -32,11 +32,11 @@ async def test_a_few_deliveries_are_asked_for_one_by_one() -> None:
     bed = Bed()
     waiting_lanes(bed, 10)
     looks = looks_of(bed)
-    await looks.look(0.1, 100)
+    await looks.poll(0.1, 100)
     assert (len(bed.client.asked), bed.admin.tables) == (0, 0), "none is due"
-    await looks.look(0.3, 100)
+    await looks.poll(0.3, 100)
     assert (len(bed.client.asked), bed.admin.tables) == (10, 0)
-    await looks.look(0.35, 100)
+    await looks.poll(0.35, 100)
     assert len(bed.client.asked) == 10, "nor soon again"
 
 
@@ -46,13 +46,13 @@ async def test_of_ten_thousand_that_wait_those_are_asked_for_whose_queues_run_so
     waiting_lanes(bed, 10_000)
     looks = looks_of(bed)
     bed.admin.busy = {b"t7_me", b"t9999_me", b"another"}
-    await looks.look(0.3, 250)
+    await looks.poll(0.3, 250)
     assert (len(bed.client.asked), bed.admin.tables) == (2, 1)
     for told in bed.client.asked:
         told(True, True)
     taken = [one for lane in bed.held.all() for one in lane.window if one.state is State.TAKEN]
     assert sorted(one.lane.topic for one in taken) == ["t7", "t9999"]
-    await looks.look(0.31, 250)
+    await looks.poll(0.31, 250)
     assert bed.admin.tables == 1, "nothing is due"
 
 
@@ -62,7 +62,7 @@ async def test_lanes_that_close_are_asked_for_before_all_others() -> None:
     waiting_lanes(bed, 1000)
     closing = bed.held.find("t500")["me"]
     bed.held.close(closing)
-    await looks_of(bed).look(0.3, 10)
+    await looks_of(bed).poll(0.3, 10)
     assert len(bed.client.asked) == 1
     [delivery] = closing.window
     bed.client.asked[0](True, False)
@@ -86,10 +86,10 @@ async def test_a_job_on_which_a_receiver_died_has_its_time() -> None:
     bed = Bed()
     [delivery] = bed.send(bed.lane(timeout=1000))
     looks = looks_of(bed)
-    await looks.look_for_deaths(2.0)
+    await looks.poll_deaths(2.0)
     assert delivery.state is State.SENT
     bed.admin.dead = {b"H:0"}
-    await looks.look_for_deaths(10.0)
+    await looks.poll_deaths(10.0)
     assert delivery.state is State.TAKEN  # type: ignore[comparison-overlap]
 
 
@@ -107,7 +107,7 @@ async def test_a_death_on_a_job_that_is_over_says_nothing_of_the_next_attempt() 
         bed.outcomes.shipping.ship(1.0)
 
     bed.admin.dead, bed.admin.meanwhile = {b"H:0"}, sent_anew
-    await looks_of(bed).look_for_deaths(10.0)
+    await looks_of(bed).poll_deaths(10.0)
     assert delivery.job is not job
     assert delivery.state is State.SENT
 
@@ -123,6 +123,6 @@ async def test_a_death_on_a_job_of_a_lane_that_was_lost_meanwhile_starts_no_time
         bed.outcomes.end(one)
 
     bed.admin.dead, bed.admin.meanwhile = {b"H:0"}, lose
-    await looks_of(bed).look_for_deaths(10.0)
+    await looks_of(bed).poll_deaths(10.0)
     assert delivery.state is State.SENT
     assert delivery.timer is None

@@ -110,7 +110,7 @@ async def test_other_topics_sleep_on() -> None:
 
 @on_loop
 async def test_so_many_wait_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST", 2)
+    monkeypatch.setattr(module, "LIMIT", 2)
     sleepers = Sleepers()
     fetches = [Fetch(sleepers) for _ in range(3)]
     await settle()
