@@ -1,9 +1,20 @@
 """Copies: from a message and a topic's subscribers to the bytes for each job server.
 
-Rules: pure, but for what it remembers of a list: how its queues are spread over the servers of
-one session, and the packet heads for one payload length. Both are derived and replaceable.
-Of a long list (``packed.LONG``) heads are made portion by portion and not kept, and it is
-remembered page by page which server carries which queue.
+Theory of operation. The packets of one message's copies differ in their heads only: packet type,
+length, queue and unique id's place. The *tail*, unique id and payload, is the same for all, or the
+same for all that take envelopes. So a ``Block`` is a list of heads and one tail, and the client
+joins them when it writes. A payload of 8 MiB is in memory once, whatever the number of copies.
+
+Which server carries a queue follows from the digests of both ("Several job servers" in
+docs/protocol.rst), and the heads of a list depend on the payload's length only. So both are kept
+with the list: a topic that is published to often, with payloads of one length, costs no digest and
+no head for each copy. What is kept holds for one session of the job servers, by its number.
+
+Of a long list (``packed.LONG``) heads would take a hundred bytes for each of a million queues. They
+are made portion by portion and not kept; which server carries which queue is kept page by page, in
+two bytes each.
+
+Rules: pure, but for what it remembers of a list, which is derived and replaceable.
 """
 
 from __future__ import annotations
@@ -42,7 +53,14 @@ class Block(NamedTuple):
 
 
 class Share:
-    """The queues of a list that one server carries, plain or enveloped."""
+    """The queues of a list that one server carries, plain or enveloped.
+
+    Arguments:
+        place: which server, among ``JobServers.clients``.
+        indexes: of the queues in the list; None: all of it.
+        queues: their names, without the ``prefix`` that all of them have.
+        enveloped: whether their copies are envelopes.
+    """
 
     __slots__ = (
         "_heads", "_kind", "_prefix", "_tail_bytes", "enveloped", "indexes", "place", "queues",
@@ -59,13 +77,14 @@ class Share:
     ) -> None:
         self.place = place
         self.indexes = indexes
-        self.queues = queues  # without the prefix that all of them have
+        self.queues = queues
         self.enveloped = enveloped
         self._prefix = prefix
         self._kind = self._tail_bytes = 0
         self._heads: list[bytes] = []
 
     def heads(self, kind: int, tail_bytes: int) -> list[bytes]:
+        """Return the heads for packets of one type and length of tail; the last ones are kept."""
         if tail_bytes != self._tail_bytes or kind != self._kind:
             self._heads = packets.heads(self.queues, kind, tail_bytes, self._prefix)
             self._kind, self._tail_bytes = kind, tail_bytes
@@ -77,13 +96,14 @@ _NO_ROUTES: list[array[int] | None] = []  # of lists that are not spread yet; ne
 
 
 class Subscribers:
-    """One topic's list as it was read; where ``is_long``, all of it but the topic is packed.
+    """One topic's list as it was read, which never changes; where ``is_long``, it is packed.
 
     Queues from index ``enveloped`` on take envelopes. ``limits`` holds (index, max_backlog) of
     those with a limit of their own, by index; ``overflow`` tells by index what happens at the
     limit, where that is not ``drop_new``. ``durable`` are the client_ids that get no copies but
     what the topic's log keeps for them. ``version`` is the store's before the list was read.
-    ``born`` is higher than that of every list that was made before.
+    ``born`` is higher than that of every list that was made before: a drain waits for what lists
+    up to some number have sent (``mark``), whichever topics they are of.
     """
 
     __slots__ = (
@@ -191,8 +211,8 @@ class Subscribers:
         return tuple(client_id for client_id in self.durable if client_id not in exclude)
 
     def shares(self, job_servers: JobServers) -> list[Share]:
-        """Return how a list that is not long is spread over the servers that are up; one must
-        be."""
+        """Return how a list that is not long is spread over the servers that are up, of which
+        there is at least one. It is spread once in each session of the job servers."""
         if self._session != job_servers.sessions:
             self._session = job_servers.sessions
             self._shares = self._spread(job_servers, range(len(self.queues)))
@@ -256,7 +276,11 @@ class Subscribers:
     def _carriers(
         self, job_servers: JobServers, queues: Packed, indexes: Sequence[int]
     ) -> array[int]:
-        """Return, per index, the place of the server that carries the queue."""
+        """Return, per index, the place of the server that carries the queue.
+
+        A page is routed whole when one of its queues is asked for: portions go through the pages
+        in order, so each page costs its digests once in a session.
+        """
         if job_servers.only is not None:
             return array("H", [job_servers.only]) * len(indexes)
         if self._session != job_servers.sessions:
@@ -287,11 +311,19 @@ class Subscribers:
         indexes: Sequence[int] | None = None,
         tails: dict[bool, bytes] | None = None,
     ) -> list[Block]:
-        """Return the copies of ``message`` for the queues at ``indexes`` (None: all).
+        """Return the copies of a message, by the server that each goes to, in the list's order.
 
-        ``unique`` is their Gearman unique id; ``at`` is Unix time, for envelopes. ``tails`` are
-        what enveloped copies and others end with, as far as they were made before, and take what
-        is made now: copies that are sent one by one have the payload once. One server must be up.
+        Arguments:
+            job_servers: of which at least one is up.
+            message: what is copied.
+            foreground: whether receivers answer to the submitter.
+            unique: the copies' Gearman unique id.
+            at: Unix time in seconds, for envelopes.
+            indexes: of the queues, in ascending order; None: all of the list.
+            tails: what enveloped copies and others end with, as far as they were made before. What
+                is made now is added: copies that are sent one by one have the payload once.
+
+        A tail is made when a share needs it: a list without envelopes never pays for one.
         """
         if isinstance(self.queues, Packed):
             chosen = range(len(self.queues)) if indexes is None else indexes

@@ -1,6 +1,9 @@
 """Foreground fan-outs: replied to once the receivers have finished, or a quorum of them.
 
-Rules: runs on the event loop; no task and no thread waits, so a slow receiver delays no other.
+Theory of operation. Three numbers decide when to reply. ``open`` is what is on its way to job
+servers; while there is any, nothing is decided. ``_left`` is how many receivers have not finished,
+durable ones among them. ``_needed`` is how many have to succeed: all, or the quorum. The reply is
+due when enough have succeeded, or when those that are left cannot make it enough any more.
 
 A reply says what is so. It waits until a job server has accepted every copy, quorum or not; only
 the timeout ends that, and what was not accepted by then is counted as neither accepted nor
@@ -9,6 +12,12 @@ finished. Each copy is in one of these at most: delivered, failed, dropped; the 
 A quorum's reply does not end the fan-out. The other copies stay out until the timeout, and count
 against the member's places; the payload is needed no more, since nothing is sent again for a
 caller that has its reply.
+
+At the timeout, copies that no receiver has taken are withdrawn before the reply: a caller that is
+told of a timeout may publish the same again, and those copies must not be there then. Withdrawing
+takes a round trip to each server, in which nothing else may reply; ``over`` marks that.
+
+Rules: runs on the event loop; no task and no thread waits, so a slow receiver delays no other.
 """
 
 from __future__ import annotations
@@ -137,10 +146,12 @@ class Foreground(RunningFanout):
             self._maybe_reply()
 
     def hold(self, index: int) -> None:
+        """A copy waits for room; at the timeout it counts as dropped."""
         super().hold(index)
         self._tally.hold(index)
 
     def lose(self, index: int) -> None:
+        """Count a dropped copy at once: the caller may be told of it in a receipt."""
         self._tally.drop(index)
         self.outbox.drops.dropped(self.subscribers, index)
         self._left -= 1
@@ -228,7 +239,10 @@ class Foreground(RunningFanout):
             self._status_timer = loop.call_at(max(due, loop.time()), self._status)
 
     def _maybe_reply(self) -> None:
-        """Reply if every copy is accepted and it is decided what to say; end if all is done."""
+        """Reply if every copy is accepted and it is decided what to say; end if all is done.
+
+        The end may come with the reply, or long after it: a quorum leaves others at work.
+        """
         if self.open or self.over:
             return  # at the timeout the reply waits for the withdrawals
         if not self.replied:
@@ -261,6 +275,7 @@ class Foreground(RunningFanout):
         self.outbox.withdraw(self)
 
     def withdrawals(self) -> Iterator[asyncio.Task[None] | None]:
+        """See ``Withdrawing``. A batch of a former connection went with it."""
         for part in list(self.parts):
             yield self._withdraw(part)
 
@@ -285,6 +300,11 @@ class Foreground(RunningFanout):
         self._close()
 
     def _close(self) -> None:
+        """Let go of all that the fan-out holds; called again without harm.
+
+        Batches are cleared because they point back here: what is in a cycle lives until garbage is
+        collected, payload included.
+        """
         if self._is_composing:
             return  # until it is replied
         self._timer.cancel()
@@ -347,6 +367,7 @@ class Foreground(RunningFanout):
             self._close()
 
     def _is_success(self) -> bool:
+        """Return whether enough receivers succeeded, and every copy was accepted or dropped."""
         needed = self._needed
         if self.message.quorum is None:  # a late durable receiver gets the message all the same
             needed -= len(self._awaited)

@@ -1,5 +1,17 @@
 """Setting limits at one job server: what is known to be set there, and what is still to be set.
 
+Theory of operation. A limit that is to be set stands in one of two tables, by topic: *urgent*, if a
+list waits for it before its first copy, or *later*. A piece of them is *flying* while the server
+has not answered, and *known* after that. Only what is known counts as set.
+
+What is flying may change its meaning before it lands. The subscription may change, or the server
+restart: then it has been *overtaken*, what was set need not be what is wanted, and the topic's list
+is read and compared again. Or the topic is evicted, to make room: then it is *unwanted*, and not
+remembered. A piece that fails goes back to later, behind any newer limit for the same queue.
+
+A server that answers nothing for ``WAIT_S`` is *mute*: lists stop waiting for it at once, and go on
+doing so until it answers again. To wait for it each time would delay every list that is read.
+
 Rules: runs on the event loop; one task for each server sets limits, in pieces of ``PIECE``, since
 gearmand walks through all its functions for each of them. Topics take turns. What a list waits for
 goes first; the rest leaves the server as much time as it takes from it. A piece that could not be

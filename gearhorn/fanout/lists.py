@@ -33,7 +33,14 @@ _NO_OVERFLOW: Mapping[int, str] = MappingProxyType({})  # of most lists
 
 
 class Lists:
-    """Reads lists, and has the limits of their queues set before their first copy."""
+    """Reads lists, and has the limits of their queues set before their first copy.
+
+    Arguments:
+        subscriptions: where they are in the store.
+        limits: sets limits. It is told when a read begins, so that a change that overtakes the read
+            is not undone by a limit of the former list.
+        backlog: says how many fan-outs a new list may carry before its backlog is read.
+    """
 
     def __init__(self, subscriptions: Subscriptions, limits: Limits, backlog: Backlog) -> None:
         self._subscriptions = subscriptions
@@ -49,7 +56,10 @@ class Lists:
         return await self._subscriptions.is_there()
 
     async def read(self, topic: str) -> Subscribers:
-        """Return a topic's list as it is in the store now; raises ``StoreError``."""
+        """Return a topic's list as it is in the store now, with its limits set.
+
+        Raises ``StoreError``.
+        """
         with self._limits.reading() as reading:
             subscribers = await self._read(topic)
             await self._limits.prepare([subscribers], reading)
@@ -68,6 +78,8 @@ class Lists:
         return await builder.subscribers(part.has_log)
 
     async def _beginning(self, topic: str) -> Listed:
+        """Return the first part of a list, read with those that are asked for in the same turn of
+        the loop."""
         loop = asyncio.get_running_loop()
         if not self._wanted:
             loop.call_soon(self._ask)
@@ -125,7 +137,9 @@ class _Builder:
             kind.flush()
 
     async def subscribers(self, has_log: bool) -> Subscribers:
-        """Return what came."""
+        """Return what came. Plain queues stand before enveloped ones, so the indexes of what the
+        latter have besides are moved up by the number of the former (``join``); only then is it
+        known whether the list is long, which decides in what form all of it is kept."""
         plain, enveloped, durable = self._plain, self._enveloped, self._durable
         for kind in (plain, enveloped, durable):
             kind.end()

@@ -1,10 +1,16 @@
 """The outbox: where the fan-outs of a member hand over their copies.
 
-Rules: runs on the event loop. It knows which copies no server can take now, the Gearman unique ids
-of the moment, and how many callers wait. A fan-out is carried through to the end even if the
-session of its own job is gone: a copy too many is allowed, a copy too few is not
-(docs/protocol.rst, "What is promised"). Copies for a server that goes down before the reply are
-sent through the others, those it had accepted included.
+It knows which copies no server can take now, the Gearman unique ids of the moment, and how many
+callers wait. What a fan-out itself does is in ``running``, which calls this one.
+
+Theory of operation. Foreground copies with a ``unique`` carry an id that begins with the member's
+tag and a *generation*. gearmand merges a job with one of the same id that waits or runs, and goes
+on doing so with a job whose submitter has left: the new copy would be answered to no one. So the
+generation goes up whenever copies may have been abandoned, which is when some were withdrawn or a
+server came or went. Copies of one message that are sent before and after do not merge then, which
+is allowed; a copy that is swallowed is not.
+
+Rules: runs on the event loop.
 """
 
 from __future__ import annotations
@@ -72,7 +78,17 @@ class Withdrawing(Protocol):
 
 
 class Outbox:
-    """What the fan-outs of a member share. ``tag`` is 8 bytes of ASCII, the member's own."""
+    """What the fan-outs of a member share.
+
+    Arguments:
+        job_servers: which carry the copies.
+        backlog: is told of lists that have carried as many fan-outs as they may.
+        drops: counts dropped copies.
+        overflow: keeps copies for full queues.
+        waiting: knows the fan-outs that wait for durable receivers.
+        places: what foreground fan-outs may hold.
+        tag: 8 bytes of ASCII, the member's own, which its foreground unique ids begin with.
+    """
 
     def __init__(
         self,

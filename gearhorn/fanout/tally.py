@@ -28,8 +28,12 @@ _Found = TypeVar("_Found")
 
 
 class Tally:
-    """What became of the copies, and of durable receivers; ``chosen`` are the indexes that there
-    are copies for (None: all)."""
+    """What became of the copies, and of durable receivers.
+
+    Arguments:
+        subscribers: the list.
+        chosen: the indexes that there are copies for; None: all.
+    """
 
     def __init__(self, subscribers: Subscribers, chosen: Sequence[int] | None) -> None:
         count = len(subscribers.queues)
