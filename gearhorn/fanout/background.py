@@ -53,7 +53,12 @@ class Background(RunningFanout):
         self.maybe_reply()
 
     def maybe_reply(self) -> None:
-        """Reply if no copy is on its way any more."""
+        """Reply if no copy is on its way any more.
+
+        A server that accepted its batch may have gone while another one still owed answers. The
+        copies that it took are sent again before the reply, which promises that they are kept. With
+        one batch there is no such time in between: its last answer came just now.
+        """
         if self.open:
             return
         if len(self.parts) > 1 and (gone := self._gone()):
@@ -114,7 +119,11 @@ class Background(RunningFanout):
         self.parts.clear()  # they point here
 
     def take_over(self, fast: FastFanout) -> None:
-        """Go on with a fast fan-out that its server has just answered."""
+        """Go on with a fast fan-out that its server has just answered.
+
+        A batch without heads stands for its copies: nothing is sent, but where the server goes
+        while some of them wait for room, those that it accepted are sent again.
+        """
         part = ServerBatch(self, Block(fast.place, None, (), b""), False)
         self.parts.append(part)  # should its server go, what it accepted is sent again
         self.taken(fast, None)
@@ -141,7 +150,15 @@ class Background(RunningFanout):
 
 class FastFanout(Submission):
     """A background fan-out in its most frequent shape, as cheap as it can be: to all of a list,
-    with one server carrying all of it. Anything unusual makes a ``Background`` of it."""
+    with one server carrying all of it. Anything unusual makes a ``Background`` of it.
+
+    Arguments:
+        outbox: what the running fan-outs share.
+        job: the ``fanout`` job.
+        message: what is copied, without receipt and in the background.
+        subscribers: the list.
+        share: all of the list, as ``Subscribers.only_share`` has it.
+    """
 
     __slots__ = ("job", "message", "outbox", "place", "subscribers")
 

@@ -32,8 +32,12 @@ log = structlog.get_logger(__name__)
 
 
 class Drops:
-    """What this member counted and the store does not have yet. Subscriptions that end with their
-    first drop are ended through ``changes``."""
+    """What this member counted and the store does not have yet.
+
+    Arguments:
+        subscriptions: where the counters are in the store.
+        changes: ends the subscriptions that end with their first drop.
+    """
 
     def __init__(self, subscriptions: Subscriptions, changes: ChangeQueue) -> None:
         self._subscriptions = subscriptions

@@ -63,6 +63,7 @@ class Foreground(RunningFanout):
     foreground = True
 
     def __init__(self, outbox: Outbox, plan: Plan) -> None:
+        # The timer and the durable receivers' watch come last: both call what is set before them.
         super().__init__(outbox, plan)
         assert plan.place is not None
         job, message, receivers, place = plan.job, plan.message, plan.receivers, plan.place
@@ -91,7 +92,10 @@ class Foreground(RunningFanout):
                 job.release()
 
     def done(self, client_id: str, error: str) -> None:
-        """A durable receiver has done with the message, or it was parked."""
+        """A durable receiver has done with the message; ``error`` is why it was parked, or empty.
+
+        It may be told twice: by the member that delivered, and by a reading of positions.
+        """
         if client_id not in self._awaited or self.over:
             return
         del self._awaited[client_id]
@@ -136,7 +140,10 @@ class Foreground(RunningFanout):
         return self.drop(part) if part.refused or self.is_watched else 0
 
     def _went(self, lost: int = 0) -> None:
-        """Something is no longer on its way; of that, so many copies are dropped for good."""
+        """Something is no longer on its way; of that, so many copies are dropped for good.
+
+        Once nothing is, the worker may grab another job: from here on this one only waits.
+        """
         if not self.open:
             self._tails.clear()  # receivers may take long
             self.job.release()
@@ -375,7 +382,11 @@ class Foreground(RunningFanout):
         return tally.succeeded >= needed and self._count_accepted() + tally.dropped == self.total
 
     def _count_accepted(self) -> int:
-        """Return how many copies a job server has accepted, and neither lost nor dropped."""
+        """Return how many copies a job server has accepted, and neither lost nor dropped.
+
+        Before the timeout a reply is made only when all are answered, so those are all but the
+        dropped ones; at the timeout what each batch was answered has to be counted.
+        """
         if not self.over:
             return self.total - self._tally.dropped
         accepted = sum(part.answered - len(part.refused or ()) for part in self.parts)

@@ -48,8 +48,13 @@ class Outdated(Protocol):
 
 
 class Setter:
-    """The limits at one server. ``outdated`` is told of a topic whose subscription changed while a
-    limit of its was being set."""
+    """The limits at one server.
+
+    Arguments:
+        admin: the server's text commands.
+        server: its name, for the log.
+        outdated: is told of a topic whose subscription changed while a limit of its was being set.
+    """
 
     def __init__(self, admin: Admin, server: str, outdated: Outdated) -> None:
         self._admin = admin
@@ -191,7 +196,11 @@ class Setter:
             self._told(topic)
 
     async def run(self) -> None:
-        """Set limits; runs until it is cancelled."""
+        """Set limits; runs until it is cancelled.
+
+        After a piece that no list waits for, the server is left alone for as long as the piece
+        took: gearmand does nothing else while it walks through its functions.
+        """
         backoff = Backoff(0.1, 5.0)
         while True:
             await self._came.wait()
@@ -237,6 +246,8 @@ class Setter:
         return is_set
 
     def _landed(self, topic: str, piece: Limits, is_set: bool) -> None:
+        """Take note of what became of a piece. A limit that was overtaken is not known even if it
+        was set: it is the wrong one then."""
         if is_set:
             self.is_mute = False
         if self._unwanted:

@@ -78,8 +78,13 @@ class _Full:
 
 
 class Overflow:
-    """What waits for room. The oldest jobs of a queue that are discarded for younger ones are
-    counted by ``drops``."""
+    """What waits for room.
+
+    Arguments:
+        job_servers: where room is made, by discarding the oldest jobs of a queue.
+        limits: knows whether a limit that refused a copy is the right one.
+        drops: counts the jobs that are discarded.
+    """
 
     def __init__(self, job_servers: JobServers, limits: Limits, drops: Drops) -> None:
         self._job_servers = job_servers
@@ -198,6 +203,13 @@ class Overflow:
                 held.drop_held(index)
 
     async def _make_room(self, queue: bytes, full: _Full) -> None:
+        """Send what waits for a queue, oldest first, until nothing does.
+
+        Each turn begins with a barrier: only when the job servers have answered all that was sent
+        is it known what was refused, and what was refused is older than what waits. A doubtful
+        limit is set right before anything is discarded for it. Jobs are discarded only where a copy
+        was refused since the limit is known to be right.
+        """
         waiting, is_full = full.waiting, True
         while True:
             await self._job_servers.barrier()  # what was sent is answered
@@ -219,6 +231,8 @@ class Overflow:
                 self._send(waiting, BATCH)  # those that are refused now are dropped
 
     async def _trim_and_send(self, queue: bytes, full: _Full) -> None:
+        """Discard as many old jobs as copies wait, and send those. Where nothing could be
+        discarded, one copy is tried: it is dropped if it is refused, since all jobs are running."""
         gone = await self._job_servers.trim(queue, min(len(full.waiting), BATCH))
         if not full.waiting:
             return  # given up meanwhile

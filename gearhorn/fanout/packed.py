@@ -25,8 +25,14 @@ _NUL = b"\0"
 
 
 class Packed(Sequence[bytes]):
-    """Names with one prefix, in pages. ``pages`` are client_ids joined with NUL, ``starts`` the
-    index of the first of each; those from page ``second`` on begin a new ascending order."""
+    """Names with one prefix, in pages, which are split when they are read.
+
+    Arguments:
+        prefix: what all names begin with.
+        pages: client_ids joined with NUL, in the list's order.
+        counts: how many each page has.
+        second: the page that begins a new ascending order, behind that of the pages before it.
+    """
 
     __slots__ = ("_at", "_firsts", "_length", "_open", "_pages", "_starts", "prefix", "second")
 
@@ -79,7 +85,11 @@ class Packed(Sequence[bytes]):
         return found
 
     def find(self, client: bytes) -> int | None:
-        """Return the index of a client_id, if it is there."""
+        """Return the index of a client_id; None where it is not in the list.
+
+        Its page is found by bisection in each of the two orders, and its place in the page by
+        counting separators: the page need not be split for that.
+        """
         middle, end = self.second, len(self._pages)
         for low, high in ((0, middle), (middle, end)):
             page = bisect_right(self._firsts, client, low, high) - 1
@@ -117,7 +127,7 @@ class Packed(Sequence[bytes]):
 
 
 class Packer:
-    """Makes pages of client_ids that come in ascending order."""
+    """Makes pages of client_ids that come in ascending order, in pieces of any size."""
 
     def __init__(self) -> None:
         self.pages: list[bytes] = []
@@ -175,7 +185,7 @@ class Text(Sequence[str]):
 
 
 class Some(Sequence[str]):
-    """Those of a packed list's names that are at some indexes."""
+    """Those of a packed list's names that are at certain indexes, read when they are asked for."""
 
     __slots__ = ("_indexes", "_names")
 

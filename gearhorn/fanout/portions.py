@@ -72,6 +72,8 @@ class Portions:
             await future
 
     async def _send(self, topic: str) -> None:
+        """Work off the line of a topic. A portion counts as answered when a barrier behind it is,
+        at each server: that needs no count of copies that may be sent again meanwhile."""
         line = self.topics[topic]
         unanswered: deque[list[asyncio.Future[bool]]] = deque()
         while line:

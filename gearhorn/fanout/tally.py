@@ -62,6 +62,7 @@ class Tally:
         return self._counts[DROPPED]
 
     def _move(self, index: int, state: int) -> None:
+        """Put a copy into another state; the counts make ``succeeded`` and ``dropped`` cheap."""
         self._counts[self._states[index]] -= 1
         self._counts[state] += 1
         self._states[index] = state
@@ -181,8 +182,12 @@ class Tally:
 
 
 class Named:
-    """Client_ids by the state of their copies, as many as a reply has room for; each takes
-    ``more`` bytes besides its own."""
+    """Client_ids by the state of their copies, as many as a reply has room for.
+
+    ``more`` is how many bytes each takes besides its own. The room is charged by slices: the slice
+    that goes over it is counted whole and not named, and so is every later one. So the names that a
+    reply has are the first ones of the list, without gaps.
+    """
 
     def __init__(self, more: int) -> None:
         self._more = more
