@@ -73,7 +73,7 @@ class Broker:
         parts.deliveries.start()
         await self._check_store()
         # 3. this member serves its own queue before a peer can find it in the store, and has a
-        # lease before it reads a list: an earlier list would miss changes that nobody told it of
+        # lease before it reads a list: an earlier one could miss a change that it was not told of
         parts.membership.start(parts.duties)
         await parts.membership.joined.wait()
         parts.durable.start()
