@@ -1,13 +1,26 @@
 """Lanes: what one durable subscription delivers, in which order, and what comes after a failure.
 
+Theory of operation. Receivers finish in any order, but the store keeps one number for a lane: the
+*position*, up to which everything is done. A message that fails for hours must neither lose what
+was acknowledged behind it nor hold that in memory.
+
+The invariant: each message from the position to ``next`` is in a delivery of the window, or some
+delivery there answers for it. A delivery that is done before an older one leaves the window and
+hands what it would have moved the position to (``through``) to the delivery before it. So each step
+costs the same, however long the window is. What was done like that goes to the store besides the
+position (``ahead``): the next owner passes it over instead of delivering it again.
+
+The window is bounded twice: by deliveries that are not done (``in_flight``), and by those that are
+done behind one that is not (``SPAN``), or ``ahead`` would grow as long as one message fails. For
+the same reason a batch that fails is split in its place: in front of the window its messages would
+overtake those that are under way, and behind it the position would pass them.
+
+A job that may still be with a receiver while nothing is heard of it (its connection ended) has no
+state of its own. The lane is closed and taken again under another TERM, as after the death of its
+owner; the way back is the same for both, and the receivers can tell the attempts apart.
+
 Rules: pure. What follows from what stand the tables of ``states``. Time and randomness are passed
 in: ``now_s`` is of ``timing.now_s``. Who calls does what the returned actions say.
-
-The window is a chain of the deliveries that are not done, in the log's order. One that is done
-before an older one leaves the chain at once and hands what it would have moved the position to
-(``through``) to the delivery before it; so every step costs the same however long the window is.
-What was acknowledged like that is kept in ``ahead`` for the store: whoever delivers next passes it
-over.
 """
 
 from __future__ import annotations
@@ -18,15 +31,7 @@ from typing import Any, Self
 
 from gearhorn.durable.delivery import JITTER, Attempts, batches
 from gearhorn.durable.keeper import NOBODY, Keeper
-from gearhorn.durable.states import (
-    DELIVERIES,
-    LANES,
-    Action,
-    Event,
-    LaneEvent,
-    LaneState,
-    State,
-)
+from gearhorn.durable.states import DELIVERIES, LANES, Action, Event, LaneEvent, LaneState, State
 from gearhorn.durable.window import Window
 from gearhorn.messages.logs import FailureHistory
 from gearhorn.messages.subscriptions import DurableOptions

@@ -1,14 +1,32 @@
 """Rounds: work off lanes against the store and the job servers.
 
-A round takes every lane to which something happened and that is in no other, does one round trip to
-the store for all of them, and only then submits what comes next, one block to each job server. So
-the store has an acknowledgement before the next message is started, and a lane that was lost is
-noticed before anything more is sent for it.
+Theory of operation. Ten thousand lanes cannot have a round trip to the store for every message. A
+round takes all lanes to which something happened (up to 1,000) and does one round trip for them
+together. The more there is to do, the more lanes a round has, so that the load sets the size.
+
+The order in a round is the promise of "Deliveries" in docs/protocol.rst:
+
+1. Write what happened: failures and messages to set aside, then positions, then lanes that are
+   given up. A position passes a parked message in the round after the one that parked it, so that
+   a crash between the two commands loses nothing.
+2. Hear the answer. A lane that another member holds is fenced here, before anything is sent for it.
+3. Take messages that follow, from memory or from what this round has read.
+4. Send. With ``in_flight`` 1 the store has the acknowledgement before the next message is started.
+
+The invariant: a lane is in one round at a time, and what it has to write stays in its order
+(``pending_writes``). What happens to it meanwhile has it worked off again, so nothing is missed
+between two rounds. Two rounds with different lanes are under way, since the member would otherwise
+wait while the store works, and the store while the member does; a third would make rounds smaller.
+
+If the outcome of a round is unknown, everything in it is written again. Each write may therefore
+happen twice, and none depends on happening once. If the store refuses one command, its lane alone
+waits and tries again; otherwise one damaged key would stop every lane. If the store's server has
+restarted, its numbers may mean other messages: a round names the run it belongs to, because a
+connection that was made anew can reach the new server before the member knows of the restart.
 
 Rules: runs on the event loop. What becomes of a lane is decided here only, from the state it is in:
 a lane that closes is given up in the first round that finds nothing of it under way, after what it
-had to write. What the store refuses costs the lanes that it is about; they are tried again after a
-while. A round whose outcome is unknown is made again.
+had to write.
 """
 
 from __future__ import annotations
@@ -38,7 +56,7 @@ from gearhorn.timing import Backoff, now_s
 ROUNDS = 2  # under way: one is worked on while the store works on the other
 AHEAD = 5000  # of what lanes have done beyond their positions, written in one round
 TAKEN = 1500  # messages that lanes take from memory in one round: a few milliseconds of the loop
-REFUSED_MOST_S = 5.0  # between two tries of what the store refuses
+REFUSED_LIMIT_S = 5.0  # between two tries of what the store refuses
 
 log = structlog.get_logger(__name__)
 
@@ -261,7 +279,7 @@ class Rounds:
         backoff = self._backoffs.get(lane)
         if backoff is None:
             log.error("the store refuses a lane", error=str(error), **_names(lane))
-            backoff = self._backoffs[lane] = Backoff(0.2, REFUSED_MOST_S)
+            backoff = self._backoffs[lane] = Backoff(0.2, REFUSED_LIMIT_S)
         if lane not in self._blocked:
             self._blocked.add(lane)
             asyncio.get_running_loop().call_later(backoff.next_s(), self._try_again, lane)

@@ -53,6 +53,7 @@ class Member(Judge):
         self.loop.set_exception_handler(self._broke)
         self._run_id = ""
         self._uniques: set[bytes] = set()
+        self._on_its_way: set[Job] = set()  # sent under a former TERM, and accepted after its end
         self._inherited_s: dict[Job, float] = {}  # when a TERM began during which receivers have it
         # of messages that failed: how often since they were last put back, and until when they rest
         self._failures: dict[tuple[str, int], tuple[int, float]] = {}
@@ -140,8 +141,10 @@ class Member(Judge):
                     due_s = 0.0  # the last failure is not known any more
                 count = trouble.attempts - trouble.since
                 self._failures[kept.client_id, sequence] = count, due_s
+        for shipment, jobs in self.server.pending:  # nobody can take these back yet
+            self._on_its_way.update(jobs[shipment.answered :])
         for job in self.server.taken + self.server.orphans:
-            is_over = job.is_late or job.delivery.state is State.DONE
+            is_over = job.is_late or job.delivery.state is State.DONE or job in self._on_its_way
             if job.lane.client_id == kept.client_id and not is_over:
                 self._inherited_s.setdefault(job, self.clock.s)
         queue = f"{TOPIC}_{kept.client_id}".encode()

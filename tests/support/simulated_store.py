@@ -197,12 +197,12 @@ class Store:
         sequence, history = parking.sequence, parking.message.trouble
         back = lane.redrives.pop(sequence, None)
         since = back.trouble.attempts if back is not None else 0
-        if since == history.attempts:
-            since = 0  # the answer was lost, and it was put back before this asks again
+        # the answer to a parking was lost, and the message was put back before it is asked again
+        is_repeated = since == history.attempts
         limit, count = lane.options.max_attempts, history.attempts - since
         assert limit, "a message that is to be tried without limit was set aside"
         # a batch is tried as such once, and then its messages one by one
-        assert limit <= count <= max(limit, 2 if lane.options.batch > 1 else 1)
+        assert is_repeated or limit <= count <= max(limit, 2 if lane.options.batch > 1 else 1)
         assert history.attempts <= lane.failed.get(sequence, 0), "it failed less often"
         lane.troubles.pop(sequence, None)
         if back is None and sequence < self.first:
