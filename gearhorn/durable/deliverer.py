@@ -27,6 +27,7 @@ class Deliverer:
 
     def __init__(
         self,
+        *,
         store: Lanes,
         job_servers: JobServers,
         membership: Membership,
@@ -38,7 +39,11 @@ class Deliverer:
         notes = PendingWrites()
         self._lost = lost
         self.outcomes = Outcomes(
-            job_servers, self.held, notes, lambda: membership.clock_ms, self._start_over
+            job_servers=job_servers,
+            held=self.held,
+            notes=notes,
+            clock_ms=lambda: membership.clock_ms,
+            start_over=self._start_over,
         )
         self._rounds = Rounds(
             store=store,

@@ -36,6 +36,7 @@ class Outcomes:
 
     def __init__(
         self,
+        *,
         job_servers: JobServers,
         held: HeldLanes,
         notes: PendingWrites,

@@ -107,7 +107,13 @@ class Bed:
         self.notes = PendingWrites()
         self.started_over = 0
         cluster: Any = self.cluster
-        self.outcomes = Outcomes(cluster, self.held, self.notes, lambda: 0, self._start_over)
+        self.outcomes = Outcomes(
+            job_servers=cluster,
+            held=self.held,
+            notes=self.notes,
+            clock_ms=lambda: 0,
+            start_over=self._start_over,
+        )
 
     def _start_over(self) -> None:
         self.started_over += 1

@@ -79,7 +79,11 @@ class Member(Judge):
         server: Any = self.server
         membership: Any = Membership()
         self.deliverer = Deliverer(
-            store, server, membership, lambda topic: None, lambda topic, client_id, count: None
+            store=store,
+            job_servers=server,
+            membership=membership,
+            lost=lambda topic: None,
+            dropped=lambda topic, client_id, count: None,
         )
         self._task = self.loop.create_task(self.deliverer.run())
 
