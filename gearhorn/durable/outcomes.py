@@ -24,7 +24,7 @@ from gearhorn.gearman.results import Result
 from gearhorn.gearman.submission import Submission
 
 REFUSED_S = 1.0  # until a job that its server refused is sent again
-TOLD_BYTES = 200  # of a receiver's words that are kept with a failure
+TOLD_BYTES = 200  # of a receiver's text that are kept with a failure
 PARKED_LATE = 1000  # parked messages whose receivers may still acknowledge them
 
 log = structlog.get_logger(__name__)
@@ -90,8 +90,8 @@ class Outcomes:
             self._lose(delivery, submission, index)
         elif not result.ok:
             if is_present:
-                words = result.text[:TOLD_BYTES].decode(errors="replace")
-                self.retries.fail(delivery, words or "failed")
+                text = result.text[:TOLD_BYTES].decode(errors="replace")
+                self.retries.fail(delivery, text or "failed")
         elif is_present:
             delivery.apply(Event.COMPLETE)
             self.finish(delivery)
@@ -180,8 +180,8 @@ class Outcomes:
 
     def _expire(self, delivery: Delivery) -> None:
         if delivery.state is State.TAKEN:
-            words = f"no answer in {delivery.options.timeout:g} s"
-            self.retries.fail(delivery, words, is_late=True)
+            text = f"no answer in {delivery.options.timeout:g} s"
+            self.retries.fail(delivery, text, is_late=True)
 
     # From the rounds
 

@@ -63,7 +63,7 @@ class Retries:
         self._keeper = keeper
         self._clock_ms = clock_ms
 
-    def fail(self, delivery: Delivery, words: str, is_late: bool = False) -> None:
+    def fail(self, delivery: Delivery, text: str, is_late: bool = False) -> None:
         """An attempt failed: the receiver said so, or (``is_late``) has had its time."""
         # a batch is first tried one by one
         if delivery.is_last and len(delivery.entries) == 1:
@@ -75,7 +75,7 @@ class Retries:
         if not actions:
             return
         at = time.time()
-        delivery.count_failure(words, at)
+        delivery.count_failure(text, at)
         if Action.CANCEL in actions:
             for old in delivery.keep_former(job, FORMER):
                 self._shipping.drop(old)
@@ -88,7 +88,7 @@ class Retries:
                 client=lane.client_id,
                 sequence=delivery.sequence,
                 attempts=delivery.failures,
-                error=words,
+                error=text,
             )
             self._notes.park(delivery)
             return
@@ -97,7 +97,7 @@ class Retries:
         )
         due_ms = self._clock_ms() + int(wait_s * 1000)
         trouble = FailureHistory(
-            delivery.failures, delivery.first_at, at, words, due_ms, delivery.since
+            delivery.failures, delivery.first_at, at, text, due_ms, delivery.since
         )
         self._notes.fail(delivery, trouble)
         self.rest(lane.split(delivery) if len(delivery.entries) > 1 else [delivery], wait_s)
