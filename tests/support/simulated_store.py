@@ -36,6 +36,7 @@ class Subscription:
         self.acknowledged: set[int] = set()  # as the store or the present owner knows
         self.heard: set[int] = set()  # acknowledged, whether or not the store came to know it
         self.failed: dict[int, int] = {}  # attempts, since the message was published
+        self.put_back: set[int] = set()  # at any time
         self.told: set[int] = set()  # those who wait were told of
         self.fenced: set[int] = set()  # TERMs that the member knows are over
 
@@ -196,13 +197,12 @@ class Store:
     def _park(self, lane: Subscription, parking: Parking) -> bool:
         sequence, history = parking.sequence, parking.message.trouble
         back = lane.redrives.pop(sequence, None)
-        since = back.trouble.attempts if back is not None else 0
-        # the answer to a parking was lost, and the message was put back before it is asked again
-        is_repeated = since == history.attempts
-        limit, count = lane.options.max_attempts, history.attempts - since
+        limit = lane.options.max_attempts
         assert limit, "a message that is to be tried without limit was set aside"
-        # a batch is tried as such once, and then its messages one by one
-        assert is_repeated or limit <= count <= max(limit, 2 if lane.options.batch > 1 else 1)
+        assert limit <= history.attempts, "attempts are left"
+        if sequence not in lane.put_back:  # else the count goes on, and parkings may be repeated
+            # a batch is tried as such once, and then its messages one by one
+            assert history.attempts <= max(limit, 2 if lane.options.batch > 1 else 1)
         assert history.attempts <= lane.failed.get(sequence, 0), "it failed less often"
         lane.troubles.pop(sequence, None)
         if back is None and sequence < self.first:
@@ -288,6 +288,7 @@ class Store:
         sequences = sorted(lane.parked)[:count]
         for sequence in sequences:
             lane.redrives[sequence] = lane.parked.pop(sequence)
+            lane.put_back.add(sequence)
         return bool(sequences)
 
     def restart(self) -> None:

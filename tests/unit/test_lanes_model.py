@@ -12,7 +12,10 @@ from support.delivery_model import Promise
 from support.planted import FAULTS, planted
 
 STEPS = 30
-Promise.TestCase.settings = settings(max_examples=100, stateful_step_count=STEPS, deadline=None)
+# the same examples every time, as a failure elsewhere is to say something of what was changed there
+Promise.TestCase.settings = settings(
+    max_examples=100, stateful_step_count=STEPS, deadline=None, derandomize=True
+)
 TestPromise: Any = Promise.TestCase
 
 
