@@ -27,7 +27,6 @@ class Deliverer:
 
     def __init__(
         self,
-        *,
         store: Lanes,
         job_servers: JobServers,
         membership: Membership,

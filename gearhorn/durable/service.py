@@ -78,11 +78,7 @@ class DurableTopics:
         self.parked = ParkedRequests(self.lanes, reply_slots)
 
         self.deliverer = Deliverer(
-            store=self.lanes,
-            job_servers=job_servers,
-            membership=membership,
-            lost=self._changed_lanes.add,
-            dropped=drops.passed_by,
+            self.lanes, job_servers, membership, self._changed_lanes.add, drops.passed_by
         )
         self._job_watcher = JobWatcher(self.deliverer, job_servers)
         self._quiet = Quiet(self.deliverer, job_servers)

@@ -79,11 +79,7 @@ class Member(Judge):
         server: Any = self.server
         membership: Any = Membership()
         self.deliverer = Deliverer(
-            store=store,
-            job_servers=server,
-            membership=membership,
-            lost=lambda topic: None,
-            dropped=lambda topic, client_id, count: None,
+            store, server, membership, lambda topic: None, lambda topic, client_id, count: None
         )
         self._task = self.loop.create_task(self.deliverer.run())
 
@@ -259,8 +255,9 @@ class Member(Judge):
                     (self._inherited_s[other], self.clock.s),
                 )
         for other in self.server.orphans:
-            is_same = other.lane is job.lane and not other.is_late
-            assert not is_same, "a receiver may have the lost one, and the TERM is the same"
+            is_over = other.is_late or other.delivery.state is State.DONE
+            is_lost = other.lane is job.lane and other.is_listened_to and not is_over
+            assert not is_lost, "a receiver may have the lost one, and the TERM is the same"
 
     def _is_in_order(self, job: Job, kept: Subscription) -> None:
         first = job.sequences[0]
