@@ -154,7 +154,7 @@ class Changing(threading.Thread):
 
     def messages(self) -> dict[str, Message]:
         """Return those of the topic, by payload."""
-        found = list(self.history.messages.items())
+        found = self.history.messages.copy().items()  # publishers add to it meanwhile
         return {payload: message for payload, message in found if message.topic == self.topic}
 
     def owed(self) -> Iterator[str]:

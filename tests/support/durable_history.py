@@ -125,7 +125,7 @@ class DurableHistory:
     def owed(self) -> Iterator[tuple[str, str]]:
         """Yield (queue, payload) for what was replied to and is not finished."""
         finished = {(d.queue, d.payload) for d in list(self.deliveries) if d.outcome == "done"}
-        for payload, message in list(self.messages.items()):
+        for payload, message in self.messages.copy().items():
             for queue, topic in self.queues.items():
                 if message.replies and message.topic == topic and (queue, payload) not in finished:
                     yield queue, payload
