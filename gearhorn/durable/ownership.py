@@ -51,7 +51,7 @@ from gearhorn.messages.events import Leaving
 from gearhorn.messages.subscriptions import DurableOptions
 from gearhorn.names import queue_of
 from gearhorn.store.lanes import PAGE, Acquired, LaneRecord, Lanes
-from gearhorn.store.rounds import Settlement
+from gearhorn.store.rounds import PositionWrite
 from gearhorn.tasks import went_well
 from gearhorn.timing import Backoff, now_s
 
@@ -266,7 +266,7 @@ class Ownership:
         member = self._membership.id
         members = self._owners()
         wanted: list[str] = []
-        left: list[Settlement] = []
+        left: list[PositionWrite] = []
         for client_id, (record, durable, envelope) in lanes.items():
             is_ours = bool(members) and not durable.pull
             is_ours = is_ours and owner_of(members, queue_of(topic, client_id)) == member

@@ -49,7 +49,7 @@ from gearhorn.gearman.job_servers import JobServers
 from gearhorn.members.membership import Membership
 from gearhorn.store.lanes import Lanes
 from gearhorn.store.log import Entry
-from gearhorn.store.rounds import FailureWrite, Pair, Round, RoundReply, Settlement
+from gearhorn.store.rounds import FailureWrite, Pair, Round, RoundReply, PositionWrite
 from gearhorn.tasks import Tasks
 from gearhorn.timing import Backoff, now_s
 
@@ -216,24 +216,24 @@ class Rounds:
     ) -> tuple[list[_Written], Round]:
         """Return what these lanes tell the store, and ask of it."""
         written: list[_Written] = []
-        settled: dict[str, list[Settlement]] = {}
-        released: dict[tuple[str, bool], list[Settlement]] = {}
+        positions: dict[str, list[PositionWrite]] = {}
+        released: dict[tuple[str, bool], list[PositionWrite]] = {}
         left = AHEAD
         for lane in lanes:
             ahead = lane.ahead[:left] if lane.ahead_top else None
             count = len(ahead or ())
             left -= count
-            settlement = lane.client_id, lane.term, lane.position, lane.epoch, ahead
+            write = lane.client_id, lane.term, lane.position, lane.epoch, ahead
             if lane.is_releasable and not self._notes.has(lane) and count == len(lane.ahead):
-                released.setdefault((lane.topic, lane.is_quiet), []).append(settlement)
+                released.setdefault((lane.topic, lane.is_quiet), []).append(write)
                 written.append(_Written(lane, lane.position, count, is_release=True))
             elif count or lane.position > lane.stored:
-                settled.setdefault(lane.topic, []).append(settlement)
+                positions.setdefault(lane.topic, []).append(write)
                 written.append(_Written(lane, lane.position, count, is_release=False))
             if self._notes.has(lane) or count < len(lane.ahead):
                 self._held.touch(lane)  # there is more than one round may write
         parkings = [parking(delivery) for delivery in taken.parked]
-        work = Round(settled, parkings, taken.notes, plan.reads, taken.done, released)
+        work = Round(positions, parkings, taken.notes, plan.reads, taken.done, released)
         return written, work
 
     def _take_reply(

@@ -21,7 +21,7 @@ from gearhorn.store.connection import READ_TIMEOUT_S, Command, Connection
 from gearhorn.store.inherited import FIRST, Found, Sequences, range_of, read_long
 from gearhorn.store.parked import ParkedMessages
 from gearhorn.store.pipelined import PipelinedConnection
-from gearhorn.store.rounds import PIECE, Commands, Round, RoundReply, Settlement
+from gearhorn.store.rounds import PIECE, Commands, Round, RoundReply, PositionWrite
 
 log = structlog.get_logger(__name__)
 
@@ -231,7 +231,7 @@ class Lanes(ParkedMessages):
         )
 
     async def release(
-        self, member: str, lanes: Mapping[tuple[str, bool], Sequence[Settlement]]
+        self, member: str, lanes: Mapping[tuple[str, bool], Sequence[PositionWrite]]
     ) -> None:
         """Give lanes up that are not here any more, with their last positions, and let everybody
         know. Lanes are by topic, and by whether no receiver can have a job of a former owner."""

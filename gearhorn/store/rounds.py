@@ -26,7 +26,7 @@ RANGES = 2000  # done beyond their positions, in one command, or those of one la
 # How far a lane is: client_id, TERM, position, the epoch of the message there, and what is done
 # beyond it and new (first, last, epoch), None where nothing is and was. A plain tuple: one is made
 # for every acknowledgement.
-Settlement = tuple[str, int, int, str, Sequence[tuple[int, int, str]] | None]
+PositionWrite = tuple[str, int, int, str, Sequence[tuple[int, int, str]] | None]
 Pair = tuple[str, str]  # topic, client_id
 
 
@@ -65,12 +65,14 @@ class Wanted(NamedTuple):
 class Round(NamedTuple):
     """What the lanes of a member have for the store together."""
 
-    settlements: Mapping[str, Sequence[Settlement]]
+    positions: Mapping[str, Sequence[PositionWrite]]
     parkings: Sequence[Parking]
     notes: Sequence[FailureWrite]
     wanted: Sequence[Wanted]
     done: Mapping[str, Sequence[bytes]]  # by process that waits
-    released: Mapping[tuple[str, bool], Sequence[Settlement]]  # by topic, and whether no receiver
+    released: Mapping[
+        tuple[str, bool], Sequence[PositionWrite]
+    ]  # by topic, and whether no receiver
     # can have a job of a former owner
 
     @property
@@ -101,10 +103,10 @@ class Commands:
             self._add(self._note(note), [(note.topic, note.client_id)])
         for parking in work.parkings:
             self._add(self._park(parking), [(parking.topic, parking.client_id)])
-        for topic, some in work.settlements.items():
-            self._settle(member, topic, some)
-        for (topic, is_settled), some in work.released.items():
-            self._settle("-" if is_settled else "?", topic, some)
+        for topic, writes in work.positions.items():
+            self._write_positions(member, topic, writes)
+        for (topic, is_quiet), writes in work.released.items():
+            self._write_positions("-" if is_quiet else "?", topic, writes)
         for topic in {topic for topic, _ in work.released}:
             self._add(("PUBLISH", connection.channel("events"), encode_event(Released(topic))), [])
         self._reads = len(self.commands)
@@ -167,14 +169,16 @@ class Commands:
         rest = self._member, one.term, one.sequence, one.topic, parked_head(one.message), one.size
         return self._connection.script("park", keys, one.client_id, *rest)
 
-    def _settle(self, holder: str, topic: str, some: Sequence[Settlement]) -> None:
-        for piece in _pieces(some):
-            command = position_command(self._connection, self._member, holder, topic, piece)
-            self._add(command, [(topic, one[0]) for one in piece])
+    def _write_positions(self, holder: str, topic: str, writes: Sequence[PositionWrite]) -> None:
+        for piece in _pieces(writes):
+            self._add(
+                position_command(self._connection, self._member, holder, topic, piece),
+                [(topic, client_id) for client_id, *_ in piece],
+            )
 
 
-def _pieces(some: Sequence[Settlement]) -> Iterator[Sequence[Settlement]]:
-    """Cut settlements so that each piece holds the store for a moment only."""
+def _pieces(some: Sequence[PositionWrite]) -> Iterator[Sequence[PositionWrite]]:
+    """Cut positions so that each piece holds the store for a moment only."""
     first = ranges = 0
     for at, (_, _, _, _, ahead) in enumerate(some):
         ranges += len(ahead or ())
@@ -185,13 +189,13 @@ def _pieces(some: Sequence[Settlement]) -> Iterator[Sequence[Settlement]]:
 
 
 def position_command(
-    connection: Connection, member: str, holder: str, topic: str, some: Iterable[Settlement]
+    connection: Connection, member: str, holder: str, topic: str, writes: Iterable[PositionWrite]
 ) -> Command:
     """Return the command that moves positions of lanes of a topic (see ``advance.lua``)."""
     key = connection.key
     keys = [key("lanes", topic), key("log", topic)]
     arguments: list[Any] = []
-    for client_id, term, position, epoch, ahead in some:
+    for client_id, term, position, epoch, ahead in writes:
         beyond = ""
         if ahead is not None:
             keys.append(key("ahead", f"{topic}\0{client_id}"))

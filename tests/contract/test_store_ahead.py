@@ -209,7 +209,7 @@ def test_ten_thousand_lanes_are_written_in_pieces(server: Redis) -> None:
         first, own = await begin(bench)
         some = [("alice", first.term, 2, own, None)]
         some += [(f"c{number}", 1, 0, "", None) for number in range(10_000)]
-        reply = await bench.lanes.round(ME, NOTHING._replace(settlements={"t": some}))
+        reply = await bench.lanes.round(ME, NOTHING._replace(positions={"t": some}))
         assert (len(reply.fenced), reply.refused) == (10_000, {})
         assert await bench.position("t", "alice") == 2
 

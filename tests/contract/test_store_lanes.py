@@ -133,19 +133,19 @@ def test_a_term_never_comes_again(server: Redis) -> None:
     run(server, test)
 
 
-@pytest.mark.parametrize(("is_settled", "holder"), [(True, "-"), (False, "?")])
+@pytest.mark.parametrize(("is_quiet", "holder"), [(True, "-"), (False, "?")])
 def test_a_lane_that_is_given_up_is_free_and_keeps_its_position(
-    server: Redis, is_settled: bool, holder: str
+    server: Redis, is_quiet: bool, holder: str
 ) -> None:
     async def test(bench: LogBench) -> None:
         first = await begin(bench)
         own = (await bench.state("t"))["epoch"]
         one = ("alice", first.term, 2, own, None)
-        await bench.lanes.release(OTHER, {("t", is_settled): [one]})
+        await bench.lanes.release(OTHER, {("t", is_quiet): [one]})
         assert await bench.held("t", "alice") == LaneRecord(ME, first.term, 0), (
             "it is not the other's"
         )
-        await bench.lanes.release(ME, {("t", is_settled): [one]})
+        await bench.lanes.release(ME, {("t", is_quiet): [one]})
         assert await bench.held("t", "alice") == LaneRecord(holder, first.term, 2)
         assert not await bench.settle("t", "alice", first.term, 3), "it has given it up"
         second = await bench.acquire("t", "alice", OTHER)
@@ -208,7 +208,7 @@ def test_who_lost_a_lane_moves_nothing_and_is_told_so_lane_by_lane(server: Redis
         assert other is not None
         own = (await bench.state("t"))["epoch"]
         some = [("bob", other.term, 2, own, None), ("alice", acquired.term, 2, own, None)]
-        reply = await bench.lanes.round(ME, NOTHING._replace(settlements={"t": some}))
+        reply = await bench.lanes.round(ME, NOTHING._replace(positions={"t": some}))
         assert reply.fenced == {("t", "bob")}
         assert await bench.position("t", "alice") == 2
         assert await bench.position("t", "bob") == 0

@@ -12,7 +12,7 @@ from gearhorn.messages.codec import encode
 from gearhorn.messages.logs import FailureHistory, Info, Logged, Parked
 from gearhorn.store.lanes import Acquired, LaneRecord, Lanes, record_of
 from gearhorn.store.log import Item, Log, Place, fresh_epoch
-from gearhorn.store.rounds import FailureWrite, Parking, Round, Settlement
+from gearhorn.store.rounds import FailureWrite, Parking, Round, PositionWrite
 from gearhorn.store.subscriptions import Applied, Change
 from support.servers import Redis
 from support.store import Bench, subscribe
@@ -154,8 +154,8 @@ class LogBench(Bench):
         """Move a lane's position; whether it was allowed. The epoch is the log's, unless given."""
         if epoch is None:
             epoch = (await self.state(topic))["epoch"]
-        one: Settlement = (client_id, term, position, epoch, ahead)
-        reply = await self.lanes.round(member, NOTHING._replace(settlements={topic: [one]}))
+        one: PositionWrite = (client_id, term, position, epoch, ahead)
+        reply = await self.lanes.round(member, NOTHING._replace(positions={topic: [one]}))
         assert reply.fenced in (set(), {(topic, client_id)})
         return not reply.fenced
 

@@ -12,7 +12,7 @@ from support.proxy import on_loop
 from gearhorn.durable.log_cache import LogCache
 from gearhorn.durable.rounds import AHEAD, Rounds
 from gearhorn.gearman.results import DONE
-from gearhorn.store.rounds import PIECE, RANGES, Commands, Round, RoundReply, Settlement
+from gearhorn.store.rounds import PIECE, RANGES, Commands, Round, RoundReply, PositionWrite
 
 
 class Store:
@@ -30,7 +30,7 @@ class Store:
 
 def ranges(work: Round) -> list[tuple[int, int, str]]:
     """What is told of messages done beyond positions."""
-    return [one for some in work.settlements.values() for *_, ahead in some for one in ahead or ()]
+    return [one for some in work.positions.values() for *_, ahead in some for one in ahead or ()]
 
 
 @on_loop
@@ -67,7 +67,7 @@ async def test_what_many_lanes_have_done_beyond_their_positions_is_told_part_by_
     told = [
         (topic, first)
         for work in store.rounds
-        for topic, some in work.settlements.items()
+        for topic, some in work.positions.items()
         for *_, ahead in some
         for first, _, _ in ahead or ()
     ]
@@ -77,7 +77,7 @@ async def test_what_many_lanes_have_done_beyond_their_positions_is_told_part_by_
 
 def pieces(*counts: int | None) -> list[int]:
     """How many lanes there are in each command, for lanes with so many ranges."""
-    some: list[Settlement] = [
+    some: list[PositionWrite] = [
         (f"c{at}", 1, 0, "", None if count is None else [(2, 2, "e")] * count)
         for at, count in enumerate(counts)
     ]
