@@ -97,7 +97,7 @@ class Fetching:
         epoch = request.epoch if isinstance(request.epoch, str) else ""
         ack = request.ack if isinstance(request.ack, int) and is_first else None
         purge = request.purge if isinstance(request.purge, int) and is_first else None
-        place = await self._log.fetch(request.topic, client_id, epoch, ack, purge)
+        place = await self._log.fetch(request.topic, client_id, epoch=epoch, ack=ack, purge=purge)
         return _checked(request, place)
 
     async def _messages(
@@ -110,7 +110,9 @@ class Fetching:
             last, passed = await self._fill(reply, request, place, client_id)
             if passed > place.position:
                 # refused where the subscription has changed meanwhile, which does no harm
-                await self._log.fetch(request.topic, client_id, place.epoch, passed, None)
+                await self._log.fetch(
+                    request.topic, client_id, epoch=place.epoch, ack=passed, purge=None
+                )
             if not reply.count and not must_reply:
                 return None
             return encode_fetched(place.epoch, place.first, last, reply.messages)

@@ -247,7 +247,7 @@ class Ownership:
         wanted: dict[str, set[str]] = {}
         for topic, client_id in pairs:
             wanted.setdefault(topic, set()).add(client_id)
-        found = await self._lanes.some(wanted)
+        found = await self._lanes.find(wanted)
         for topic, lanes in found.items():
             wanted[topic].difference_update(lanes)
             await self._take(topic, lanes)

@@ -49,7 +49,7 @@ from gearhorn.gearman.job_servers import JobServers
 from gearhorn.members.membership import Membership
 from gearhorn.store.lanes import Lanes
 from gearhorn.store.log import Entry
-from gearhorn.store.rounds import FailureWrite, Pair, Round, RoundReply, PositionWrite
+from gearhorn.store.rounds import FailureWrite, Pair, PositionWrite, Round, RoundReply
 from gearhorn.tasks import Tasks
 from gearhorn.timing import Backoff, now_s
 

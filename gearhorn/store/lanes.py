@@ -1,7 +1,18 @@
 """Lanes in the store: the positions of durable subscriptions, and who delivers for each.
 
-Rules: one round trip for any number of lanes of any number of topics. A position is written by the
-member that holds the lane under its present TERM, and by nobody else. Every method raises
+Theory of operation. A lane is what the store knows of one durable subscription: who delivers for
+it, under which TERM, and up to where it has done with its topic's log. Two members may each believe
+that they hold a lane, for a moment: one whose lease has lapsed without its noticing, and the one
+that took over. So taking a lane gives it a new TERM, in the same script that checks that the former
+owner is no member any more, and every later write of the former owner names its old TERM and does
+nothing. What a new owner has to know stands in several keys beside the record (failed attempts,
+what is parked, put back, or done beyond the position). It is read *after* the lane is taken: from
+then on nobody else changes it, but for a redrive or a purge, which move a message from one key to
+another. Those keys are read in an order in which a message that moves is found at least once.
+
+Rules: one round trip for any number of lanes of any number of topics; a lane of which there is much
+is read page by page. A position is written only by the member that holds the lane under its present
+TERM. Every method raises
 ``StoreError``.
 """
 
@@ -21,7 +32,7 @@ from gearhorn.store.connection import READ_TIMEOUT_S, Command, Connection
 from gearhorn.store.inherited import FIRST, Found, Sequences, range_of, read_long
 from gearhorn.store.parked import ParkedMessages
 from gearhorn.store.pipelined import PipelinedConnection
-from gearhorn.store.rounds import PIECE, Commands, Round, RoundReply, PositionWrite
+from gearhorn.store.rounds import PIECE, Commands, PositionWrite, Round, RoundReply
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +42,8 @@ _BEGINNING = "LIMIT", 0, FIRST
 
 
 class LaneRecord(NamedTuple):
-    """A lane as the store knows it: ``owner`` is a member, "-", "?" or "pull"."""
+    """A lane as the store knows it. ``owner`` is a member, "-" (released), "?" (released while a
+    receiver might have a job) or "pull" (nothing is delivered)."""
 
     owner: str
     term: int
@@ -39,25 +51,32 @@ class LaneRecord(NamedTuple):
 
 
 class Acquired(NamedTuple):
-    """A lane that this member holds now, and what it finds there."""
+    """A lane that this member holds now, and what it finds there.
+
+    ``former`` is who held it before ("-" where it was released, "?" where it was while a receiver
+    might have a job), ``parked`` what is parked or was put back past the position, ``redrives``
+    what was put back, ``seen_redrive`` the number of the last redrive that is among them,
+    ``ahead`` the ranges done beyond the position, and ``ahead_top`` the highest sequence that
+    the store keeps there, also if the position has passed it.
+    """
 
     client_id: str
     term: int
     position: int
-    former: str  # who held it before, "-" where it was released
+    former: str
     troubles: dict[int, FailureHistory]
-    parked: Sequence[Sequences]  # what is parked or was put back, past the position
-    redrives: Sequences  # what was put back
-    seen_redrive: int = 0  # the number of the last redrive that is among them
-    ahead: Sequence[tuple[int, int]] = ()  # done beyond the position: first and last of each
-    ahead_top: int = 0  # the highest sequence of those that the store keeps, also if it is passed
+    parked: Sequence[Sequences]
+    redrives: Sequences
+    seen_redrive: int = 0
+    ahead: Sequence[tuple[int, int]] = ()
+    ahead_top: int = 0
 
 
 _Taken = tuple[str, str, int, int, bytes]  # topic, client_id, TERM, position, the former owner
 
 
 # Lanes by topic and client_id: who holds each, its options, whether it takes envelopes.
-Looked = dict[str, dict[str, tuple[LaneRecord, DurableOptions, bool]]]
+LanesOfTopics = dict[str, dict[str, tuple[LaneRecord, DurableOptions, bool]]]
 
 
 class Lanes(ParkedMessages):
@@ -68,12 +87,12 @@ class Lanes(ParkedMessages):
         self._line = PipelinedConnection(connection)
 
     async def close(self) -> None:
-        """Write no more rounds."""
+        """Write no more rounds, and have the store forget the requests of this process."""
         await self._line.close()
         await self._asked.close()
 
     async def topics(self, after: str | None = None) -> list[str]:
-        """Return a page of the topics that have lanes."""
+        """Return the next ``PAGE`` topics that have lanes, in order, behind the topic ``after``."""
         first = "-" if after is None else f"({after}"
         key = self._connection.key("durable")
         [found] = await self._connection.pipeline(
@@ -81,7 +100,7 @@ class Lanes(ParkedMessages):
         )
         return [name.decode() for name in found]
 
-    async def page(self, cursors: Mapping[str, int]) -> tuple[Looked, dict[str, int]]:
+    async def page(self, cursors: Mapping[str, int]) -> tuple[LanesOfTopics, dict[str, int]]:
         """Return a part of the lanes of each topic, from its cursor on (0 is the beginning), and
         the cursors of the topics of which there is more. A lane that is there from a topic's
         beginning to its end is in one part at least."""
@@ -99,8 +118,8 @@ class Lanes(ParkedMessages):
                 more[topic] = int(cursor)
         return await self._with_options(records), more
 
-    async def some(self, wanted: Mapping[str, Collection[str]]) -> Looked:
-        """Return those of these lanes, client_ids by topic, that there are."""
+    async def find(self, wanted: Mapping[str, Collection[str]]) -> LanesOfTopics:
+        """Return the lanes of these client_ids, by topic, as far as they exist."""
         commands: list[Command] = [
             ("HMGET", self._connection.key("lanes", topic), *clients)
             for topic, clients in wanted.items()
@@ -112,35 +131,43 @@ class Lanes(ParkedMessages):
             records[topic] = {client: record for client, record in pairs if record}
         return await self._with_options(records)
 
-    async def _with_options(self, records: Mapping[str, Mapping[bytes, bytes]]) -> Looked:
+    async def _with_options(self, records: Mapping[str, Mapping[bytes, bytes]]) -> LanesOfTopics:
         """Return the lanes of these records by topic and client_id."""
         commands: list[Command] = [
-            ("HMGET", self._connection.key("options", topic), *some)
-            for topic, some in records.items()
-            if some
+            ("HMGET", self._connection.key("options", topic), *lanes)
+            for topic, lanes in records.items()
+            if lanes
         ]
         replies = iter(await self._connection.pipeline(commands) if commands else ())
-        looked: Looked = {}
+        found: LanesOfTopics = {}
         count = 0  # lanes in this turn of the loop
-        for topic, some in records.items():
-            looked[topic] = lanes = {}
-            if not some:
+        for topic, of_topic in records.items():
+            found[topic] = lanes = {}
+            if not of_topic:
                 continue
-            count += len(some)
+            count += len(of_topic)
             if count > SCANNED:
-                count = len(some)
+                count = len(of_topic)
                 await asyncio.sleep(0)
-            for (client, record), options in zip(some.items(), next(replies), strict=True):
+            for (client, record), options in zip(of_topic.items(), next(replies), strict=True):
                 own = decode_options(options or b"{}")
                 durable = own.durable or DurableOptions()
                 lanes[client.decode()] = (record_of(record), durable, own.envelope)
-        return looked
+        return found
 
     async def acquire(
         self, member: str, wanted: Mapping[str, Sequence[str]]
     ) -> tuple[dict[str, list[Acquired]], set[str]]:
-        """Take lanes, client_ids by topic; return those taken, and topics with lanes that others
-        hold or that the store refuses."""
+        """Take lanes; return those taken, and topics with lanes that others hold or that the store
+        refuses.
+
+        The order is what makes it safe: the scripts take the lanes first, and what they hold is
+        read then, when nobody else writes it.
+
+        Arguments:
+            member: who takes them; without a lease the script gives it none.
+            wanted: client_ids by topic.
+        """
         connection = self._connection
         key = connection.key
         pieces = [
@@ -161,23 +188,26 @@ class Lanes(ParkedMessages):
                 log.error("the store refuses lanes", topic=topic, error=str(reply))
                 left.add(topic)
                 continue
-            for client_id, one in zip(clients, reply, strict=True):
-                if one and one[0]:
-                    taken.append((topic, client_id, *one))
-                elif one:
+            for client_id, lane in zip(clients, reply, strict=True):
+                if lane and lane[0]:
+                    taken.append((topic, client_id, *lane))
+                elif lane:
                     left.add(topic)
         acquired: dict[str, list[Acquired]] = {}
         for at in range(0, len(taken), PAGE):
-            left |= await self._look_into(taken[at : at + PAGE], acquired)
+            left |= await self._add_contents(taken[at : at + PAGE], acquired)
         return acquired, left
 
-    async def _look_into(
+    async def _add_contents(
         self, taken: Sequence[_Taken], acquired: dict[str, list[Acquired]]
     ) -> set[str]:
         """Add what lanes that were taken hold; return topics with lanes that cannot be read now.
 
         The beginning of each is read for all of them together; where there is more, that lane is
-        read by itself."""
+        read by itself. The count of redrives is read before the redrives, so that one that comes
+        between is found twice rather than never. What is of no use any more is deleted last, when
+        it is known which lanes could be read.
+        """
         connection = self._connection
         key = connection.key
         commands: list[Command] = [("GET", key("redrives"))]  # before those that it counts
@@ -199,15 +229,15 @@ class Lanes(ParkedMessages):
             try:
                 whole = await self._whole(lane, parts, int(count or 0))
             except StoreRefused as error:
-                words = str(error)
-                log.error("the store refuses a lane", topic=topic, client=client_id, error=words)
+                text = str(error)
+                log.error("the store refuses a lane", topic=topic, client=client_id, error=text)
                 left.add(topic)
                 continue
-            one, over = _acquired(lane, parts, whole)
+            found_lane, over = _acquired(lane, parts, whole)
             await asyncio.sleep(0)
             if over:
                 dead.append(("HDEL", key("trouble", f"{topic}\0{client_id}"), *over))
-            acquired.setdefault(topic, []).append(one)
+            acquired.setdefault(topic, []).append(found_lane)
         if dead:
             await connection.each(dead)
         return left
@@ -216,9 +246,9 @@ class Lanes(ParkedMessages):
         """Return what is there of a lane whose beginning was read.
 
         Raises ``StoreRefused`` where the store refuses a part of it."""
-        for one in parts:
-            if isinstance(one, StoreError):
-                raise one
+        for part in parts:
+            if isinstance(part, StoreError):
+                raise part
         _, order, redrives, ahead, _ = parts
         if max(map(len, (order, redrives, ahead))) == FIRST:
             topic, client_id, _, position, _ = lane
@@ -233,8 +263,9 @@ class Lanes(ParkedMessages):
     async def release(
         self, member: str, lanes: Mapping[tuple[str, bool], Sequence[PositionWrite]]
     ) -> None:
-        """Give lanes up that are not here any more, with their last positions, and let everybody
-        know. Lanes are by topic, and by whether no receiver can have a job of a former owner."""
+        """Give up lanes that this member does not deliver for any more, with their last positions,
+        and publish that. Lanes are by topic, and by whether they are quiet: no receiver can have a
+        job of a former owner."""
         await self.round(member, Round({}, [], [], [], {}, lanes))
 
     async def round(self, member: str, work: Round, run_id: str | None = None) -> RoundReply:
@@ -244,12 +275,13 @@ class Lanes(ParkedMessages):
         knows of its log is nothing in another run: the store may have lost the end of the log, and
         the numbers come again.
 
-        Raises ``StoreReplaced`` if the server is in another run, and ``StoreError`` if it is not
-        known what was carried out.
+        Raises ``StoreReplaced`` if the server is in another run: nothing was carried out.
+        Raises ``StoreUnanswered`` if it is not known what was, and ``StoreError`` if nothing was.
         """
         commands = Commands(self._connection, member, work)
 
         def commands_to(run: str) -> Sequence[Command]:
+            """Return the commands; raises ``StoreReplaced``."""
             if run_id is not None and run != run_id:
                 raise StoreReplaced("the store is in another run than the lanes")
             return commands.commands
@@ -261,7 +293,7 @@ class Lanes(ParkedMessages):
             raise
 
     async def records(self, topic: str, clients: Sequence[str]) -> dict[str, LaneRecord]:
-        """Return how far those of a topic's subscriptions are that are durable."""
+        """Return the lanes of a topic's subscriptions, of those that are durable."""
         [found] = await self._connection.pipeline(
             [("HMGET", self._connection.key("lanes", topic), *clients)]
         )
@@ -285,7 +317,8 @@ class Lanes(ParkedMessages):
     async def counts(
         self, pairs: Sequence[tuple[str, str]]
     ) -> list[tuple[int, dict[int, FailureHistory]]]:
-        """Return, for each (topic, client_id), how many messages are parked and which fail."""
+        """Return, for each (topic, client_id), how many messages are parked, and the failure
+        history of those that fail now, by sequence."""
         key = self._connection.key
         commands: list[Command] = []
         for topic, client_id in pairs:
@@ -298,13 +331,13 @@ class Lanes(ParkedMessages):
         ]
 
     async def tell(self, event: Leaving | MembersChanged) -> None:
-        """Tell every member what happened."""
+        """Publish an event for every member."""
         channel = self._connection.channel("events")
         await self._connection.pipeline([("PUBLISH", channel, encode_event(event))])
 
 
 def record_of(record: bytes) -> LaneRecord:
-    """Return what a lane's record says."""
+    """Read "OWNER TERM POSITION"."""
     owner, term, position = record.split()
     return LaneRecord(owner.decode(), int(term), int(position))
 
@@ -324,10 +357,10 @@ def _acquired(lane: _Taken, parts: Sequence[Any], whole: Found) -> tuple[Acquire
         position,
         former.decode(),
         failed,
-        [some for some in (whole.order, redrives.behind(position)) if some],
+        [found for found in (whole.order, redrives.behind(position)) if found],
         redrives,
         whole.seen_redrive,
         whole.ahead,
-        max((range_of(one)[1] for one in top), default=0),
+        max((range_of(text)[1] for text in top), default=0),
     )
     return acquired, over

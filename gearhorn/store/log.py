@@ -1,8 +1,22 @@
 """Logs in the store: the kept messages of durable topics.
 
-Rules: one round trip for any number of messages, unless that would hold the store for long; every
-method raises ``StoreError``. An append is carried out once, however often it is asked for, and
-never before the one of the same topic that was asked for before it.
+Theory of operation. A publisher is told that a message is kept when the store has appended it. When
+the reply to an append is lost, the append may have been carried out or not, or may still be on its
+way to the store. Asking again could log the message twice, and giving up could log it after the
+publisher was told that it failed. So each append has a number (``Asked``), under which the script
+keeps what became of it:
+
+* ``fates`` asks for the same numbers again, as ``void``. The script returns the kept reply of an
+  append that was carried out; any other is marked as given up, and does nothing if it comes later.
+* Each append names the number of the one before it of the same topic for as long as the fate of
+  that one is not known. The script refuses it unless the one before was carried out. So messages
+  of one topic are logged in the order in which they were taken, although batches may fail.
+
+The connection is *strict* for the same reason: after a failure it refuses everything until
+``mend``, so that nothing overtakes what has to be asked again.
+
+Rules: one round trip for any number of messages, unless that would hold the store for long. Every
+method raises ``StoreError``.
 """
 
 from __future__ import annotations
@@ -37,39 +51,47 @@ log = structlog.get_logger(__name__)
 
 
 def fresh_epoch() -> str:
-    """Return the name of a log's new life."""
+    """Return a name for an epoch: 16 random hexadecimal digits."""
     return secrets.token_hex(8)
 
 
-# A message to append: what tells a repeated one or nothing, its info, its payload.
+# A message to append: its dedup key ("" for none), its ``Info`` as JSON, its payload.
 Item = tuple[str, bytes, bytes]
 
 
 class Entry:
-    """One message of a log."""
+    """One message of a log.
+
+    Arguments:
+        sequence: its number in the log.
+        epoch: the life of the log in which it was appended.
+        info: what the log holds besides.
+        payload: its bytes, empty once they are not needed any more.
+        length: of the payload, in bytes; None where the payload is whole.
+    """
 
     __slots__ = ("_bare", "epoch", "info", "length", "name", "payload", "sequence")
 
-    def __init__(self, sequence: int, epoch: str, info: Info, payload: bytes) -> None:
+    def __init__(
+        self, sequence: int, epoch: str, info: Info, payload: bytes, length: int | None = None
+    ) -> None:
+        # positional: one is made for each message that is read
         self.sequence = sequence
         self.name = b"%s:%d:" % (epoch[:8].encode(), sequence)  # what unique ids begin with
         self.epoch = epoch
         self.info = info
         self.payload = payload
-        self.length = len(payload)
-        self._bare: Entry | None = None
+        self.length = len(payload) if length is None else length
+        self._bare: Entry | None = None  # the same without its payload, once it was asked for
 
     def bare(self) -> Entry:
         """Return what is needed of a message that is under way: all but payload and exclusions."""
-        if self._bare is not None:
-            return self._bare  # made for another lane
-        entry = Entry.__new__(Entry)
-        entry.sequence, entry.name, entry.epoch = self.sequence, self.name, self.epoch
-        info = self.info
-        entry.info = Info(info.at, info.unique, (), info.waiter) if info.exclude else info
-        entry.payload, entry.length = b"", self.length
-        entry._bare, self._bare = None, entry
-        return entry
+        if self._bare is None:  # else it was made for another lane
+            info = self.info
+            if info.exclude:
+                info = Info(info.at, info.unique, (), info.waiter)
+            self._bare = Entry(self.sequence, self.epoch, info, b"", self.length)
+        return self._bare
 
     @property
     def size(self) -> int:
@@ -79,13 +101,15 @@ class Entry:
 
 
 class Place(NamedTuple):
-    """Where a log stands. ``what`` is "ok" or what was refused (see ``fetch.lua``)."""
+    """Where a log stands: its epoch, its first and last sequence, and the position of the
+    subscription that was asked for (0 where none was). ``what`` is "ok" or what was refused
+    (``fetch.lua`` lists it)."""
 
     what: str
     epoch: str
     first: int
     last: int
-    position: int  # of the subscription that was asked for
+    position: int
 
 
 class Append(NamedTuple):
@@ -97,21 +121,31 @@ class Append(NamedTuple):
 
 
 class Undone(StoreError):
-    """An append was not carried out, and never will be."""
+    """An append was not carried out, and never will be, even if it comes to the store later."""
 
 
 # What became of an append: where its messages stand, None where the topic has no log.
 Appended = list[Logged] | StoreError | None
 
 
-def read_command(connection: Connection, topic: str, first: int, count: int, size: int) -> Command:
-    """Return the command that reads a part of a log (see ``read.lua``)."""
+def read_command(
+    connection: Connection, topic: str, first: int, *, limit: int, size: int
+) -> Command:
+    """Return the command that reads a part of a log (see ``read.lua``).
+
+    Arguments:
+        connection: knows the names of keys.
+        topic: whose log.
+        first: the first sequence to read.
+        limit: how many messages at most.
+        size: how many bytes at most; one message comes whatever its size.
+    """
     keys = [connection.key(name, topic) for name in ("messages", "marks", "log")]
-    return connection.script("read", keys, first, count, size)
+    return connection.script("read", keys, first, limit, size)
 
 
 def entries_of(reply: Sequence[Any]) -> tuple[list[Entry], bool]:
-    """Return what ``read_command`` was answered, and whether the log ends there."""
+    """Return the messages in a reply to ``read_command``, and whether the log ends there."""
     is_end, *found = reply
     entries = [
         Entry(sequence, header.partition(b" ")[0].decode(), decode_info(info), payload)
@@ -136,11 +170,11 @@ class Log:
         await self._asked.close()
 
     def mend(self) -> None:
-        """Go on appending after a ``StoreError``: whoever was appending knows of it."""
+        """Append again after a ``StoreError``, once the caller knows what failed with it."""
         self._line.mend()
 
     def number(self, topics: Mapping[str, Sequence[Item]]) -> dict[str, Append]:
-        """Return the requests that append these messages, by topic; they are to be written in the
+        """Return the requests that append these messages, by topic. The caller writes them in the
         order in which they were numbered."""
         appends = {}
         for topic, items in topics.items():
@@ -152,12 +186,20 @@ class Log:
     async def append(
         self, appends: Mapping[str, Append], clock_ms: int, patience: float = 1.0
     ) -> dict[str, Appended]:
-        """Append messages; return by topic where they stand, or the ``StoreError`` of one that the
-        store refused. Calls are carried out in their order, and one that fails takes those behind
-        it along, until ``mend``. If this raises, ``fates`` tells what was carried out.
+        """Append messages; return by topic where they stand, or the ``StoreError`` of an append
+        that the store refused.
 
-        ``clock_ms`` is the caller's reading of the members' clock. The store has a second and a
-        half, and more for much (``patience`` times that).
+        Calls are carried out in their order. One that fails takes those behind it along, until
+        ``mend``.
+
+        Arguments:
+            appends: by topic, as ``number`` returned them.
+            clock_ms: the caller's reading of the members' clock.
+            patience: how many times the usual time the store has: a second and a half, and a
+                second more for each MiB that is unanswered.
+
+        Raises ``StoreUnanswered`` where it is not known what was carried out (``fates`` tells),
+        and ``StoreError`` where nothing was.
         """
         at = clock_ms, fresh_epoch()
         messages = {
@@ -181,9 +223,11 @@ class Log:
         return self._appended(appends, replies, (StoreRefused, StoreNoWrites))
 
     async def fates(self, appends: Mapping[str, Append]) -> dict[str, Appended]:
-        """Return what became of appends, ``Undone`` for each that was not carried out: then it
-        never will be, were it still on its way."""
-        commands = [self._command(topic, one, (0, ""), "void") for topic, one in appends.items()]
+        """Return what became of appends, ``Undone`` for each that was not carried out. It never
+        will be, even if it is still on its way to the store."""
+        commands = [
+            self._command(topic, append, (0, ""), "void") for topic, append in appends.items()
+        ]
         replies = await self._line.ask(commands, READ_TIMEOUT_S)
         return self._appended(appends, replies, (Undone,))
 
@@ -210,45 +254,55 @@ class Log:
         self,
         appends: Mapping[str, Append],
         replies: Sequence[Any],
-        settling: tuple[type[StoreError], ...],
+        final: tuple[type[StoreError], ...],
     ) -> dict[str, Appended]:
-        """Return what became of each; an answer that settles it lets the next one go ahead."""
+        """Return what became of each append. Errors that are ``final`` say that it was not carried
+        out and will not be: the next append of the topic need not name it."""
         found: dict[str, Appended] = {}
         for (topic, append), reply in zip(appends.items(), replies, strict=True):
-            one = reply if isinstance(reply, StoreError) else _logged(reply)
-            is_settled = not isinstance(one, StoreError) or isinstance(one, settling)
-            if is_settled and self._open.get(topic) == append.number:
+            outcome = reply if isinstance(reply, StoreError) else _logged(reply)
+            is_final = not isinstance(outcome, StoreError) or isinstance(outcome, final)
+            if is_final and self._open.get(topic) == append.number:
                 del self._open[topic]
-            found[topic] = one
+            found[topic] = outcome
         return found
 
     async def read(
         self, topic: str, first: int, count: int, size: int = FETCH_BYTES
     ) -> list[Entry]:
-        """Return up to ``count`` entries from ``first`` on, of so many bytes but at least one."""
+        """Return up to ``count`` messages from the sequence ``first`` on, of up to ``size`` bytes
+        together; the first one comes whatever its size."""
         entries: list[Entry] = []
         while True:
-            most = min(count - len(entries), READ_ENTRIES)
-            command = read_command(self._connection, topic, first, most, size)
+            limit = min(count - len(entries), READ_ENTRIES)
+            command = read_command(self._connection, topic, first, limit=limit, size=size)
             [reply] = await self._connection.pipeline([command], READ_TIMEOUT_S)
             found, is_end = entries_of(reply)
-            taken = sum(one.size for one in found)
+            taken = sum(entry.size for entry in found)
             if entries and taken > size:
-                return entries  # a first one comes whatever its size
+                return entries
             entries += found
             size -= taken
-            if is_end or size < 0 or len(found) < most or len(entries) >= count:
+            if is_end or size < 0 or len(found) < limit or len(entries) >= count:
                 return entries
             first = entries[-1].sequence + 1
             await asyncio.sleep(0)
 
     async def fetch(
-        self, topic: str, client_id: str, epoch: str, ack: int | None, purge: int | None
+        self, topic: str, client_id: str, *, epoch: str, ack: int | None, purge: int | None
     ) -> Place | None:
-        """Acknowledge and purge as asked, and return where the log stands; None: there is none."""
+        """Acknowledge and purge as asked, and return where the log stands; None: there is no log.
+
+        Arguments:
+            topic: whose log.
+            client_id: a durable subscription whose position is wanted, or "".
+            epoch: the epoch that the caller knows; in another one nothing is changed. "" is any.
+            ack: the position to move a subscription with ``pull`` to, or None.
+            purge: the sequence up to which to forget what all have done with, or None.
+        """
         key = self._connection.key
         keys = [key(name, topic) for name in ("log", "messages", "marks", "lanes", "drops")]
-        arguments = ["" if one is None else one for one in (ack, purge)]
+        arguments = ["" if sequence is None else sequence for sequence in (ack, purge)]
         slowest, readings = Slowest(), 0
         while True:
             command = self._connection.script("fetch", keys, client_id, epoch, *arguments, *slowest)
@@ -270,8 +324,12 @@ class Log:
                 return Place(what.decode(), found.decode(), first, last, position)
 
     async def prune(self, clock_ms: int) -> int | None:
-        """Prune logs that are due; return the reading of the clock at which the next one is, None
-        where none is."""
+        """Prune logs that are due, up to ``DUE`` of them; return the reading of the clock at which
+        the next one is due, None where none will be.
+
+        ``clock_ms`` is the caller's reading of the members' clock. A log that the store refuses is
+        tried again a minute later, and does not hold the others up.
+        """
         key = self._connection.key
         due, following = await self._connection.pipeline(
             [
@@ -296,7 +354,8 @@ class Log:
         return clock_ms  # there may be more
 
     async def _prune_many(self, topic: str, clock_ms: int) -> None:
-        """Prune a log with many lanes; where one is made meanwhile, it is due again soon."""
+        """Prune a log with many lanes: their positions are read page by page first. Where a lane
+        is made meanwhile the reading counts for nothing, and the log is due again soon."""
         slowest = await read_slowest(self._connection, topic)
         for _ in range(STEPS):
             command = self._prune_command(topic, clock_ms, slowest)
@@ -307,7 +366,7 @@ class Log:
     def _prune_command(self, topic: str, clock_ms: int, slowest: Slowest) -> Command:
         key = self._connection.key
         own = ("log", "messages", "marks", "lanes", "logged", "places")
-        keys = [*(key(one, topic) for one in own), key("clock"), key("due")]
+        keys = [*(key(name, topic) for name in own), key("clock"), key("due")]
         return self._connection.script("prune", keys, topic, clock_ms, PRUNED, *slowest)
 
     async def describe(self, topics: Sequence[str]) -> list[dict[str, str] | None]:
@@ -329,16 +388,17 @@ def _score_of(found: Sequence[Any]) -> int | None:
 
 
 def _logged(reply: Any) -> list[Logged] | Undone | None:
+    """Read what ``append.lua`` returns."""
     if not reply:
         return None
     if reply == b"void":
         return Undone("it was given up, or what came before it was not carried out")
     epoch = reply[0].decode()
     logged = []
-    for one in reply[1:]:
-        if isinstance(one, int):
-            logged.append(Logged(one, epoch, False))
+    for place in reply[1:]:
+        if isinstance(place, int):
+            logged.append(Logged(place, epoch, False))
         else:
-            sequence, former = one.decode().split()
+            sequence, former = place.decode().split()
             logged.append(Logged(int(sequence), former, True))
     return logged

@@ -1,7 +1,14 @@
 """Parked messages in the store: those that were set aside for one subscription, and those that were
 put back.
 
-Rules: one round trip reads or moves so much and no more. Every method raises ``StoreError``.
+A message that failed too often is *parked*: it leaves the lane, and its text is kept until somebody
+puts it back (``redrive``: it is delivered again) or forgets it (``purge``). There may be a million
+of one subscription, so both go in pieces, the oldest first. A piece has a number under which the
+store keeps what became of it (``Asked``): where its reply is lost, the same piece is asked for
+again, and is not carried out twice.
+
+Rules: one round trip reads or moves a bounded number of messages and bytes. Every method raises
+``StoreError``.
 """
 
 from __future__ import annotations
@@ -43,26 +50,35 @@ class ParkedMessages:
         return redriven
 
     async def put_back(
-        self, wanted: Sequence[tuple[str, str, Sequence[int]]], most: int
+        self, wanted: Sequence[tuple[str, str, Sequence[int]]], limit: int
     ) -> list[list[Parked | None] | StoreError]:
-        """Return, for each (topic, client_id, sequences), messages that were put back, None for one
-        that is gone: as many of the first as are ``most`` bytes together, but one at least. A
-        ``StoreError`` stands in the place of what the store refuses."""
+        """Return messages that were put back, None for one that is gone.
+
+        Their sizes are asked for first, so that no reply is much longer than ``limit``: of what is
+        wanted, the first messages are read that are so many bytes together, but at least one.
+
+        Arguments:
+            wanted: (topic, client_id, sequences) of each lane.
+            limit: in bytes.
+
+        Returns a list for each lane, which may be shorter than was wanted, or the ``StoreError``
+        with which the store refused it.
+        """
         keys = [
             self._connection.key("parked", f"{topic}\0{client_id}")
             for topic, client_id, _ in wanted
         ]
-        asked = [(at, n) for at, (_, _, some) in enumerate(wanted) for n in some]
+        asked = [(at, n) for at, (_, _, sequences) in enumerate(wanted) for n in sequences]
         sizes = await self._connection.each([("HSTRLEN", keys[at], n) for at, n in asked])
         chosen: list[list[int]] = [[] for _ in wanted]
         total = 0
         for (at, sequence), size in zip(asked, sizes, strict=True):
             known = 0 if isinstance(size, StoreError) else size
-            if total and total + known > most:
+            if total and total + known > limit:
                 break
             total += max(known, 1)
             chosen[at].append(sequence)
-        reads = [at for at, some in enumerate(chosen) if some]
+        reads = [at for at, sequences in enumerate(chosen) if sequences]
         commands = [("HMGET", keys[at], *chosen[at]) for at in reads]
         replies = await self._connection.each(commands, READ_TIMEOUT_S) if commands else []
         found: list[list[Parked | None] | StoreError] = [[] for _ in wanted]
@@ -77,7 +93,7 @@ class ParkedMessages:
     async def parked(
         self, topic: str, client_id: str, sequences: Sequence[int]
     ) -> list[Parked | None]:
-        """Return parked messages, or those that were put back."""
+        """Return messages that are parked or were put back, None for each other sequence."""
         if not sequences:
             return []
         name = self._connection.key("parked", f"{topic}\0{client_id}")
@@ -87,13 +103,16 @@ class ParkedMessages:
     async def list_parked(
         self, topic: str, client_id: str, after: int, limit: int
     ) -> tuple[list[tuple[int, Parked]], bool] | None:
-        """Return the oldest parked messages behind a sequence, as many as a script may read, and
-        whether there are no more; None where there is no such durable subscription."""
+        """Return the oldest parked messages behind the sequence ``after``, and whether there are no
+        more; None where there is no such durable subscription.
+
+        Up to ``limit`` are returned, and up to ``LISTED`` or ``LISTED_BYTES``.
+        """
         key = self._connection.key
         pair = f"{topic}\0{client_id}"
         keys = [key("lanes", topic), key("order", pair), key("parked", pair)]
-        most = min(limit, LISTED)
-        command = self._connection.script("list", keys, client_id, after, most, LISTED_BYTES)
+        limit = min(limit, LISTED)
+        command = self._connection.script("list", keys, client_id, after, limit, LISTED_BYTES)
         [reply] = await self._connection.pipeline([command], READ_TIMEOUT_S)
         if not reply:
             return None
@@ -106,8 +125,12 @@ class ParkedMessages:
         """Put parked messages back ("redrive") or forget them ("purge"), the oldest first; return
         how many, None where there is no such durable subscription.
 
-        Raises ``BadRequest`` where they would be put back for a subscription that is read from. If
-        this raises ``StoreError``, some of them may have been taken."""
+        ``limit`` is how many at most; None is all that are parked now. The last one is found first,
+        so that messages that are parked meanwhile are not taken.
+
+        Raises ``BadRequest`` where they would be put back for a subscription with ``pull``. If this
+        raises ``StoreError``, some of them may have been taken.
+        """
         key = self._connection.key
         order = key("order", f"{topic}\0{client_id}")
         [end] = await self._connection.pipeline(
@@ -116,25 +139,25 @@ class ParkedMessages:
         last: int | str = int(end[0]) if end else "+inf"
         count = 0
         while limit is None or count < limit:
-            most = MOVED if limit is None else min(MOVED, limit - count)
-            taken = await self._take_some(topic, client_id, how, last, most)
+            piece = MOVED if limit is None else min(MOVED, limit - count)
+            taken = await self._take_piece(topic, client_id, how=how, last=last, limit=piece)
             if taken is None:
                 return None
             if taken < 0:
                 raise BadRequest(
-                    "action: nobody delivers for a subscription with pull; list and purge its "
+                    "action: a subscription with pull is not delivered to; list and purge its "
                     "parked messages, or make it again without pull to redrive them"
                 )
             count += taken
-            if taken < most:
+            if taken < piece:
                 break
         return count
 
-    async def _take_some(
-        self, topic: str, client_id: str, how: str, last: int | str, most: int
+    async def _take_piece(
+        self, topic: str, client_id: str, *, how: str, last: int | str, limit: int
     ) -> int | None:
-        """Do one part of ``take_parked``; where the answer is lost it is asked for again, and not
-        done again."""
+        """Take a piece of what ``take_parked`` is to take, up to the sequence ``last``; return what
+        ``redrive.lua`` returns. Where the reply is lost it is asked for again under its number."""
         key = self._connection.key
         pair = f"{topic}\0{client_id}"
         own = [key(name, pair) for name in ("order", "parked", "redrive")]
@@ -142,7 +165,7 @@ class ParkedMessages:
         keys = [key("lanes", topic), *own, asked]
         keys += key("redriven"), key("redrives"), key("ahead", pair), askers
         events = self._connection.channel("events")
-        arguments = (client_id, how, last, most, events, topic, self._asked.next())
+        arguments = (client_id, how, last, limit, events, topic, self._asked.next())
         command = self._connection.script("redrive", keys, *arguments)
         backoff = Backoff(0.05, 1.0)
         for attempt in range(1, TRIES + 1):
@@ -161,11 +184,11 @@ class ParkedMessages:
         """Return which messages (client_id, sequence) are parked."""
         key = self._connection.key
         commands = [("ZSCORE", key("order", f"{topic}\0{client}"), n) for client, n in pairs]
-        return [one is not None for one in await self._connection.pipeline(commands)]
+        return [score is not None for score in await self._connection.pipeline(commands)]
 
 
 def pairs_of(found: Sequence[Any]) -> Iterator[tuple[bytes, float]]:
-    """Return members with their scores, however the server gives them: in pairs, or flat."""
+    """Yield members with their scores. RESP3 gives them in pairs, RESP2 and some scripts flat."""
     if found and isinstance(found[0], (list, tuple)):
         return ((member, float(score)) for member, score in found)
     return ((found[at], float(found[at + 1])) for at in range(0, len(found), 2))

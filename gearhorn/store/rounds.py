@@ -1,8 +1,26 @@
 """Rounds: what the lanes of a member have for the store together, in one round trip.
 
-Rules: pure but for ``RoundReply``'s decoding. Commands stand in an order in which none undoes
-another: what is known of messages, messages set aside, positions, lanes given up, reads. A command
-that the store refuses costs the lanes that it is about, and no others.
+Theory of operation. A member may hold 100,000 lanes, and each acknowledgement moves a position. One
+command per acknowledgement would cost the store more than the delivery; so ``durable.rounds``
+collects for a moment what has happened, and this module makes of it a batch of commands and reads
+the replies. The commands of a batch are carried out in their order, other members' commands may
+come between them, and the connection may end in the middle. So each prefix of a batch must leave
+the store in a state that a new owner of the lane can go on from:
+
+1. *Failures* first: what failed attempts left behind, and which messages are done with after a
+   failure. A new owner that finds them too early retries with the right delay.
+2. *Parkings*: a message is set aside before the position may pass it. In the opposite order a
+   crash between the two would lose the message.
+3. *Positions*, and with them what is done beyond each.
+4. *Lanes given up*, with their last positions. Nothing of a lane may follow, since another member
+   may hold it from here on. The event that tells of them follows, so that who hears it finds them.
+5. *Reads* of logs, and the events for callers that wait. They change nothing.
+
+Every command that writes is fenced: it carries the member and the TERM, and the script does nothing
+where the lane's record says otherwise. A command that the store refuses, or that is fenced, costs
+the lanes that it is about and no others, which is why each command is kept with its lanes.
+
+Rules: pure; no command is sent here.
 """
 
 from __future__ import annotations
@@ -23,9 +41,10 @@ log = structlog.get_logger(__name__)
 PIECE = 500  # lanes in one command: a few milliseconds of the store
 RANGES = 2000  # done beyond their positions, in one command, or those of one lane
 
-# How far a lane is: client_id, TERM, position, the epoch of the message there, and what is done
-# beyond it and new (first, last, epoch), None where nothing is and was. A plain tuple: one is made
-# for every acknowledgement.
+# How far a lane is: client_id, TERM, position, the epoch of the message there ("" where the
+# position has not moved), and the ranges done beyond the position that are new (first, last,
+# epoch); None where nothing is done beyond it and nothing was. A plain tuple, since one is made for
+# each acknowledgement.
 PositionWrite = tuple[str, int, int, str, Sequence[tuple[int, int, str]] | None]
 Pair = tuple[str, str]  # topic, client_id
 
@@ -42,8 +61,12 @@ class Parking(NamedTuple):
 
 
 class FailureWrite(NamedTuple):
-    """What is known of messages: failed attempts to keep (``body``) or to forget, that they were
-    put back and are done with, or that a receiver acknowledged them after they were parked."""
+    """What is known of messages of one lane.
+
+    ``kind`` is "fail" (keep ``body``, a ``FailureHistory`` as JSON), "clear" (forget it: they are
+    done with), "redriven" (they were put back and are done with now) or "late" (a receiver
+    acknowledged them after they were parked).
+    """
 
     topic: str
     client_id: str
@@ -54,11 +77,12 @@ class FailureWrite(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """A part of a log to read."""
+    """A part of a log to read: from the sequence ``first`` on, up to ``limit`` messages and up to
+    ``size`` bytes, but one message at least."""
 
     topic: str
     first: int
-    most: int
+    limit: int
     size: int
 
 
@@ -70,14 +94,12 @@ class Round(NamedTuple):
     notes: Sequence[FailureWrite]
     wanted: Sequence[Wanted]
     done: Mapping[str, Sequence[bytes]]  # by process that waits
-    released: Mapping[
-        tuple[str, bool], Sequence[PositionWrite]
-    ]  # by topic, and whether no receiver
-    # can have a job of a former owner
+    # by topic, and whether the lanes are quiet: no receiver can have a job of a former owner
+    released: Mapping[tuple[str, bool], Sequence[PositionWrite]]
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to tell or ask."""
+        """Whether there is nothing to write and nothing to read."""
         return not any(self)
 
 
@@ -111,12 +133,25 @@ class Commands:
             self._add(("PUBLISH", connection.channel("events"), encode_event(Released(topic))), [])
         self._reads = len(self.commands)
         for wanted in work.wanted:
-            self._add(read_command(connection, *wanted), [])
-        for process, words in work.done.items():
-            self._add(("PUBLISH", connection.channel("done", process), b"\n".join(words)), [])
+            self._add(
+                read_command(
+                    connection,
+                    wanted.topic,
+                    wanted.first,
+                    limit=wanted.limit,
+                    size=wanted.size,
+                ),
+                [],
+            )
+        for process, lines in work.done.items():
+            self._add(("PUBLISH", connection.channel("done", process), b"\n".join(lines)), [])
 
     def reply(self, replies: Sequence[Any]) -> RoundReply:
-        """Return what became of them."""
+        """Return what became of the commands.
+
+        Arguments:
+            replies: one for each command, a ``StoreError`` where the store refused it.
+        """
         reply = RoundReply(set(), {}, set(), [])
         notes = len(self._work.notes)
         for at, (about, answer) in enumerate(zip(self._about, replies, strict=True)):
@@ -131,22 +166,24 @@ class Commands:
                 reply.fenced.update((about[0][0], client.decode()) for client in answer)
         reads = replies[self._reads : self._reads + len(self._work.wanted)]
         reply.entries.extend(
-            one if isinstance(one, StoreError) else entries_of(one) for one in reads
+            read if isinstance(read, StoreError) else entries_of(read) for read in reads
         )
         return reply
 
-    def _parked(self, one: Parking, answer: int, reply: RoundReply) -> None:
+    def _parked(self, parking: Parking, answer: int, reply: RoundReply) -> None:
+        """Take what ``park.lua`` returned: -1, or 1 and 1 for each parked message it dropped."""
         if answer < 0:
-            reply.gone.add((one.topic, one.client_id, one.sequence))
+            reply.gone.add((parking.topic, parking.client_id, parking.sequence))
         elif answer > 1:
             log.warning(
                 "parked messages dropped: too many",
-                topic=one.topic,
-                client=one.client_id,
+                topic=parking.topic,
+                client=parking.client_id,
                 count=answer - 1,
             )
 
     def _add(self, command: Command, about: Sequence[Pair]) -> None:
+        """Add a command and the lanes that its refusal would concern."""
         self.commands.append(command)
         self._about.append(about)
 
@@ -160,19 +197,26 @@ class Commands:
         rest = note.client_id, self._member, note.term, note.kind, note.topic, note.body
         return self._connection.script("note", keys, *rest, *note.sequences)
 
-    def _park(self, one: Parking) -> Command:
-        key, pair = self._connection.key, (one.topic, one.client_id)
+    def _park(self, parking: Parking) -> Command:
+        topic, client_id, term, sequence, message, size = parking
+        key, pair = self._connection.key, (topic, client_id)
         names = ("order", "parked", "trouble", "redrive")
-        keys = [key("lanes", one.topic), *self._keys(*pair, *names)]
-        keys += (key(name, one.topic) for name in ("log", "drops", "messages"))
+        keys = [key("lanes", topic), *self._keys(*pair, *names)]
+        keys += (key(name, topic) for name in ("log", "drops", "messages"))
         keys.append(key("redriven"))
-        rest = self._member, one.term, one.sequence, one.topic, parked_head(one.message), one.size
-        return self._connection.script("park", keys, one.client_id, *rest)
+        rest = self._member, term, sequence, topic, parked_head(message), size
+        return self._connection.script("park", keys, client_id, *rest)
 
     def _write_positions(self, holder: str, topic: str, writes: Sequence[PositionWrite]) -> None:
         for piece in _pieces(writes):
             self._add(
-                position_command(self._connection, self._member, holder, topic, piece),
+                position_command(
+                    self._connection,
+                    member=self._member,
+                    holder=holder,
+                    topic=topic,
+                    writes=piece,
+                ),
                 [(topic, client_id) for client_id, *_ in piece],
             )
 
@@ -189,9 +233,17 @@ def _pieces(some: Sequence[PositionWrite]) -> Iterator[Sequence[PositionWrite]]:
 
 
 def position_command(
-    connection: Connection, member: str, holder: str, topic: str, writes: Iterable[PositionWrite]
+    connection: Connection, *, member: str, holder: str, topic: str, writes: Iterable[PositionWrite]
 ) -> Command:
-    """Return the command that moves positions of lanes of a topic (see ``advance.lua``)."""
+    """Return the command that moves positions of lanes of one topic (see ``advance.lua``).
+
+    Arguments:
+        connection: knows the names of keys.
+        member: who must hold the lanes for their positions to move.
+        holder: who holds them afterwards: the member, "-" or "?" (see ``acquire.lua``).
+        topic: the topic of all the lanes.
+        writes: at most ``PIECE`` of them, so that the script is done in a few milliseconds.
+    """
     key = connection.key
     keys = [key("lanes", topic), key("log", topic)]
     arguments: list[Any] = []

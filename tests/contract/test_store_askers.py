@@ -12,7 +12,7 @@ from support.servers import Redis
 from support.store import subscribe
 
 from gearhorn.errors import StoreNoWrites
-from gearhorn.store.asked import LOOK_MS, Asked, Askers
+from gearhorn.store.asked import IDLE_MS, Asked, Askers
 from gearhorn.store.log import Log
 
 pytest_plugins = ["support.store"]
@@ -41,10 +41,10 @@ def test_who_has_asked_nothing_for_a_day_is_forgotten(server: Redis) -> None:
         await askers.prune(1000)
         await askers.prune(DAY_MS)
         await append(living, "b")
-        await askers.prune(DAY_MS + LOOK_MS)
+        await askers.prune(DAY_MS + IDLE_MS)
         assert await kept(bench) == 2, "a day is not over"
-        await askers.prune(DAY_MS + 2 * LOOK_MS)
-        await askers.prune(DAY_MS + 2 * LOOK_MS)
+        await askers.prune(DAY_MS + 2 * IDLE_MS)
+        await askers.prune(DAY_MS + 2 * IDLE_MS)
         assert await kept(bench) == 1
         assert await bench.ask("ZCARD", "askers") == 1
         await dead.close()

@@ -28,7 +28,7 @@ async def calls_of(bench: LogBench, command: str) -> int:
 
 async def part(bench: LogBench, first: int, count: int, size: int) -> tuple[list[int], bool]:
     """The sequences that one script reads, and whether the log ends there."""
-    command = read_command(bench.connection, "t", first, count, size)
+    command = read_command(bench.connection, "t", first, limit=count, size=size)
     [reply] = await bench.connection.pipeline([command])
     entries, is_end = entries_of(reply)
     return [one.sequence for one in entries], is_end

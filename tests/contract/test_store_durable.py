@@ -145,9 +145,9 @@ def test_a_subscription_made_again_keeps_its_position_and_its_owner(server: Redi
             applied = await bench.one(change)
             assert (applied.existed, applied.is_durable, applied.parked) == (True, True, None)
             assert await bench.held("t", "alice") == held
-        looked = await bench.lanes.some({"t": ["alice", "nobody"]})
-        assert list(looked["t"]) == ["alice"]
-        _, options, has_envelope = looked["t"]["alice"]
+        found = await bench.lanes.find({"t": ["alice", "nobody"]})
+        assert list(found["t"]) == ["alice"]
+        _, options, has_envelope = found["t"]["alice"]
         assert (options.in_flight, options.timeout, has_envelope) == (3, 5, True)
 
     run(server, test)

@@ -29,7 +29,7 @@ def test_a_topic_without_a_log_logs_nothing(server: Redis) -> None:
     async def test(bench: LogBench) -> None:
         assert await bench.append_items("t", item("1")) is None
         assert await bench.log.describe(["t"]) == [None]
-        assert await bench.log.fetch("t", "", "", None, None) is None
+        assert await bench.log.fetch("t", "", epoch="", ack=None, purge=None) is None
         await bench.begin("u", "alice")
         found = await bench.log.append(bench.log.number({"t": [item("1")], "u": [item("1")]}), 0)
         assert (found["t"], found["u"]) == (None, [Logged(1, await epoch(bench, "u"), False)])

@@ -12,7 +12,7 @@ from gearhorn.messages.codec import encode
 from gearhorn.messages.logs import FailureHistory, Info, Logged, Parked
 from gearhorn.store.lanes import Acquired, LaneRecord, Lanes, record_of
 from gearhorn.store.log import Item, Log, Place, fresh_epoch
-from gearhorn.store.rounds import FailureWrite, Parking, Round, PositionWrite
+from gearhorn.store.rounds import FailureWrite, Parking, PositionWrite, Round
 from gearhorn.store.subscriptions import Applied, Change
 from support.servers import Redis
 from support.store import Bench, subscribe
@@ -116,7 +116,7 @@ class LogBench(Bench):
         purge: int | None = None,
     ) -> Place:
         """Acknowledge and purge; where the log stands."""
-        place = await self.log.fetch(topic, client_id, epoch, ack, purge)
+        place = await self.log.fetch(topic, client_id, epoch=epoch, ack=ack, purge=purge)
         assert place is not None
         return place
 

@@ -1,6 +1,6 @@
 """What the store holds of one topic and its durable subscriptions, for the model of deliveries.
 
-It carries out rounds as the scripts do (``note.lua``, ``park.lua``, ``settle.lua``), and raises
+It carries out rounds as the scripts do (``note.lua``, ``park.lua``, ``advance.lua``), and raises
 where a lane writes what no lane may ever write: a position over what is not done, or a message set
 aside too early or too late.
 """

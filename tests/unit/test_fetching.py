@@ -30,7 +30,7 @@ class Log:
         self.entries += entries
 
     async def fetch(
-        self, topic: str, client_id: str, epoch: str, ack: int | None, purge: int | None
+        self, topic: str, client_id: str, *, epoch: str, ack: int | None, purge: int | None
     ) -> Place | None:
         self.asked.append((client_id, ack, purge))
         last = self.entries[-1].sequence if self.entries else 0
@@ -93,14 +93,14 @@ async def test_a_message_between_the_stores_answer_and_the_sleep_is_not_missed()
     reading = fetches(log)
     answer = log.fetch
 
-    async def and_meanwhile(*question: Any) -> Place | None:
-        place = await answer(*question)
+    async def and_meanwhile(*question: Any, **rest: Any) -> Place | None:
+        place = await answer(*question, **rest)
         if len(log.entries) == 1:
             log.add(entry(2))
             reading.appended("t")
         return place
 
-    log.fetch = and_meanwhile  # type: ignore[method-assign, assignment]
+    log.fetch = and_meanwhile  # type: ignore[method-assign]
     job = await started(reading, after=1, wait=5)
     assert sequences(await job.reply()) == [2]
     assert len(log.asked) == 2

@@ -20,11 +20,11 @@ def test_a_lane_with_room_for_a_million_has_a_few_thousand_read() -> None:
     cache = LogCache()
     cache.follow("t")
     [wanted] = cache.plan({"t": {1: 1_000_000}}).reads
-    assert (wanted.first, wanted.most) == (1, MAX_ENTRIES)
+    assert (wanted.first, wanted.limit) == (1, MAX_ENTRIES)
     reads = cache.plan({"t": dict.fromkeys(range(1, 10**6, 10000), 1000000)}).reads
-    assert sum(wanted.most for wanted in reads) <= ROUND_ENTRIES + MAX_ENTRIES
+    assert sum(wanted.limit for wanted in reads) <= ROUND_ENTRIES + MAX_ENTRIES
     reads = cache.plan({f"t{number}": {1: 1} for number in range(100)}).reads
-    assert [wanted.most for wanted in reads] == [READ_ENTRIES] * FIRST_READS
+    assert [wanted.limit for wanted in reads] == [READ_ENTRIES] * FIRST_READS
 
 
 def test_fewer_parts_are_read_while_they_turn_out_to_be_large() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from gearhorn.durable.changed_lanes import ChangedLanes
 from gearhorn.durable.ownership import TURN, Ownership
 from gearhorn.messages.subscriptions import DurableOptions
-from gearhorn.store.lanes import LaneRecord, Looked
+from gearhorn.store.lanes import LaneRecord, LanesOfTopics
 
 OTHERS = LaneRecord("another", 1, 0), DurableOptions(), False
 PART = 3  # lanes, unless a test says more
@@ -28,8 +28,8 @@ class Store:
     async def topics(self, after: str | None = None) -> list[str]:
         return [] if after else sorted(self.lanes)
 
-    async def page(self, cursors: Mapping[str, int]) -> tuple[Looked, dict[str, int]]:
-        found: Looked = {}
+    async def page(self, cursors: Mapping[str, int]) -> tuple[LanesOfTopics, dict[str, int]]:
+        found: LanesOfTopics = {}
         more = {}
         self.parts += 1
         for topic, cursor in cursors.items():
@@ -40,8 +40,8 @@ class Store:
                 more[topic] = cursor + self.part
         return found, more
 
-    async def some(self, wanted: Mapping[str, Collection[str]]) -> Looked:
-        found: Looked = {}
+    async def find(self, wanted: Mapping[str, Collection[str]]) -> LanesOfTopics:
+        found: LanesOfTopics = {}
         for topic, clients in wanted.items():
             found[topic] = {c: OTHERS for c in clients if c in self.lanes.get(topic, [])}
             self.read += clients

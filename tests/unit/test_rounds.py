@@ -12,7 +12,7 @@ from support.proxy import on_loop
 from gearhorn.durable.log_cache import LogCache
 from gearhorn.durable.rounds import AHEAD, Rounds
 from gearhorn.gearman.results import DONE
-from gearhorn.store.rounds import PIECE, RANGES, Commands, Round, RoundReply, PositionWrite
+from gearhorn.store.rounds import PIECE, RANGES, Commands, PositionWrite, Round, RoundReply
 
 
 class Store:
