@@ -68,16 +68,23 @@ class Entry:
         info: what the log holds besides.
         payload: its bytes, empty once they are not needed any more.
         length: of the payload, in bytes; None where the payload is whole.
+        name: what the unique ids of its deliveries begin with, where that is made already.
     """
 
     __slots__ = ("_bare", "epoch", "info", "length", "name", "payload", "sequence")
 
     def __init__(
-        self, sequence: int, epoch: str, info: Info, payload: bytes, length: int | None = None
+        self,
+        sequence: int,
+        epoch: str,
+        info: Info,
+        payload: bytes,
+        length: int | None = None,
+        name: bytes = b"",
     ) -> None:
-        # positional: one is made for each message that is read
+        # positional: one is made for each message that is read, and one more without its payload
         self.sequence = sequence
-        self.name = b"%s:%d:" % (epoch[:8].encode(), sequence)  # what unique ids begin with
+        self.name = name or b"%s:%d:" % (epoch[:8].encode(), sequence)  # unique ids begin with it
         self.epoch = epoch
         self.info = info
         self.payload = payload
@@ -90,7 +97,7 @@ class Entry:
             info = self.info
             if info.exclude:
                 info = Info(info.at, info.unique, (), info.waiter)
-            self._bare = Entry(self.sequence, self.epoch, info, b"", self.length)
+            self._bare = Entry(self.sequence, self.epoch, info, b"", self.length, self.name)
         return self._bare
 
     @property
