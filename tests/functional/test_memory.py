@@ -105,7 +105,7 @@ def test_the_longest_request_costs_at_most_three_times_its_bytes(
 
 
 @pytest.mark.parametrize("encoded", [False, True])
-def test_the_longest_message_costs_at_most_three_times_its_bytes(
+def test_the_longest_message_costs_at_most_three_times_its_bytes_and_what_is_unread(
     make_cluster: MakeCluster, topic: str, encoded: bool
 ) -> None:
     cluster, worker = start(make_cluster, topic, 3)
@@ -116,7 +116,9 @@ def test_the_longest_message_costs_at_most_three_times_its_bytes(
     body = json.dumps({"topic": topic, "payload": text, "background": True} | more).encode()
     with Raw(cluster.address) as raw:
         assert raw.ask("fanout", body).data == b"3"
-        assert worker.peak_bytes() - before < 3 * len(body) + 4 * MIB
+        # what the job server is too busy to read waits in the socket's buffer besides
+        unread = len(payload)
+        assert worker.peak_bytes() - before < 3 * len(body) + 4 * MIB + unread
         for number in range(3):
             assert raw.taker(f"{topic}_c{number}").finish() == [payload]
 
