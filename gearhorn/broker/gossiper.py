@@ -89,7 +89,7 @@ class Gossiper:
     @property
     def interval_s(self) -> float:
         """The seconds between two messages of one member."""
-        members = len(self._membership.peers) + 1
+        members = self._membership.count
         listeners = len(self._listeners.queues) if self._listeners else 0
         jobs = members * (members - 1 + listeners)
         return max(self._base_s, jobs / JOBS_PER_S)

@@ -125,7 +125,7 @@ class Background(RunningFanout):
         while some of them wait for room, those that it accepted are sent again.
         """
         part = ServerBatch(self, Block(fast.place, None, (), b""), False)
-        self.parts.append(part)  # should its server go, what it accepted is sent again
+        self.parts.append(part)
         self.taken(fast, None)
         self.refuse([index for index, _ in fast.refused or ()])
         self.maybe_reply()

@@ -47,14 +47,14 @@ class _Waiting(NamedTuple, Generic[_Request]):
     until_s: float
 
 
-class Drained(Protocol):
+class DrainMarks(Protocol):
     """Where it is known which queues are being drained."""
 
     async def draining(self, queues: Sequence[bytes]) -> set[bytes]:
         """Return which of some queues are being drained; raises ``StoreError``."""
 
 
-class Line(Protocol[_Put_contra]):
+class RequestLine(Protocol[_Put_contra]):
     """Where requests wait for their turn."""
 
     def put(self, *requests: _Put_contra) -> None:
@@ -71,7 +71,7 @@ class HeldOff(Generic[_Request]):
             ``unavailable:``.
     """
 
-    def __init__(self, store: Drained, line: Line[_Request], limit_s: float) -> None:
+    def __init__(self, store: DrainMarks, line: RequestLine[_Request], limit_s: float) -> None:
         self._store = store
         self._line = line
         self._limit_s = limit_s

@@ -37,11 +37,6 @@ class SwitchedStore:
         """`redis://HOST:PORT/0` of that."""
         return f"redis://{self.address}/0"
 
-    @property
-    def directory(self) -> object:
-        """Where the primary keeps its data."""
-        return self._primary.directory
-
     def start(self) -> SwitchedStore:
         """Start both."""
         self._primary.start()

@@ -34,7 +34,7 @@ def with_talk(test: Callable[[Gossiper, Any], None], peers: int = 0, listeners: 
     async def main() -> None:
         members = {f"m{n}": Member(f"m{n}", b"1 0 10000") for n in range(peers)}
         lease = SimpleNamespace(until_s=1e18)
-        membership: Any = SimpleNamespace(peers=members, id="me", lease=lease)
+        membership: Any = SimpleNamespace(peers=members, count=peers + 1, id="me", lease=lease)
         unused: Any = None
         talk = Gossiper(
             membership=membership,
