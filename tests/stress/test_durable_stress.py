@@ -122,10 +122,7 @@ class Run:
     def violations(self) -> list[str]:
         """Return what must not have happened."""
         found = self.history.violations()
-        # Whether the order holds where options change under fire is judged in long runs only: 400
-        # seconds with seed 20261125 showed eleven messages passed by, which is not understood yet.
-        judged = self.changing if SECONDS else [self.drained, self.redriven]
-        for changing in judged:
+        for changing in self.changing:
             found += changing.violations()
         return found
 
@@ -182,7 +179,7 @@ class Run:
             f"{self.drained.came} messages between them",
             "redriven": f"{self.redriven.changes} of {self.redriven.parked} that failed",
             "options changed": f"{self.optioned.changes}, {self.optioned.batches} batches, "
-            f"{self.optioned.pulled} messages pulled, {len(self.optioned.spans)} spans judged",
+            f"{self.optioned.pulled} messages pulled, {self.optioned.certain} spans judged",
             "connections forgotten": self.faults.forgotten,
             "violations": len(self.violations()),
             "seconds": round(time.monotonic() - self._began_s, 1),
@@ -237,7 +234,7 @@ def test_every_message_replied_to_is_acknowledged_by_everyone_in_order_under_fir
         assert counts["faults"] > SECONDS / 6
         assert done == set(KINDS) or SECONDS < EVERY_KIND_S
         assert len(run.drained.aways) > lasted_s / 60
-        assert len(run.optioned.spans) > lasted_s / 60
+        assert run.optioned.certain > lasted_s / 60
         assert run.optioned.batches > lasted_s / 60
         assert run.optioned.pulled > lasted_s / 60
     else:

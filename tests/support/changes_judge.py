@@ -41,12 +41,14 @@ class Away(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Certain options were in force, from the answer of one subscribe until the next was asked."""
+    """Options were in force, from the answer of one subscribe until the next was asked: these, or
+    (not certain) any that were asked for before and may have come into force late."""
 
     from_s: float
     to_s: float
     in_flight: int
     is_pulled: bool
+    is_certain: bool = True
 
 
 def fresh(taken: Sequence[Taken]) -> list[Taken]:
@@ -130,7 +132,7 @@ def strict(spans: Sequence[Span]) -> list[Span]:
     found: list[Span] = []
     is_going = False
     for span in spans:
-        is_strict = span.in_flight == 1 and not span.is_pulled
+        is_strict = span.is_certain and span.in_flight == 1 and not span.is_pulled
         if is_strict and is_going:
             found[-1] = found[-1]._replace(to_s=span.to_s)
         elif is_strict:
@@ -173,7 +175,7 @@ def came_while_pulled(
 ) -> Iterator[str]:
     """What was published to a subscription that is pulled, and delivered all the same."""
     for span in spans:
-        if span.is_pulled:
+        if span.is_certain and span.is_pulled:
             for one in taken:
                 for payload in one.messages.values():
                     if span.from_s < messages[payload].first_s and one.at_s < span.to_s:

@@ -286,7 +286,8 @@ class Optioned(Changing):
         self.strange: list[str] = []  # sequences that were fetched
         self._acked = 0
         self._options: dict[str, Any] = {}
-        self._from_s = math.inf  # since when the options are certain
+        self._from_s = math.inf  # since when they are in force
+        self._are_certain = False
 
     def subscribe(self, **durable: Any) -> None:
         """With any options."""
@@ -299,7 +300,8 @@ class Optioned(Changing):
         }
         super().subscribe(timeout=5, max_attempts=0, max_backoff=2, **options)
         self._options = options
-        self._from_s = time.monotonic() if self.is_certain() else math.inf
+        self._are_certain = self.is_certain()
+        self._from_s = time.monotonic()
 
     def does(self, messages: Mapping[int, str]) -> bool:
         """Process one or a batch of them, of which some fail."""
@@ -317,6 +319,11 @@ class Optioned(Changing):
         if self._options["pull"]:
             self._pull()
 
+    @property
+    def certain(self) -> int:
+        """How often it is certain which options were in force."""
+        return sum(span.is_certain for span in self.spans)
+
     def finish(self) -> None:
         """Have the rest delivered."""
         self.subscribe(pull=False)
@@ -332,7 +339,7 @@ class Optioned(Changing):
         now_s = time.monotonic()
         if self._from_s < now_s:
             in_flight, is_pulled = self._options["in_flight"], self._options["pull"]
-            self.spans.append(Span(self._from_s, now_s, in_flight, is_pulled))
+            self.spans.append(Span(self._from_s, now_s, in_flight, is_pulled, self._are_certain))
 
     def _pull(self) -> None:
         ack = None

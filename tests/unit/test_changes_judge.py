@@ -116,6 +116,14 @@ def test_spans_of_one_delivery_at_once_are_joined_where_nothing_else_is_between(
     assert strict(spans) == [Span(1, 3, 1, False), Span(4, 5, 1, False)]
 
 
+def test_where_the_options_were_not_certain_nothing_is_joined_and_nothing_judged() -> None:
+    doubtful = Span(2, 3, 1, False, is_certain=False)
+    spans = [Span(1, 2, 1, False), doubtful, Span(3, 4, 1, False)]
+    assert strict(spans) == [spans[0], spans[2]]
+    pulled = doubtful._replace(is_pulled=True)
+    assert list(came_while_pulled([taken(1, 2.8)], [pulled], messages(2.5))) == []
+
+
 @pytest.mark.parametrize(
     ("runs", "is_wrong"),
     [
