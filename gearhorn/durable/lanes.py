@@ -151,8 +151,8 @@ class Lane(Window[Delivery]):
     __slots__ = (
         "ahead", "ahead_top", "client_id", "counter", "envelope", "epoch", "gap", "in_round",
         "is_dirty", "is_quiet", "keeper", "laden", "next", "options", "passed", "position", "queue",
-        "redrives", "seen_redrive", "skip", "state", "stored", "term", "topic", "troubles",
-        "wait_until_s",
+        "redrives", "redriving", "seen_redrive", "skip", "state", "stored", "term", "topic",
+        "troubles", "wait_until_s",
     )  # fmt: skip
 
     def __init__(
@@ -186,6 +186,7 @@ class Lane(Window[Delivery]):
         self.ahead_top = 0  # the highest sequence of those that the store may hold
         self.passed: deque[tuple[int, int]] = deque()  # done under a former owner: first, last
         self.redrives = Sequences()  # what was put back, to be delivered first
+        self.redriving = 0  # deliveries of messages that were put back
         self.seen_redrive = 0  # the number of the last one that is among them
         self.laden: list[Delivery] = []  # hold payloads, until the round is over
         self.troubles: dict[int, FailureHistory] = {}  # of messages, under a former owner
@@ -271,6 +272,7 @@ class Lane(Window[Delivery]):
     def clear(self) -> None:
         """The lane is not ours any more: hold nothing."""
         self.detach_all()
+        self.redriving = 0
 
     def next_attempt(self) -> int:
         """Count an attempt under this TERM, and return its number."""
@@ -375,6 +377,7 @@ class Lane(Window[Delivery]):
         """Make a delivery of a message that was put back; return it if it has to rest first."""
         delivery = self._make((entry,), self.position)
         delivery.redrive(parked)
+        self.redriving += 1
         trouble = self.troubles.pop(entry.sequence, None)  # it failed again since
         if trouble is not None and self._burden(delivery, trouble, now_s, clock_ms):
             return delivery
@@ -426,6 +429,8 @@ class Lane(Window[Delivery]):
     def done(self, delivery: Delivery, is_parked: bool = False) -> None:
         """A delivery is done: take it out of the window, and move the position past it or keep
         that it is done. What was parked the store knows as such."""
+        if delivery.is_redriven:
+            self.redriving -= 1
         if self.remove(delivery) and delivery.through > self.position:
             self.position, self.epoch = delivery.through, delivery.epoch
         last = delivery.entries[-1]

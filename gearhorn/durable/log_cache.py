@@ -137,7 +137,8 @@ class LogCache:
     def run(self, topic: str, first: int, count: int) -> list[Entry]:
         """Return up to ``count`` messages that follow each other from ``first`` on, or fewer where
         these are many or large; none only where the first is not in memory."""
-        return self._entries.run(topic, first, min(count, RUN_ENTRIES), RUN_BYTES)
+        count = min(count, RUN_ENTRIES)
+        return self._entries.run(topic, first, count, RUN_BYTES)
 
     def plan(self, wanted: Mapping[str, Mapping[int, int]]) -> Plan:
         """Return what to read.

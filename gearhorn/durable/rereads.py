@@ -34,9 +34,17 @@ class Rereads:
         self._missing: list[Delivery] = []
         self._bytes = 0
 
-    def want(self, lane: Lane, wanted: dict[str, dict[int, int]]) -> None:
-        """Fill what may be sent from memory; add the rest to what is to be read of logs."""
-        for delivery in lane.sendable() if lane.ready else ():
+    def want(self, lanes: Iterable[Lane]) -> dict[str, dict[int, int]]:
+        """Fill what these lanes may send from memory; return what is to be read of logs: by topic
+        and first sequence, how many messages."""
+        wanted: dict[str, dict[int, int]] = {}
+        for lane in lanes:
+            if lane.ready and lane.state is LaneState.OPEN:
+                self._want(lane, wanted)
+        return wanted
+
+    def _want(self, lane: Lane, wanted: dict[str, dict[int, int]]) -> None:
+        for delivery in lane.sendable():
             if not delivery.is_bare or delivery.is_redriven or self._is_filled(delivery):
                 continue
             if self._bytes <= BYTES:

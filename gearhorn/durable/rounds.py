@@ -168,7 +168,12 @@ class Rounds:
             for lane in lanes
             if lane.state is not LaneState.CLOSED and lane not in self._blocked
         ]
-        hungry, plan = self._want(live, rereads)
+        wanted = rereads.want(live)
+        hungry = self._fill(live)
+        for lane, room in hungry.items():
+            firsts = wanted.setdefault(lane.topic, {})
+            firsts[lane.next] = max(firsts.get(lane.next, 0), room)
+        plan = self._feed.plan(wanted)
         taken = self._notes.take(live)
         written, work = self._work(live, plan, taken)
         if not work.is_empty:
@@ -184,32 +189,21 @@ class Rounds:
             self._take_in(plan, reply.entries, rereads, hungry)
         at_s = now_s()
         await self._read_redriven(live)
-        self._left = TAKEN
-        for lane in hungry:
-            if lane.state is not LaneState.CLOSED and lane not in self._blocked:
-                if self._fill(lane) or lane.position > lane.stored:
-                    self._held.touch(lane)
+        going_on = [
+            lane
+            for lane in hungry
+            if lane.state is not LaneState.CLOSED and lane not in self._blocked
+        ]
+        still_hungry = self._fill(going_on)
+        for lane in going_on:
+            if lane in still_hungry or lane.position > lane.stored:
+                self._held.touch(lane)
         self._send_all(live, at_s)
         if self._backoffs:
             for lane in live:
                 if lane not in self._blocked and lane in self._backoffs:
                     del self._backoffs[lane]
                     log.info("the store takes a lane again", **_names(lane))
-
-    def _want(self, lanes: Iterable[Lane], rereads: Rereads) -> tuple[list[Lane], Plan]:
-        """Take what is in memory; return the lanes that need more, and what to read."""
-        wanted: dict[str, dict[int, int]] = {}
-        hungry = []
-        self._left = TAKEN
-        for lane in lanes:
-            if lane.state is not LaneState.OPEN:
-                continue
-            rereads.want(lane, wanted)
-            if room := self._fill(lane):
-                hungry.append(lane)
-                firsts = wanted.setdefault(lane.topic, {})
-                firsts[lane.next] = max(firsts.get(lane.next, 0), room)
-        return hungry, self._feed.plan(wanted)
 
     def _work(
         self, lanes: Iterable[Lane], plan: Plan, taken: Taken
@@ -220,17 +214,21 @@ class Rounds:
         released: dict[tuple[str, bool], list[PositionWrite]] = {}
         left = AHEAD
         for lane in lanes:
-            ahead = lane.ahead[:left] if lane.ahead_top else None
-            count = len(ahead or ())
-            left -= count
+            ahead, count = None, 0
+            has_more = self._notes.has(lane)
+            if lane.ahead_top:
+                ahead = lane.ahead[:left]
+                count = len(ahead)
+                left -= count
+                has_more |= count < len(lane.ahead)
             write = lane.client_id, lane.term, lane.position, lane.epoch, ahead
-            if lane.is_releasable and not self._notes.has(lane) and count == len(lane.ahead):
+            if lane.is_releasable and not has_more:
                 released.setdefault((lane.topic, lane.is_quiet), []).append(write)
-                written.append(_Written(lane, lane.position, count, is_release=True))
+                written.append(_Written(lane, lane.position, count, True))
             elif count or lane.position > lane.stored:
                 positions.setdefault(lane.topic, []).append(write)
-                written.append(_Written(lane, lane.position, count, is_release=False))
-            if self._notes.has(lane) or count < len(lane.ahead):
+                written.append(_Written(lane, lane.position, count, False))
+            if has_more:
                 self._held.touch(lane)  # there is more than one round may write
         parkings = [parking(delivery) for delivery in taken.parked]
         work = Round(positions, parkings, taken.notes, plan.reads, taken.done, released)
@@ -244,7 +242,9 @@ class Rounds:
         reply: RoundReply,
     ) -> None:
         """Have happen what the store was told, lane by lane."""
-        by_pair: dict[Pair, Lane] = {(lane.topic, lane.client_id): lane for lane in lanes}
+        by_pair: dict[Pair, Lane] = {}
+        if reply.fenced or reply.refused:
+            by_pair = {(lane.topic, lane.client_id): lane for lane in lanes}
         for pair in reply.fenced:
             lane = by_pair[pair]
             if lane.state is not LaneState.CLOSED:
@@ -256,7 +256,9 @@ class Rounds:
             self._refuse(by_pair[pair], error)
             self._put_back(by_pair[pair], taken.writes.get(by_pair[pair], []))
         for lane, position, ahead, is_release in written:
-            if lane.state is LaneState.CLOSED or (lane.topic, lane.client_id) in reply.refused:
+            if lane.state is LaneState.CLOSED:
+                continue
+            if reply.refused and (lane.topic, lane.client_id) in reply.refused:
                 continue
             lane.is_written(position, ahead)
             if is_release and lane.apply(LaneEvent.IDLE):
@@ -325,9 +327,13 @@ class Rounds:
 
     async def _read_redriven(self, lanes: Iterable[Lane]) -> None:
         """Take messages that were put back."""
-        if not self._may_take:
+        asking = [
+            lane
+            for lane in lanes
+            if (lane.redrives or lane.redriving) and lane not in self._blocked
+        ]
+        if not asking or not self._may_take:
             return
-        asking = [lane for lane in lanes if lane not in self._blocked]
         again, refused = await self._redriven.read(asking, self._membership.clock_ms)
         for lane in again:
             self._held.touch(lane)
@@ -339,30 +345,41 @@ class Rounds:
         """Whether job servers take what is read now."""
         return self._job_servers.is_up and not self._outcomes.shipping.is_full
 
-    def _fill(self, lane: Lane) -> int:
-        """Take what is in memory of what the lane has room for; return how much more there may be
-        to take. Nothing is taken that no job server would."""
-        room = lane.room
-        if room and not self._may_take:
-            if self._job_servers.is_up:
-                self._outcomes.hold_up(lane)
-            return 0  # with no server up, every lane is worked off when one is
-        # a lane without room for what follows has room still where that was not for it
-        while (
-            room
-            and self._left > 0
-            and (entries := self._feed.run(lane.topic, lane.next, min(room, self._left)))
-        ):
-            self._left -= len(entries)
-            for delivery in lane.take(entries, now_s(), self._membership.clock_ms):
-                self._outcomes.retries.rest_until(delivery)
+    def _fill(self, lanes: Iterable[Lane]) -> dict[Lane, int]:
+        """Take what is in memory of what lanes have room for; return those for which there may be
+        more in the store, each with its room. Nothing is taken that no job server would take; with
+        none up, every lane is worked off when one is."""
+        hungry: dict[Lane, int] = {}
+        may_take, is_up = self._may_take, self._job_servers.is_up
+        at_s, clock_ms = now_s(), self._membership.clock_ms
+        self._left = TAKEN
+        for lane in lanes:
             room = lane.room
-        if lane.gap:
-            self._dropped(lane.topic, lane.client_id, lane.close_gap())
-        if room and self._left <= 0:
+            if room:
+                if may_take:
+                    room = self._take_from_memory(lane, room, at_s, clock_ms)
+                    if room:
+                        hungry[lane] = room
+                elif is_up:
+                    self._outcomes.hold_up(lane)
+            if lane.gap:
+                self._dropped(lane.topic, lane.client_id, lane.close_gap())
+        return hungry
+
+    def _take_from_memory(self, lane: Lane, room: int, at_s: float, clock_ms: int) -> int:
+        """Have a lane take what follows; return its room where the store may have more."""
+        while room and self._left > 0:
+            count = room if room <= self._left else self._left
+            entries = self._feed.run(lane.topic, lane.next, count)
+            if not entries:
+                return 0 if self._feed.is_at_end(lane.topic, lane.next) else room
+            self._left -= len(entries)
+            for delivery in lane.take(entries, at_s, clock_ms):
+                self._outcomes.retries.rest_until(delivery)
+            room = lane.room  # one without room for what follows has some where that was not for it
+        if room:
             self._held.touch(lane)  # it goes on in another round
-            return 0
-        return 0 if not room or self._feed.is_at_end(lane.topic, lane.next) else room
+        return 0
 
     def _send_all(self, lanes: Iterable[Lane], at_s: float) -> None:
         """Send what may be sent; without a lease the lanes are lost."""

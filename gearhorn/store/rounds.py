@@ -47,6 +47,10 @@ RANGES = 2000  # done beyond their positions, in one command, or those of one la
 # each acknowledgement.
 PositionWrite = tuple[str, int, int, str, Sequence[tuple[int, int, str]] | None]
 Pair = tuple[str, str]  # topic, client_id
+# The lanes that a command is about: their topic, and for each of them what begins with its
+# client_id. Pairs are made of it only where something went wrong.
+_About = tuple[str, Sequence[PositionWrite] | Sequence[tuple[str]]]
+_NO_LANE: _About = "", ()
 
 
 class Parking(NamedTuple):
@@ -120,17 +124,19 @@ class Commands:
         self._member = member
         self._work = work
         self.commands: list[Command] = []
-        self._about: list[Sequence[Pair]] = []
+        self._about: list[_About] = []
         for note in work.notes:
-            self._add(self._note(note), [(note.topic, note.client_id)])
+            self._add(self._note(note), (note.topic, [(note.client_id,)]))
         for parking in work.parkings:
-            self._add(self._park(parking), [(parking.topic, parking.client_id)])
+            self._add(self._park(parking), (parking.topic, [(parking.client_id,)]))
         for topic, writes in work.positions.items():
             self._write_positions(member, topic, writes)
         for (topic, is_quiet), writes in work.released.items():
             self._write_positions("-" if is_quiet else "?", topic, writes)
         for topic in {topic for topic, _ in work.released}:
-            self._add(("PUBLISH", connection.channel("events"), encode_event(Released(topic))), [])
+            self._add(
+                ("PUBLISH", connection.channel("events"), encode_event(Released(topic))), _NO_LANE
+            )
         self._reads = len(self.commands)
         for wanted in work.wanted:
             self._add(
@@ -141,10 +147,10 @@ class Commands:
                     limit=wanted.limit,
                     size=wanted.size,
                 ),
-                [],
+                _NO_LANE,
             )
         for process, lines in work.done.items():
-            self._add(("PUBLISH", connection.channel("done", process), b"\n".join(lines)), [])
+            self._add(("PUBLISH", connection.channel("done", process), b"\n".join(lines)), _NO_LANE)
 
     def reply(self, replies: Sequence[Any]) -> RoundReply:
         """Return what became of the commands.
@@ -154,16 +160,16 @@ class Commands:
         """
         reply = RoundReply(set(), {}, set(), [])
         notes = len(self._work.notes)
-        for at, (about, answer) in enumerate(zip(self._about, replies, strict=True)):
+        for at, ((topic, writes), answer) in enumerate(zip(self._about, replies, strict=True)):
             if isinstance(answer, StoreError):
-                reply.refused.update(dict.fromkeys(about, answer))
+                reply.refused.update({(topic, write[0]): answer for write in writes})
             elif at < notes + len(self._work.parkings):
                 if answer == 0:
-                    reply.fenced.update(about)
+                    reply.fenced.update((topic, write[0]) for write in writes)
                 elif at >= notes:
                     self._parked(self._work.parkings[at - notes], answer, reply)
-            elif about:
-                reply.fenced.update((about[0][0], client.decode()) for client in answer)
+            elif writes:
+                reply.fenced.update((topic, client.decode()) for client in answer)
         reads = replies[self._reads : self._reads + len(self._work.wanted)]
         reply.entries.extend(
             read if isinstance(read, StoreError) else entries_of(read) for read in reads
@@ -182,7 +188,7 @@ class Commands:
                 count=answer - 1,
             )
 
-    def _add(self, command: Command, about: Sequence[Pair]) -> None:
+    def _add(self, command: Command, about: _About) -> None:
         """Add a command and the lanes that its refusal would concern."""
         self.commands.append(command)
         self._about.append(about)
@@ -217,15 +223,17 @@ class Commands:
                     topic=topic,
                     writes=piece,
                 ),
-                [(topic, client_id) for client_id, *_ in piece],
+                (topic, piece),
             )
 
 
 def _pieces(some: Sequence[PositionWrite]) -> Iterator[Sequence[PositionWrite]]:
     """Cut positions so that each piece holds the store for a moment only."""
     first = ranges = 0
-    for at, (_, _, _, _, ahead) in enumerate(some):
-        ranges += len(ahead or ())
+    for at, write in enumerate(some):
+        ahead = write[4]
+        if ahead is not None:
+            ranges += len(ahead)
         if at - first == PIECE or (at > first and ranges > RANGES):
             yield some[first:at]
             first, ranges = at, len(ahead or ())

@@ -32,7 +32,8 @@ class DurableBed(Cluster):
     def __init__(self, *options: str) -> None:
         gearmand = Gearmand(*GEARMAND_OPTIONS)
         store = Redis(appendonly=True, appendfsync="everysec")
-        super().__init__([gearmand], store, options=(*WORKER_OPTIONS, *options))
+        options = (*WORKER_OPTIONS, *options)
+        super().__init__([gearmand], store, options=options, is_watched=False)
         self.worker_pid = self.workers[0].process.pid
         self.pids = {
             "worker": self.worker_pid,
