@@ -47,10 +47,17 @@ class ScriptedConnection:
 
 
 class ScriptedWire:
-    """A connection on which the test says what comes, a reply or an error to raise."""
+    """A connection on which the test says what comes, a reply or an error to raise.
 
-    def __init__(self, *replies: Any, run_id: str = "run") -> None:
+    Arguments:
+        replies: what comes in turn, scripts that are loaded apart.
+        run_id: the run of its server.
+        loaded: the reply to each script that is loaded.
+    """
+
+    def __init__(self, *replies: Any, run_id: str = "run", loaded: Any = b"digest") -> None:
         self.run_id = run_id
+        self._loaded = loaded
         self.unanswered = 0
         self.is_open = self.is_fit = True
         self.sent: list[Command] = []
@@ -63,11 +70,12 @@ class ScriptedWire:
         self._came.set()
 
     def send(self, commands: Sequence[Command]) -> None:
-        """Keep what is sent; scripts that are loaded are answered at once."""
+        """Keep what is sent; scripts that are loaded are answered at once, before all else."""
         self.unanswered += len(commands)
         loads = [command for command in commands if command[:2] == ("SCRIPT", "LOAD")]
         self.sent += [command for command in commands if command not in loads]
-        self.come(*[b"digest"] * len(loads))
+        self._replies.extendleft([self._loaded] * len(loads))
+        self._came.set()
 
     async def drain(self) -> None:
         """There is always room."""

@@ -1,10 +1,13 @@
-"""What a store's URL means. What is refused, and that no text shows it: test_cli.py."""
+"""What a store's URL means and what is refused. That no output shows any of it: test_cli.py."""
 
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from support.tls import Authority
 
 from gearhorn.store.url import Address, parse_url
 
@@ -67,11 +70,75 @@ def test_rediss_verifies_the_certificate_and_the_host_unless_told_otherwise() ->
         "redis://a?retry_on_timeout=maybe",
         "redis://a?protocol=4",
         "rediss://a?ssl_cert_reqs=some",
+        "http://a",
+        "a:6379",
     ],
 )
 def test_what_is_no_url_of_a_store_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="expected"):
         parse_url(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("redis://a/0#b", "in a password it is written %23"),
+        ("unix://host/path", "expected unix:///PATH, with no host"),
+        ("redis://a?databse=1", "expected options of client_name, db"),
+        ("redis://a?db=x", "db: expected a whole number"),
+        ("redis://a..b", "expected a host name"),
+        (f"redis://{'a' * 64}", "expected a host name"),
+        ("redis://a b", "expected a host name"),
+        ("redis://a:65536", "a port from 1 to 65535"),
+    ],
+)
+def test_a_refusal_says_what_is_expected(url: str, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        parse_url(url)
+
+
+def test_certificates_are_read_from_the_files_that_the_url_names(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("me")
+    files = f"ssl_ca_certs={authority.file}&ssl_certfile={certificate}&ssl_keyfile={key}"
+    tls = parse_url(f"rediss://a?{files}").tls
+    assert tls is not None
+    names = {name for entry in tls.get_ca_certs() for name in entry["subject"]}
+    own = ssl.create_default_context(cafile=authority.file).get_ca_certs()
+    assert names == {name for entry in own for name in entry["subject"]}
+
+
+def test_without_tls_no_file_is_read() -> None:
+    assert parse_url("redis://a?ssl_ca_certs=/nowhere").tls is None
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ("ssl_ca_certs={folder}/nowhere", "ssl_ca_certs: .*No such file"),
+        ("ssl_ca_certs={folder}/text", "ssl_ca_certs: .*PEM"),
+        ("ssl_certfile={certificate}", "ssl_certfile: .*PEM"),
+        (
+            "ssl_certfile={certificate}&ssl_keyfile={folder}/locked",
+            "ssl_certfile, ssl_keyfile: .*not readable",
+        ),
+    ],
+    ids=["missing", "of another kind", "without its key", "encrypted"],
+)
+def test_a_file_that_is_no_certificate_is_refused_by_the_names_of_options(
+    tmp_path: Path, options: str, text: str
+) -> None:
+    certificate, key = Authority(tmp_path).issue("me")
+    (tmp_path / "text").write_text("no certificate")
+    encrypted = serialization.load_pem_private_key(Path(key).read_bytes(), None).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"pass phrase"),
+    )
+    (tmp_path / "locked").write_bytes(encrypted)
+    with pytest.raises(ValueError, match=text) as raised:
+        parse_url("rediss://a?" + options.format(folder=tmp_path, certificate=certificate))
+    assert str(tmp_path) not in str(raised.value)
 
 
 def test_the_password_is_not_in_what_an_address_prints() -> None:
