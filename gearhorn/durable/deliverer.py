@@ -6,14 +6,14 @@ Rules: runs on the event loop. Puts together what runs lanes: ``HeldLanes`` (whi
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from gearhorn.durable.changed_lanes import ChangedLanes
+from gearhorn.durable.endings import Endings
 from gearhorn.durable.held_lanes import HeldLanes
 from gearhorn.durable.lanes import Lane
 from gearhorn.durable.log_cache import LogCache
 from gearhorn.durable.outcomes import Outcomes
 from gearhorn.durable.pending_writes import PendingWrites
-from gearhorn.durable.rounds import Rounds
+from gearhorn.durable.rounds import MissedCounter, Rounds
 from gearhorn.durable.states import LaneEvent
 from gearhorn.gearman.job_servers import JobServers
 from gearhorn.members.membership import Membership
@@ -21,43 +21,53 @@ from gearhorn.store.lanes import Acquired, Lanes
 
 
 class Deliverer:
-    """Delivers for the lanes that this member holds. ``lost`` is told of a topic whose lanes have
-    to be looked at again, ``dropped`` counts messages that a log had dropped before they could be
-    delivered."""
+    """Delivers for the lanes that this member holds.
+
+    Arguments:
+        store: what lanes write, and where they read.
+        job_servers: where deliveries go.
+        membership: says under which id lanes are held, and until when.
+        changed_lanes: is told of lanes that have to be compared with what the store has.
+        drops: counts messages that a log had dropped before they could be delivered.
+    """
 
     def __init__(
         self,
+        *,
         store: Lanes,
         job_servers: JobServers,
         membership: Membership,
-        lost: Callable[[str], None],
-        dropped: Callable[[str, str, int], None],
+        changed_lanes: ChangedLanes,
+        drops: MissedCounter,
     ) -> None:
-        self._feed = LogCache()
+        # The order is that of needs. ``Outcomes`` and ``Rounds`` hold parts of lanes and also find
+        # out that lanes have ended; so ``Endings`` is built before both, and told of them last.
+        self._log_cache = LogCache()
         self.held = HeldLanes()
-        notes = PendingWrites()
-        self._lost = lost
+        pending = PendingWrites()
+        self._endings = Endings(
+            held=self.held, log_cache=self._log_cache, changed_lanes=changed_lanes
+        )
         self.outcomes = Outcomes(
             job_servers=job_servers,
             held=self.held,
-            notes=notes,
-            clock_ms=lambda: membership.clock_ms,
-            start_over=self._start_over,
+            pending=pending,
+            clock=membership,
+            endings=self._endings,
         )
         self._rounds = Rounds(
             store=store,
             job_servers=job_servers,
             membership=membership,
             held=self.held,
-            feed=self._feed,
-            notes=notes,
+            log_cache=self._log_cache,
+            pending=pending,
             outcomes=self.outcomes,
-            lost=lost,
-            dropped=dropped,
-            fence=self.fence,
-            end=self._end,
-            start_over=self._start_over,
+            endings=self._endings,
+            changed_lanes=changed_lanes,
+            drops=drops,
         )
+        self._endings.attach(self.outcomes, self._rounds)
         job_servers.on_change(self._server_changed)
 
     async def run(self) -> None:
@@ -89,7 +99,7 @@ class Deliverer:
         former = self.find(lane.topic).get(lane.client_id)
         if former is not None:
             self.fence(former)
-        self._feed.follow(lane.topic)
+        self._log_cache.follow(lane.topic)
         self.held.add(lane)
         if acquired.former == "-":
             self.quiet(lane)
@@ -107,8 +117,7 @@ class Deliverer:
 
     def fence(self, lane: Lane) -> None:
         """A lane is not ours any more: withdraw what waits, and forget it."""
-        if lane.apply(LaneEvent.FENCE):
-            self._end(lane)
+        self._endings.fence(lane)
 
     def begin_run(self, run_id: str) -> None:
         """Lanes are taken in this run of the store's server from now on; nothing is sent for them
@@ -117,21 +126,7 @@ class Deliverer:
 
     def abandon(self) -> None:
         """Fence every lane."""
-        for lane in self.lanes():
-            self.fence(lane)
-        self._feed.clear()
-
-    def _start_over(self) -> None:
-        """Something is wrong with what is known here: ask the store again what is to be
-        delivered."""
-        self.abandon()
-        self._lost("")
-
-    def _end(self, lane: Lane) -> None:
-        self.outcomes.end(lane)
-        self._rounds.forget(lane)
-        if self.held.remove(lane):
-            self._feed.leave(lane.topic)
+        self._endings.fence_all()
 
     async def stop(self) -> None:
         """Do nothing more."""
@@ -142,7 +137,7 @@ class Deliverer:
 
     def appended(self, topic: str, last: int) -> None:
         """Messages were logged up to this sequence."""
-        if not self._feed.hear(topic, last):
+        if not self._log_cache.hear(topic, last):
             return
         for lane in self.find(topic).values():
             if not lane.is_dirty and lane.active < lane.options.in_flight:
@@ -150,7 +145,7 @@ class Deliverer:
 
     def missed(self) -> None:
         """Anything may have been logged."""
-        self._feed.doubt()
+        self._log_cache.doubt()
         self._server_changed()
 
     def _server_changed(self) -> None:

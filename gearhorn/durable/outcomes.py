@@ -7,11 +7,11 @@ round.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import structlog
 
+from gearhorn.durable.endings import Endings
 from gearhorn.durable.held_lanes import HeldLanes
 from gearhorn.durable.lanes import Delivery, Lane
 from gearhorn.durable.pending_writes import PendingWrites
@@ -22,6 +22,7 @@ from gearhorn.durable.withdrawals import Withdrawals
 from gearhorn.gearman.job_servers import JobServers
 from gearhorn.gearman.results import Result
 from gearhorn.gearman.submission import Submission
+from gearhorn.timing import MembersClock
 
 REFUSED_S = 1.0  # until a job that its server refused is sent again
 TOLD_BYTES = 200  # of a receiver's text that are kept with a failure
@@ -31,24 +32,32 @@ log = structlog.get_logger(__name__)
 
 
 class Outcomes:
-    """``Outcome`` of every shipment; ``clock_ms`` reads the members' clock, ``start_over``
-    forgets every lane and has them taken anew."""
+    """Decides what follows from what becomes of jobs: the ``Outcome`` of every shipment, and a
+    ``LaneHolder``.
+
+    Arguments:
+        job_servers: where the jobs are.
+        held: is told of every lane to which something happened.
+        pending: is told what the store has to know.
+        clock: says when an attempt that failed is to be repeated, whichever member does that.
+        endings: has every lane taken anew where an answer could not be dealt with.
+    """
 
     def __init__(
         self,
         *,
         job_servers: JobServers,
         held: HeldLanes,
-        notes: PendingWrites,
-        clock_ms: Callable[[], int],
-        start_over: Callable[[], None],
+        pending: PendingWrites,
+        clock: MembersClock,
+        endings: Endings,
     ) -> None:
-        self._start_over = start_over
+        self._endings = endings
         self._held = held
-        self._notes = notes
+        self._pending = pending
         self.withdrawals = Withdrawals(job_servers)
         self.shipping = Shipping(job_servers, self, self.withdrawals)
-        self.retries = Retries(self.shipping, notes, held, clock_ms)
+        self.retries = Retries(self.shipping, pending, held, clock)
         self._parked: dict[Delivery, None] = {}  # with receivers that may still acknowledge
         self._held_up: dict[Lane, None] = {}  # wait for job servers to take more
 
@@ -100,7 +109,7 @@ class Outcomes:
 
     def broke(self, submission: Submission) -> None:
         """Handling an answer failed: the store is asked again what is to be delivered."""
-        self._start_over()
+        self._endings.start_over()
 
     def _arrived(self, shipment: Shipment) -> None:
         """Its bytes are gone: lanes that waited for room may send."""
@@ -140,7 +149,7 @@ class Outcomes:
         self.shipping.forget(delivery)
         if delivery.lane.state is not LaneState.CLOSED:
             delivery.lane.is_late(delivery.sequence)
-            self._notes.late(delivery)
+            self._pending.late(delivery)
             self._held.touch(delivery.lane)
 
     # From those who look at the job servers
@@ -188,7 +197,7 @@ class Outcomes:
     def finish(self, delivery: Delivery, is_parked: bool = False) -> None:
         """A delivery is done."""
         lane = delivery.lane
-        self._notes.finish(delivery, is_parked)
+        self._pending.finish(delivery, is_parked)
         lane.done(delivery, is_parked)
         self._held.touch(lane)
         delivery.end()
@@ -214,7 +223,7 @@ class Outcomes:
         self._vanish(delivery)
 
     def _vanish(self, delivery: Delivery) -> None:
-        self._notes.finish(delivery, is_parked=False)
+        self._pending.finish(delivery, is_parked=False)
         delivery.lane.vanish(delivery)
         self.shipping.forget(delivery)
         self._held.touch(delivery.lane)
@@ -231,15 +240,15 @@ class Outcomes:
             self.shipping.forget(oldest)
 
     def end(self, lane: Lane) -> None:
-        """A lane is not ours any more: wait for nothing of it. Jobs that nobody has taken are
-        withdrawn."""
+        """A lane is not this member's any more: wait for nothing of it. Jobs that no receiver has
+        taken are withdrawn."""
         jobs = []
         for delivery in lane.window:
             if delivery.job is not None:
                 jobs.append(delivery.job)
             self.shipping.forget(delivery)
             delivery.end()
-        self._notes.drop(lane)
+        self._pending.drop(lane)
         self.shipping.withdraw(jobs)
         lane.clear()
 

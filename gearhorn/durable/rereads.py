@@ -28,8 +28,8 @@ Replies = Sequence[tuple[list[Entry], bool]]
 class Rereads:
     """What one round reads again."""
 
-    def __init__(self, feed: LogCache, outcomes: Outcomes) -> None:
-        self._feed = feed
+    def __init__(self, log_cache: LogCache, outcomes: Outcomes) -> None:
+        self._log_cache = log_cache
         self._outcomes = outcomes
         self._missing: list[Delivery] = []
         self._bytes = 0
@@ -69,7 +69,7 @@ class Rereads:
 
     def _is_filled(self, delivery: Delivery) -> bool:
         count = len(delivery.entries)
-        found = self._feed.run(delivery.lane.topic, delivery.sequence, count)
+        found = self._log_cache.run(delivery.lane.topic, delivery.sequence, count)
         if len(found) < count:
             return False
         if not delivery.refill(found):

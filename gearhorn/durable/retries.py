@@ -21,7 +21,7 @@ from gearhorn.durable.pending_writes import PendingWrites
 from gearhorn.durable.shipping import Shipping
 from gearhorn.durable.states import Action, Event, State
 from gearhorn.messages.logs import FailureHistory
-from gearhorn.timing import now_s
+from gearhorn.timing import MembersClock, now_s
 
 FORMER = 16  # attempts that timed out, of one delivery, whose receivers may still acknowledge
 
@@ -53,15 +53,22 @@ class Wait(Timer):
 
 
 class Retries:
-    """``keeper`` works lanes off, ``clock_ms`` reads the members' clock."""
+    """Has attempts that failed repeated, or their messages set aside.
+
+    Arguments:
+        shipping: takes jobs back whose time is over.
+        pending: is told what the store has to know of each failure.
+        keeper: works lanes off.
+        clock: the members', by which the store keeps when a message is due.
+    """
 
     def __init__(
-        self, shipping: Shipping, notes: PendingWrites, keeper: Keeper, clock_ms: Callable[[], int]
+        self, shipping: Shipping, pending: PendingWrites, keeper: Keeper, clock: MembersClock
     ) -> None:
         self._shipping = shipping
-        self._notes = notes
+        self._pending = pending
         self._keeper = keeper
-        self._clock_ms = clock_ms
+        self._clock = clock
 
     def fail(self, delivery: Delivery, text: str, is_late: bool = False) -> None:
         """An attempt failed: the receiver said so, or (``is_late``) has had its time."""
@@ -90,16 +97,16 @@ class Retries:
                 attempts=delivery.failures,
                 error=text,
             )
-            self._notes.park(delivery)
+            self._pending.park(delivery)
             return
         wait_s = rest_s(
             delivery.failures - delivery.since, lane.options.max_backoff, random.random()
         )
-        due_ms = self._clock_ms() + int(wait_s * 1000)
+        due_ms = self._clock.clock_ms + int(wait_s * 1000)
         trouble = FailureHistory(
             delivery.failures, delivery.first_at, at, text, due_ms, delivery.since
         )
-        self._notes.fail(delivery, trouble)
+        self._pending.fail(delivery, trouble)
         self.rest(lane.split(delivery) if len(delivery.entries) > 1 else [delivery], wait_s)
 
     def rest(self, deliveries: Sequence[Delivery], wait_s: float) -> None:

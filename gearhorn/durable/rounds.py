@@ -32,18 +32,20 @@ had to write.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
 
 import structlog
 
+from gearhorn.durable.changed_lanes import ChangedLanes
+from gearhorn.durable.endings import Endings
 from gearhorn.durable.held_lanes import HeldLanes
 from gearhorn.durable.lanes import Delivery, Lane
 from gearhorn.durable.log_cache import LogCache, Plan
 from gearhorn.durable.outcomes import Outcomes
 from gearhorn.durable.pending_writes import PendingWrites, Taken, parking
 from gearhorn.durable.rereads import Redriven, Replies, Rereads
-from gearhorn.durable.states import LaneEvent, LaneState
+from gearhorn.durable.states import LaneState
 from gearhorn.errors import StoreError, StoreReplaced
 from gearhorn.gearman.job_servers import JobServers
 from gearhorn.members.membership import Membership
@@ -70,10 +72,28 @@ class _Written(NamedTuple):
     is_release: bool
 
 
+class MissedCounter(Protocol):
+    """Counts what durable subscriptions missed."""
+
+    def passed_by(self, topic: str, client_id: str, count: int) -> None:
+        """Count messages that a log dropped before a durable subscription got them."""
+
+
 class Rounds:
-    """``lost`` is told of a topic whose lanes have to be looked at again, ``dropped`` counts
-    messages that a log had dropped before they could be delivered, ``end`` is told of lanes that
-    are not ours any more, ``start_over`` has every lane taken anew."""
+    """Works lanes off; a ``LaneHolder``.
+
+    Arguments:
+        store: is told what happened, and asked for messages.
+        job_servers: where deliveries go; while none is up nothing is read.
+        membership: says under which id lanes are held, and until when.
+        held: the lanes, and which of them have something to do.
+        log_cache: messages that were read before, and what has to be read.
+        pending: what lanes have to write besides their positions.
+        outcomes: sends deliveries, and takes what becomes of them.
+        endings: is told of lanes that are not this member's any more.
+        changed_lanes: is told of topics whose lanes are not what was known of them.
+        drops: counts messages that a log had dropped before they could be delivered.
+    """
 
     def __init__(
         self,
@@ -82,28 +102,24 @@ class Rounds:
         job_servers: JobServers,
         membership: Membership,
         held: HeldLanes,
-        feed: LogCache,
-        notes: PendingWrites,
+        log_cache: LogCache,
+        pending: PendingWrites,
         outcomes: Outcomes,
-        lost: Callable[[str], None],
-        dropped: Callable[[str, str, int], None],
-        fence: Callable[[Lane], None],
-        end: Callable[[Lane], None],
-        start_over: Callable[[], None],
+        endings: Endings,
+        changed_lanes: ChangedLanes,
+        drops: MissedCounter,
     ) -> None:
         self._store = store
         self._job_servers = job_servers
         self._membership = membership
         self._held = held
-        self._feed = feed
-        self._notes = notes
+        self._log_cache = log_cache
+        self._pending = pending
         self._outcomes = outcomes
         self._redriven = Redriven(store, outcomes)
-        self._lost = lost
-        self._dropped = dropped
-        self._fence = fence
-        self._end = end
-        self._start_over = start_over
+        self._endings = endings
+        self._changed_lanes = changed_lanes
+        self._drops = drops
         self._backoffs: dict[Lane, Backoff] = {}  # of lanes that the store refused last
         self._blocked: set[Lane] = set()  # until they are tried again
         self._run_id = ""  # of the store's server, when the lanes were taken
@@ -115,8 +131,8 @@ class Rounds:
         """Lanes are taken in this run of the store's server from now on."""
         self._run_id = run_id
 
-    def forget(self, lane: Lane) -> None:
-        """A lane is not ours any more."""
+    def end(self, lane: Lane) -> None:
+        """A lane is not this member's any more: it is not tried again."""
         self._backoffs.pop(lane, None)
         self._blocked.discard(lane)
 
@@ -144,7 +160,7 @@ class Rounds:
             await self._exchange(lanes)
             backoff.reset()
         except StoreReplaced:
-            self._start_over()
+            self._endings.start_over()
             await asyncio.sleep(backoff.next_s())
         except StoreError as error:
             log.debug("a round of deliveries failed", error=str(error))
@@ -153,7 +169,7 @@ class Rounds:
             await asyncio.sleep(backoff.next_s())
         except Exception as error:  # the store is asked again what is to be delivered
             log.critical("deliveries failed", exc_info=error)
-            self._start_over()
+            self._endings.start_over()
             await asyncio.sleep(1.0)
         finally:
             self._held.put(lanes)
@@ -162,7 +178,7 @@ class Rounds:
     async def _exchange(self, lanes: list[Lane]) -> None:
         """Tell the store what has happened, and send what may be sent then."""
         member = self._membership.id
-        rereads = Rereads(self._feed, self._outcomes)
+        rereads = Rereads(self._log_cache, self._outcomes)
         live = [
             lane
             for lane in lanes
@@ -173,8 +189,8 @@ class Rounds:
         for lane, room in hungry.items():
             firsts = wanted.setdefault(lane.topic, {})
             firsts[lane.next] = max(firsts.get(lane.next, 0), room)
-        plan = self._feed.plan(wanted)
-        taken = self._notes.take(live)
+        plan = self._log_cache.plan(wanted)
+        taken = self._pending.take(live)
         written, work = self._work(live, plan, taken)
         if not work.is_empty:
             try:
@@ -215,7 +231,7 @@ class Rounds:
         left = AHEAD
         for lane in lanes:
             ahead, count = None, 0
-            has_more = self._notes.has(lane)
+            has_more = self._pending.has(lane)
             if lane.ahead_top:
                 ahead = lane.ahead[:left]
                 count = len(ahead)
@@ -249,9 +265,9 @@ class Rounds:
             lane = by_pair[pair]
             if lane.state is not LaneState.CLOSED:
                 log.warning("lane is not ours any more", **_names(lane))
-                self._fence(lane)
-                self._feed.forget(lane.topic)
-                self._lost(lane.topic)
+                self._endings.fence(lane)
+                self._log_cache.forget(lane.topic)
+                self._changed_lanes.add(lane.topic)
         for pair, error in reply.refused.items():
             self._refuse(by_pair[pair], error)
             self._put_back(by_pair[pair], taken.writes.get(by_pair[pair], []))
@@ -261,9 +277,8 @@ class Rounds:
             if reply.refused and (lane.topic, lane.client_id) in reply.refused:
                 continue
             lane.is_written(position, ahead)
-            if is_release and lane.apply(LaneEvent.IDLE):
-                self._end(lane)
-                self._lost(lane.topic)  # word of it may have come before this answer
+            if is_release:
+                self._endings.release(lane)
         for delivery in taken.parked:
             pair = delivery.lane.topic, delivery.lane.client_id
             if pair not in reply.refused:
@@ -271,7 +286,7 @@ class Rounds:
 
     def _put_back(self, lane: Lane, writes: list[FailureWrite | Delivery]) -> None:
         if writes and lane.state is not LaneState.CLOSED:
-            self._notes.put_back(lane, writes)
+            self._pending.put_back(lane, writes)
 
     def _refuse(self, lane: Lane, error: StoreError) -> None:
         """The store does not take what a lane has to tell: try again after a while, and send
@@ -308,22 +323,22 @@ class Rounds:
                 reads.append(wanted)
                 replies.append(reply)
         plan = Plan(reads, plan.tails)
-        self._feed_in(plan, replies)
+        self._cache(plan, replies)
         for lane in rereads.take_in(plan, replies):
             self._held.touch(lane)
 
-    def _feed_in(self, plan: Plan, replies: Replies) -> None:
-        found = self._feed.take_in(plan, replies)
+    def _cache(self, plan: Plan, replies: Replies) -> None:
+        found = self._log_cache.take_in(plan, replies)
         for topic, gone, first in found.gaps:
             for lane in self._held.find(topic).values():
                 if gone <= lane.next < first:
-                    self._notes.forget(lane, lane.pass_gap(first))
+                    self._pending.forget(lane, lane.pass_gap(first))
         for topic in found.news:
             for lane in self._held.find(topic).values():
                 if lane.active < lane.options.in_flight:
                     self._held.touch(lane)
         for topic in found.lost:
-            self._lost(topic)
+            self._changed_lanes.add(topic)
 
     async def _read_redriven(self, lanes: Iterable[Lane]) -> None:
         """Take messages that were put back."""
@@ -363,16 +378,16 @@ class Rounds:
                 elif is_up:
                     self._outcomes.hold_up(lane)
             if lane.gap:
-                self._dropped(lane.topic, lane.client_id, lane.close_gap())
+                self._drops.passed_by(lane.topic, lane.client_id, lane.close_gap())
         return hungry
 
     def _take_from_memory(self, lane: Lane, room: int, at_s: float, clock_ms: int) -> int:
         """Have a lane take what follows; return its room where the store may have more."""
         while room and self._left > 0:
             count = room if room <= self._left else self._left
-            entries = self._feed.run(lane.topic, lane.next, count)
+            entries = self._log_cache.run(lane.topic, lane.next, count)
             if not entries:
-                return 0 if self._feed.is_at_end(lane.topic, lane.next) else room
+                return 0 if self._log_cache.is_at_end(lane.topic, lane.next) else room
             self._left -= len(entries)
             for delivery in lane.take(entries, at_s, clock_ms):
                 self._outcomes.retries.rest_until(delivery)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol
 
 import structlog
 
@@ -24,6 +23,7 @@ from gearhorn.durable.pruning import Pruner
 from gearhorn.durable.quiet import Quiet
 from gearhorn.durable.redrives import Redrives
 from gearhorn.durable.reply import REPLIES
+from gearhorn.durable.rounds import MissedCounter
 from gearhorn.errors import StoreError
 from gearhorn.gearman.job_servers import JobServers
 from gearhorn.members.membership import Membership
@@ -36,13 +36,6 @@ from gearhorn.store.log import Log
 from gearhorn.tasks import Tasks
 
 log = structlog.get_logger(__name__)
-
-
-class MissedCounter(Protocol):
-    """Counts what durable subscriptions missed."""
-
-    def passed_by(self, topic: str, client_id: str, count: int) -> None:
-        """Count messages that a log dropped before a durable subscription got them."""
 
 
 class DurableTopics:
@@ -78,7 +71,11 @@ class DurableTopics:
         self.parked = ParkedRequests(self.lanes, reply_slots)
 
         self.deliverer = Deliverer(
-            self.lanes, job_servers, membership, self._changed_lanes.add, drops.passed_by
+            store=self.lanes,
+            job_servers=job_servers,
+            membership=membership,
+            changed_lanes=self._changed_lanes,
+            drops=drops,
         )
         self._job_watcher = JobWatcher(self.deliverer, job_servers)
         self._quiet = Quiet(self.deliverer, job_servers)
@@ -91,21 +88,24 @@ class DurableTopics:
             changed_lanes=self._changed_lanes,
             server=store,
         )
+        self._events = Events(store, self._listeners(store, process))
+        self._pruner = Pruner(self.log, Askers(store), membership)
+
+    def _listeners(self, store: Connection, process: str) -> dict[str, ChannelListener]:
+        """Return who hears what the store publishes, by channel."""
         listener = Listener(
             deliverer=self.deliverer,
             fetching=self.fetching,
             changed_lanes=self._changed_lanes,
             ownership=self._ownership,
             redrives=self._redrives,
-            membership=membership,
+            membership=self._membership,
             tasks=self._tasks,
         )
-        listeners: dict[str, ChannelListener] = {
+        return {
             store.channel("events"): listener,
             store.channel("done", process): self.ack_waiters,
         }
-        self._events = Events(store, listeners)
-        self._pruner = Pruner(self.log, Askers(store), membership)
 
     @property
     def is_idle(self) -> bool:

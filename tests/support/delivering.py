@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from types import SimpleNamespace
 from typing import Any
 
+from gearhorn.durable.changed_lanes import ChangedLanes
+from gearhorn.durable.endings import Endings
 from gearhorn.durable.held_lanes import HeldLanes
 from gearhorn.durable.lanes import Delivery, Lane
+from gearhorn.durable.log_cache import LogCache
 from gearhorn.durable.outcomes import Outcomes
 from gearhorn.durable.pending_writes import PendingWrites
 from gearhorn.durable.shipping import Shipment
@@ -104,19 +108,22 @@ class Bed:
         self.client: Client = self.cluster.clients[0]
         self.admin: Admin = self.cluster.admins[0]
         self.held = HeldLanes()
-        self.notes = PendingWrites()
-        self.started_over = 0
+        self.pending = PendingWrites()
+        self.changed_lanes = ChangedLanes()
+        self.log_cache = LogCache()
+        self.endings = Endings(
+            held=self.held, log_cache=self.log_cache, changed_lanes=self.changed_lanes
+        )
         cluster: Any = self.cluster
+        clock: Any = SimpleNamespace(clock_ms=0)
         self.outcomes = Outcomes(
             job_servers=cluster,
             held=self.held,
-            notes=self.notes,
-            clock_ms=lambda: 0,
-            start_over=self._start_over,
+            pending=self.pending,
+            clock=clock,
+            endings=self.endings,
         )
-
-    def _start_over(self) -> None:
-        self.started_over += 1
+        self.endings.attach(self.outcomes)
 
     def lane(self, topic: str = "t", **options: Any) -> Lane:
         """One that is held."""

@@ -15,6 +15,7 @@ from unittest import mock
 
 from gearhorn import tasks, timing
 from gearhorn.durable import outcomes, retries, rounds
+from gearhorn.durable.changed_lanes import ChangedLanes
 from gearhorn.durable.deliverer import Deliverer
 from gearhorn.durable.lanes import Delivery, Lane
 from gearhorn.durable.shipping import Job as Attempt
@@ -79,7 +80,11 @@ class Member(Judge):
         server: Any = self.server
         membership: Any = Membership()
         self.deliverer = Deliverer(
-            store, server, membership, lambda topic: None, lambda topic, client_id, count: None
+            store=store,
+            job_servers=server,
+            membership=membership,
+            changed_lanes=ChangedLanes(),
+            drops=mock.Mock(),
         )
         self._task = self.loop.create_task(self.deliverer.run())
 

@@ -27,7 +27,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 def kinds(bed: Bed, lane: Lane) -> list[str]:
     """What a lane has to write, besides messages to set aside."""
-    return [one.kind for one in bed.notes.take([lane]).notes]
+    return [one.kind for one in bed.pending.take([lane]).notes]
 
 
 # What is withdrawn
@@ -150,7 +150,7 @@ async def test_nothing_holds_a_delivery_that_is_done() -> None:
     bed.outcomes.taken(delivery)
     bed.complete(delivery, delivery.job)
     del delivery
-    bed.notes.take([one])
+    bed.pending.take([one])
     gc.collect()
     left = [thing for thing in gc.get_objects() if isinstance(thing, Delivery)]
     assert [delivery for delivery in left if delivery.lane is one] == []
@@ -169,8 +169,8 @@ async def test_a_delivery_that_waits_for_long_holds_nothing_of_those_sent_with_i
         delivery.end()
     waits = sent[0]
     del sent, delivery
-    bed.notes.take([one])
-    bed.notes.drop(one)
+    bed.pending.take([one])
+    bed.pending.drop(one)
     gc.collect()
     left = [thing for thing in gc.get_objects() if isinstance(thing, Delivery)]
     assert [delivery for delivery in left if delivery.lane is one] == [waits]
@@ -246,9 +246,9 @@ async def test_a_message_that_is_acknowledged_while_it_is_set_aside_is_taken_out
     bed.outcomes.retries.fail(delivery, "late", is_late=True)
     assert delivery.state is State.PARKING
     bed.complete(delivery, job)
-    assert bed.notes.take([one]).parked == [delivery]
+    assert bed.pending.take([one]).parked == [delivery]
     bed.outcomes.parked(delivery, is_gone=False)
-    taken = bed.notes.take([one])
+    taken = bed.pending.take([one])
     assert [(note.kind, note.sequences) for note in taken.notes] == [("late", [1])]
     assert one.position == 1
 
@@ -263,11 +263,11 @@ async def test_late_receivers_of_so_many_messages_are_waited_for() -> None:
         jobs.append((delivery, delivery.job))
         bed.outcomes.taken(delivery)
         bed.outcomes.retries.fail(delivery, "late", is_late=True)
-        bed.notes.take([one])
+        bed.pending.take([one])
         bed.outcomes.parked(delivery, is_gone=False)
     for delivery, job in (jobs[0], jobs[1], jobs[-1]):
         bed.complete(delivery, job)
-    late = [note for note in bed.notes.take([one]).notes if isinstance(note, FailureWrite)]
+    late = [note for note in bed.pending.take([one]).notes if isinstance(note, FailureWrite)]
     assert [note.sequences for note in late] == [[2], [PARKED_LATE + 1]]
 
 
@@ -277,7 +277,7 @@ async def test_a_message_that_the_log_lost_before_it_was_set_aside_counts_as_dro
     one = bed.lane(max_attempts=1)
     [delivery] = bed.send(one)
     bed.outcomes.retries.fail(delivery, "no")
-    bed.notes.take([one])
+    bed.pending.take([one])
     bed.outcomes.parked(delivery, is_gone=True)
     assert (delivery.state, one.position, one.close_gap()) == (State.DONE, 1, 1)
     assert one.close_gap() == 0

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import Mock
 
 from support.delivering import Bed
 from support.proxy import on_loop
 
-from gearhorn.durable.log_cache import LogCache
 from gearhorn.durable.rounds import AHEAD, Rounds
 from gearhorn.gearman.results import DONE
 from gearhorn.store.rounds import PIECE, RANGES, Commands, PositionWrite, Round, RoundReply
@@ -42,14 +42,12 @@ async def test_what_many_lanes_have_done_beyond_their_positions_is_told_part_by_
         job_servers=cast(Any, bed.cluster),
         membership=cast(Any, SimpleNamespace(id="me", lease=until, clock_ms=0)),
         held=bed.held,
-        feed=LogCache(),
-        notes=bed.notes,
+        log_cache=bed.log_cache,
+        pending=bed.pending,
         outcomes=bed.outcomes,
-        lost=lambda topic: None,
-        dropped=lambda topic, client_id, count: None,
-        fence=lambda lane: None,
-        end=lambda lane: None,
-        start_over=lambda: None,
+        endings=bed.endings,
+        changed_lanes=bed.changed_lanes,
+        drops=Mock(),
     )
     lanes, count = 40, AHEAD // 10
     for number in range(lanes):
