@@ -27,9 +27,9 @@ from gearhorn.names import GOSSIP, MATCHMAKING, queue_of
 from gearhorn.tasks import Tasks
 
 LIMIT = 4096  # graves remembered; the oldest are forgotten
-AT_ONCE = 8
-TRIES = 10
-AGAIN_S = 2.0
+AT_ONCE = 8  # connections that burials open: each grave takes one of its own
+TRIES = 10  # at a server that is up; then what is there is left to it
+AGAIN_S = 2.0  # between two tries
 
 log = structlog.get_logger(__name__)
 
@@ -96,7 +96,10 @@ class Burials:
                 await tasks.cancel()
 
     async def finish(self, within_s: float) -> None:
-        """Bury what can be buried, for so many seconds at most."""
+        """Bury what can be buried, for ``within_s`` seconds at most: the worker is stopping.
+
+        What is left then costs each job server a function until it restarts, and nothing else.
+        """
         try:
             async with asyncio.timeout(within_s):
                 while self.due:
@@ -107,6 +110,7 @@ class Burials:
             log.info("queues of members that have gone are left", queues=len(self._open))
 
     async def _bury(self, grave: _Grave) -> None:
+        """Try one grave; forget it where that succeeds, or after the last try."""
         async with self._places:
             server = self._clients[grave.place].server
             try:

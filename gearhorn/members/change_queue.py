@@ -33,7 +33,10 @@ class ChangeQueue:
         self._came.set()
 
     async def take(self, limit: int) -> list[Request]:
-        """Return the first requests, ``limit`` at most, once there is one."""
+        """Return the first requests, ``limit`` at most, once there is one.
+
+        They are the caller's from then on: it answers them, or has them refused.
+        """
         await self._came.wait()
         taken, self._waiting = self._waiting[:limit], self._waiting[limit:]
         if not self._waiting:
@@ -54,7 +57,7 @@ class ChangeQueue:
 
     def overflow(self, topic: str, client_id: str, seen: int) -> None:
         """End a subscription whose queue is full, unless it was subscribed again after version
-        ``seen``."""
+        ``seen``: that of the list whose copy was refused."""
         self._end("overflow", topic, client_id, seen)
 
     def _end(

@@ -1,5 +1,11 @@
 """Requests for changes: from a job to what is written, and its one answer.
 
+Theory of operation. A change outlives its caller. It is decoded, waits in a queue, is written,
+perhaps again, is told to the peers, and its queue drained; and in each of these steps the caller
+may be refused while the change itself goes on. So a ``Request`` holds the two apart: the change,
+with an id under which the store remembers what became of it, and the job, which is let go with the
+first answer. The steps need not know whether an answer was given before theirs.
+
 Rules: no store and no sockets. A request is answered once, whatever comes after; without a job it
 is this member's own, and there is nothing to answer.
 """
@@ -56,7 +62,15 @@ class Request:
         return self.change.kind in ("unsubscribe", "expire", "overflow")
 
     def complete(self, outcome: Applied, drained: Drained | None = None) -> None:
-        """Answer it with what became of the change, and of its drain where it had one."""
+        """Answer it with what became of the change; without effect where it is answered already.
+
+        Arguments:
+            outcome: what the store did; it has a version.
+            drained: how many jobs were discarded, and the servers that were not reached; None
+                where nothing was to be drained.
+
+        A subscription that this member ended by itself has no caller to be told; the log is.
+        """
         change = self.change
         job, self._job = self._job, None
         if job is None:
@@ -75,8 +89,11 @@ class Request:
             job.complete(encode_unsubscribed(outcome.version, count, left, outcome.parked))
 
     def drain_as(self, member: str) -> None:
-        """Have the queue drained by this member, if it is to be drained: it may have taken another
-        id since the request came."""
+        """Have the queue drained by ``member``, this member's present id, if it is to be drained.
+
+        The id may be another than when the request came. A mark in the store that bears a former
+        one would go when the record of the former one does, in the middle of the drain.
+        """
         if self.change.drainer not in ("", member):
             self.change = self.change._replace(drainer=member)
 
@@ -87,8 +104,12 @@ class Request:
             job.fail(str(error))
 
     def hold(self, until_s: float) -> float:
-        """Let the worker take other jobs while this one waits; return until when it may wait:
-        what a former call was told, if there was one."""
+        """Let the worker take other jobs while this one waits; return until when it may wait.
+
+        Arguments:
+            until_s: when it ought to be refused, in ``timing.now_s``. What the first call was told
+                holds, so that a request which is held off again and again does not wait longer.
+        """
         if self._until_s is None:
             self._until_s = until_s
         if self._job is not None:
@@ -97,9 +118,15 @@ class Request:
 
 
 def subscription(job: Job, served: frozenset[bytes]) -> Change:
-    """Return the change that a subscribe job asks for; ``served`` are gearhorn's own functions.
+    """Return the change that a subscribe job asks for ("subscribe_fanout" in docs/protocol.rst).
 
-    Raises ``RequestError``: of what the request says, or ``Reserved`` for a log of ``__gossip``.
+    Arguments:
+        job: whose arguments are the request, in JSON.
+        served: gearhorn's own functions, which no queue may be called like.
+
+    Options that were not given stay open, so that the store keeps what a former subscription of the
+    pair had. Raises ``RequestError``: of what the request says, or ``Reserved`` for a log of
+    ``__gossip``, whose messages come from members and are not published.
     """
     check_length(job)
     request = decode_subscribe(job.arguments)
@@ -118,10 +145,14 @@ def subscription(job: Job, served: frozenset[bytes]) -> Change:
 
 
 def ending(job: Job, served: frozenset[bytes], member: str) -> Change:
-    """Return the change that an unsubscribe job asks for; ``member`` empties the queue if it is to
-    be drained.
+    """Return the change that an unsubscribe job asks for.
 
-    Raises ``RequestError``.
+    Arguments:
+        job: whose arguments are the request, in JSON ("unsubscribe_fanout" in docs/protocol.rst).
+        served: as for ``subscription``.
+        member: the id of this member, which empties the queue if it is to be drained.
+
+    Raises ``RequestError`` for what the request says.
     """
     check_length(job)
     request = decode_unsubscribe(job.arguments)
@@ -131,7 +162,10 @@ def ending(job: Job, served: frozenset[bytes], member: str) -> Change:
 
 
 def retention(job: Job) -> Change:
-    """Return the change that a retain job asks for. Raises ``RequestError``."""
+    """Return the change that a retain job asks for ("retain_fanout" in docs/protocol.rst).
+
+    Raises ``RequestError`` for what the request says.
+    """
     check_length(job)
     request = decode_retain(job.arguments)
     check_publish(request.topic)

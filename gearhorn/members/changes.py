@@ -1,14 +1,24 @@
 """Changes: subscriptions made and ended, written in rounds and told to the members.
 
-Rules: runs on the event loop. A round takes every request that has come, writes all in one round
-trip, tells each peer once, and then answers. The next round's writing does not wait for this
-round's telling. A change whose queue is being drained is held off until that is over.
+Theory of operation. A caller is answered only when no member can use a list of before its change
+("Between workers" in docs/protocol.rst). That takes three steps, in this order: the change is
+written to the store, so that a list that is read anew has it; every member
+drops its cached list; the caller is answered. Many callers share the cost of the first two: a round
+takes every request that has come, writes all in one round trip, and tells each peer once. The next
+round's writing does not wait for this round's telling, which a silent peer may hold up for a lease.
 
 The store remembers what became of a request under its id. So a round whose reply is lost is
 applied again, and nothing is written twice. If that does not succeed within ``WRITE_S`` its callers
 are told ``unavailable:``, and nothing else is written until the store has said which of the round
 it wrote; what it did not write by then it never will. What it did write is told to the
 peers and drained like any other change, so that no mark stays behind.
+
+A change whose queue is being drained is held off until that is over (``held_off``). A drain that a
+change asks for begins when its own change is known everywhere: what arrives on the queue before may
+still be a copy that a peer made from the former list.
+
+Rules: runs on the event loop; one round is written at a time. Each request is answered once,
+whatever crashes: a round is abandoned, or given up, by the step that has it in hand.
 """
 
 from __future__ import annotations
@@ -47,13 +57,13 @@ from gearhorn.timing import Backoff, now_s
 
 ROUND = 500  # changes written together
 WRITE_S = 1.8  # in all, of a round that is tried again: callers are answered within 2 s
-AGAIN_S = 0.05
+AGAIN_S = 0.05  # between two tries to write a round whose fate is unknown
 HELD_OFF_S = 30.0  # and a lease: then a request that waits for a drain is refused
 _BUG = InternalError()
 
 log = structlog.get_logger(__name__)
 
-_Done = Sequence[tuple[Request, Applied]]
+_Done = Sequence[tuple[Request, Applied]]  # requests that were written, with what came of each
 
 
 class Changes:
@@ -94,15 +104,20 @@ class Changes:
         self._tasks = Tasks()
 
     def subscribe(self, job: Job) -> None:
-        """Take one subscribe job."""
+        """Take one subscribe job ("subscribe_fanout" in docs/protocol.rst).
+
+        A request that cannot be read is refused at once. The answer to any other comes later, from
+        the round that writes it.
+        """
         self._take(job, lambda: subscription(job, self._served))
 
     def unsubscribe(self, job: Job) -> None:
-        """Take one unsubscribe job."""
+        """Take one unsubscribe job ("unsubscribe_fanout" in docs/protocol.rst); its answer comes
+        when the queue is empty, if it asks for that."""
         self._take(job, lambda: ending(job, self._served, self._membership.id))
 
     def retain(self, job: Job) -> None:
-        """Take one retain job."""
+        """Take one retain job ("retain_fanout" in docs/protocol.rst)."""
         self._take(job, lambda: retention(job))
 
     def _take(self, job: Job, read: Callable[[], Change]) -> None:
@@ -114,7 +129,12 @@ class Changes:
             self._queue.put(Request(job, change))
 
     async def run(self) -> None:
-        """Work off rounds, without end."""
+        """Work off rounds, without end.
+
+        A round that could not be written whole is resolved before the next is taken: until then it
+        is not known what the store holds, and a later change of the same subscription could be
+        written before the earlier one.
+        """
         while True:
             await self._resolve()
             batch = await self._queue.take(ROUND)
@@ -126,6 +146,12 @@ class Changes:
             went_well()
 
     async def _round(self, batch: list[Request]) -> None:
+        """Write a round, and have it told and answered by a task of its own.
+
+        The store tells who the members are in the same round trip, after the changes: a member that
+        joins later reads its lists later, and need not be told. ``asked_s`` is taken before the
+        question, so that no peer's record seems to stand still for longer than it does.
+        """
         asked_s = now_s()
         for request in batch:
             request.drain_as(self._membership.id)
@@ -136,7 +162,12 @@ class Changes:
             self._membership.renew_soon()  # more may be due than one renewal hands out
 
     async def _write(self, changes: Sequence[Change]) -> tuple[list[Applied], list[Member]]:
-        """Apply changes, again while their fate is unknown and there is time."""
+        """Apply changes, again while their fate is unknown and there is time.
+
+        Returns what became of each, and who the members are. Raises ``StoreError``; any of the
+        changes may have been written then. ``StoreUnanswered`` alone is tried again: other errors
+        would come again, and the callers wait.
+        """
         until_s = now_s() + WRITE_S
         while True:
             try:
@@ -150,17 +181,25 @@ class Changes:
                 await asyncio.sleep(AGAIN_S)
 
     def _abandon(self, batch: Sequence[Request], error: RequestError) -> None:
-        """Refuse a round, and have the store asked what became of it. Lists stay: nothing was
-        promised."""
+        """Refuse a round, and have the store asked what became of it.
+
+        Cached lists stay: its callers are told that nothing is certain, so no list has to be
+        without the former subscriptions yet. What waits in the queue is refused as well. It would
+        wait for the same store just as long, and callers are promised an answer in 2 s.
+        """
         log.warning("changes refused", count=len(batch), error=str(error))
         self._doubtful = batch
         for request in batch:
             request.fail(error)
-        self._queue.refuse(error)  # what came meanwhile would wait as long again
+        self._queue.refuse(error)
 
     async def _resolve(self) -> None:
         """See that what was written of a round that was refused is known everywhere, and the rest
-        never written."""
+        never written.
+
+        Without effect where no round is in doubt. The members are read anew first: some may have
+        joined, with a list of before the change, after the round failed.
+        """
         if not self._doubtful:
             return
         outcomes = await self._withdraw([request.change for request in self._doubtful])
@@ -199,7 +238,18 @@ class Changes:
         peers: Sequence[Member],
         since_s: float,
     ) -> None:
-        """See that what was written is known everywhere, then answer."""
+        """See that what was written is known everywhere, then answer.
+
+        Arguments:
+            batch: the requests of one round.
+            applied: what the store did with each.
+            peers: the other members, as of when the round was written.
+            since_s: when it was known that it was written, in ``timing.now_s``.
+
+        If it crashes, those that are not answered are refused and the marks of their drains taken
+        away. A drain goes on in a task of its own, so that the other callers of the round need not
+        wait for it.
+        """
         with on_crash(partial(self._give_up, list(zip(batch, applied, strict=True)), _BUG)):
             done = self._written(batch, applied)
             if not done:
@@ -216,7 +266,12 @@ class Changes:
                 request.complete(outcome)
 
     def _written(self, batch: Sequence[Request], applied: Sequence[Applied]) -> _Done:
-        """Return what was written; the others are refused or held off."""
+        """Return what was written; the others are refused or held off.
+
+        A change that has neither an error nor a version concerns a queue that is being drained, or
+        it was to end a pair that is spared. The latter are this member's own requests; they are
+        dropped here, and so are those that were refused meanwhile.
+        """
         done = []
         for request, outcome in zip(batch, applied, strict=True):
             if refusal := self._refusal(request.change, outcome):
@@ -228,6 +283,10 @@ class Changes:
         return done
 
     def _refusal(self, change: Change, outcome: Applied) -> RequestError | None:
+        """Return why the store did not write a change; None where it did, or may later.
+
+        The error's code is what "Requests, replies, errors" in docs/protocol.rst lists.
+        """
         if outcome.error is not None:
             return Unavailable(f"the store: {outcome.error}")
         if outcome.owner is not None:
@@ -245,9 +304,14 @@ class Changes:
     async def _make_known(
         self, done: _Done, peers: Sequence[Member], since_s: float
     ) -> list[Member]:
-        """Tell everybody, this member too; return the peers that did not say that they know.
+        """Tell every member, this one too; return the peers that did not say that they know.
 
-        Raises ``Unavailable`` when this member's own fan-outs cannot be sent."""
+        This member drops its lists before it tells any peer: nothing that it begins from here on
+        uses them. It then waits for its peers and for its own fan-outs at the same time, and at the
+        end for leases that a restarted store has forgotten.
+
+        Raises ``Unavailable`` when this member's own fan-outs cannot be sent in ``SENT_S``.
+        """
         changed = []
         for request, outcome in done:
             topic, is_durable = request.change.topic, outcome.is_durable
@@ -264,7 +328,15 @@ class Changes:
         return late
 
     async def _hear(self, removed: Sequence[str], versions: Sequence[int]) -> None:
-        """Know the changes, as a peer does that is told of them."""
+        """Know the changes, as a peer does that is told of them.
+
+        Arguments:
+            removed: topics of which a subscription ended; only their fan-outs are waited for.
+            versions: those of all changes.
+
+        Raises ``Unavailable`` where fan-outs with a former list are not sent in ``SENT_S``. The
+        member does not count as one that knows then, so its next renewal tells it again.
+        """
         try:
             async with asyncio.timeout(SENT_S):
                 await self._caches.wait_sent(removed)
@@ -274,7 +346,11 @@ class Changes:
         self._membership.heard(versions)
 
     def _give_up(self, done: _Done, error: RequestError) -> None:
-        """Refuse what was written; nothing is drained."""
+        """Refuse what was written, since it is not known everywhere; nothing is drained.
+
+        The subscriptions stay changed. Peers learn of them with their next renewal, and a caller
+        that repeats its request gets its answer then.
+        """
         for request, outcome in done:
             request.fail(error)
             if outcome.is_draining:
@@ -283,7 +359,11 @@ class Changes:
     async def _drain(
         self, request: Request, outcome: Applied, late: Sequence[Member], since_s: float
     ) -> None:
-        """Empty the queue, once no living peer has copies for it that are not sent."""
+        """Empty the queue, once no living peer has copies for it that are not sent; then answer.
+
+        ``late`` are the peers that have not said that they know: they may be alive and still have
+        copies of the former list on their way. The others sent theirs before they answered.
+        """
         with on_crash(partial(self._give_up, [(request, outcome)], _BUG)):
             await asyncio.gather(
                 *(self._membership.when_sent(peer, outcome.version, since_s) for peer in late)

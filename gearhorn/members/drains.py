@@ -24,7 +24,9 @@ from gearhorn.tasks import Tasks
 from gearhorn.timing import Backoff
 
 AT_ONCE = 16  # bounds the connections that drains open
-UNMARK_S = 1.0  # a reply waits so long for the store to take its mark away
+# A reply waits so long for the store to take its mark away, so that a caller which subscribes the
+# queue anew after its answer need not wait.
+UNMARK_S = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +82,8 @@ class Drains:
         return self._tasks.spawn(self._unmark(change), "end of a drain")
 
     async def _unmark(self, change: Change) -> None:
+        """Take a mark away, tried again until the store has answered or this member has another
+        id: the mark goes with the record of the former one then. Who waits is told either way."""
         backoff = Backoff(0.05, 1.0)
         while self._membership.id == change.drainer:
             try:

@@ -22,7 +22,7 @@ from gearhorn.errors import RequestError, StoreError, Unavailable
 from gearhorn.tasks import Tasks
 from gearhorn.timing import now_s
 
-POLL_S = 0.1
+POLL_S = 0.1  # between two questions to the store
 LIMIT = 1024  # requests that wait
 LIMIT_EACH = 128  # of those, for one queue
 
@@ -118,7 +118,11 @@ class HeldOff(Generic[_Request]):
             self._line.put(*(entry.request for entry in waiting))
 
     async def _poll(self) -> None:
-        """Ask about the drains that requests wait for, without end."""
+        """Ask about the drains that requests wait for, without end.
+
+        A request comes back to the line when its drain is over, and may be held off again by the
+        next one: the script that writes it decides, not this.
+        """
         while True:
             if not self._waiting:
                 self._came.clear()

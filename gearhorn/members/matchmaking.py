@@ -4,7 +4,7 @@ Theory of operation. A change is written to the store first. Then the member tha
 every peer, through a queue that bears the peer's id, and waits for the answers; then it answers
 the caller. With every peer alive that takes one job for each peer, a millisecond.
 
-The lease makes it true, telling only makes it fast. A peer that does not answer counts as told once
+The lease makes it true; telling only makes it fast. A peer that does not answer counts as told once
 it has renewed its lease with the change, has gone, or its lease has lapsed (``peers``). Therefore a
 message may be lost, come twice or come late without harm, and nothing is sent again but when a job
 server goes away.
@@ -51,16 +51,26 @@ from gearhorn.requests import answering
 from gearhorn.store.members import Member
 from gearhorn.tasks import Tasks
 
-PATIENCE_S = 0.25  # then a peer counts as silent
+# Then a peer counts as silent. A healthy one takes a hundredth of that, and a lease many times as
+# long, so the first change that meets a dead peer hardly takes longer for it.
+PATIENCE_S = 0.25
 _KIND = packets.SUBMIT[True, "high"]
 
 log = structlog.get_logger(__name__)
 
 
 class _Question:
-    """One message to one peer; ``ask`` sends it, and again if its job server goes down.
+    """One message to one peer, and the outcome of its job.
 
-    ``answered``: whether the peer has dropped the lists; False where that is not known."""
+    Arguments:
+        peer: its id.
+        version: the highest one that the message tells of.
+        ask: sends the message; called again if its job server goes down. Returns False where no
+            job server is up.
+
+    ``answered``: whether the peer has dropped the lists; False where that is not known. Not knowing
+    costs time only: the peer's lease is waited for.
+    """
 
     def __init__(self, peer: str, version: int, ask: Callable[[_Question], bool]) -> None:
         self.peer = peer
@@ -77,7 +87,7 @@ class _Question:
             self.answered.set_result(is_told)
 
     def accepted(self, submission: Submission) -> None:
-        if submission.refused:
+        if submission.refused:  # the queue is full: the peer takes no jobs
             self._resolve(False)
 
     def lost(self, submission: Submission) -> None:
@@ -86,14 +96,18 @@ class _Question:
 
     def finished(self, submission: Submission, index: int, result: Result) -> None:
         if result.lost and self._ask(self):
-            return
+            return  # the server went that had accepted it; another one has the message now
         self._resolve(result.ok and self._is_answer(result.data))
 
     def broke(self, submission: Submission) -> None:
         self._resolve(False)
 
     def _is_answer(self, data: bytes) -> bool:
-        """Whether the peer itself says so: who drains its queue does not."""
+        """Whether the peer itself says so, and of this version or a later one.
+
+        A member that buries the peer's queue fails the job; an answer in another name, or of a
+        former message, is one that came to the wrong question.
+        """
         try:
             answer = decode_answer(data)
         except BadRequest:
@@ -129,8 +143,17 @@ class Matchmaker:
     ) -> list[Member]:
         """Tell every peer; return when none can use a list of before these changes any more.
 
-        ``since_s``: when it was known that they were written, in ``timing.now_s``. Returns the
-        peers that have not answered: such a one may still have copies to send."""
+        Arguments:
+            changes: what was written, one at least.
+            peers: the other members, as of when it was written.
+            since_s: when it was known that it was written, in ``timing.now_s``.
+
+        Returns the peers that have not answered: such a peer may still have copies to send.
+
+        Peers are asked all at once, and waited for together for ``PATIENCE_S``. Those that are late
+        are waited for one by one after that, each by its own lease. A peer that still owes an
+        earlier answer is not asked at all.
+        """
         body = encode(Matchmaking(self._membership.id, changes))
         version = max(change.version for change in changes)
         open_ = {
@@ -160,7 +183,18 @@ class Matchmaker:
     async def _wait(
         self, peer: Member, question: _Question | None, version: int, since_s: float
     ) -> None:
-        """Wait for a peer's answer, or until it needs none."""
+        """Wait for a late peer: for its answer, or until it needs none.
+
+        Arguments:
+            peer: the peer.
+            question: what it was asked; None where it owes an earlier answer.
+            version: up to which its record has to know all changes.
+            since_s: when it was known that they were written.
+
+        A question without an answer stays open after this returns, and the peer counts as silent
+        until it is answered. If the peer has gone meanwhile, the question is given up here:
+        ``_members_changed`` may have come before the peer was silent.
+        """
         known = self._membership.when_known(peer, version, since_s)
         if question is None or question.answered.done():
             await known
@@ -178,6 +212,7 @@ class Matchmaker:
             self._forget(peer.id, question)  # it had gone before it was asked
 
     def _ask(self, peer: str, version: int, body: bytes) -> _Question:
+        """Send a message to a peer, in the foreground: the end of the job is the answer."""
         queue = queue_of(MATCHMAKING, peer)
         tail = packets.tail(b"", body)
         heads = packets.heads([queue], _KIND, len(tail))
@@ -194,7 +229,16 @@ class Matchmaker:
         return question
 
     def handle(self, member: str, job: Job) -> None:
-        """Take what a peer tells ``member``, which is us: drop the lists, then answer."""
+        """Take what a peer tells ``member``, which is us: drop the lists, then answer.
+
+        Arguments:
+            member: the id that the peer asked, which may be a former one of this member's.
+            job: the message. It is refused with ``bad_request:`` where it cannot be read.
+
+        An answer to a subscribe need not wait: a copy too few is not promised to a subscriber that
+        has no answer yet. One to a removal waits until what holds the former list is sent, since a
+        drain relies on it ("Between workers" in docs/protocol.rst).
+        """
         try:
             told = decode_matchmaking(job.arguments)
         except BadRequest as error:
@@ -215,6 +259,7 @@ class Matchmaker:
     async def _answer(
         self, job: Job, answer: bytes, topics: list[str], versions: list[int]
     ) -> None:
+        """Answer a removal once no fan-out with a former list of these topics is unsent."""
         with answering(job):
             await self._caches.wait_sent(topics)
             self._membership.heard(versions)

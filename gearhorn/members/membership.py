@@ -62,13 +62,13 @@ log = structlog.get_logger(__name__)
 
 
 def new_id() -> str:
-    """Return ``HOST-PID-RANDOM``, never used before."""
+    """Return ``HOST-PID-RANDOM``, never used before, in characters that queue names may have."""
     host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname()) or "host"
     return f"{host[:150]}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 class Duties(Caches, Protocol):
-    """What a member has to do besides holding its lease."""
+    """What a member has to do besides holding its lease: parts above this one do it."""
 
     async def appear(self, member: str) -> None:
         """Serve the member's own queues; return once the job servers know."""
@@ -87,7 +87,14 @@ class Duties(Caches, Protocol):
 
 
 class Membership:
-    """One member. ``id`` changes when a lease is lost; ``peers`` are the others."""
+    """One member. ``id`` changes when a lease is lost; ``peers`` are the others.
+
+    Arguments:
+        members: the members' records in the store.
+        lease: this member's; the users of cached lists read it, and this class alone changes it.
+
+    ``joined`` is set while this member is in the store under ``id``.
+    """
 
     def __init__(self, members: Members, lease: Lease) -> None:
         self.id = new_id()
@@ -120,7 +127,10 @@ class Membership:
         self._peers.start(self, duties)
 
     async def leave(self) -> None:
-        """Give the lease back, if the store can be told. No list may be used afterwards."""
+        """Give the lease back, if the store can be told. No list may be used afterwards.
+
+        Former ids that are still there go with it. Peers remove what the store cannot be told of.
+        """
         await self._tasks.cancel()
         await self._peers.stop()
         self.lease.end()
@@ -134,7 +144,10 @@ class Membership:
             log.info("left", member=self.id)
 
     def stand_down(self) -> None:
-        """Give the lease up, and join again only after ``stand_up``."""
+        """Give the lease up, and join again only after ``stand_up``.
+
+        Its users see at once that it has ended; ``_renew``, woken, has the record taken away.
+        """
         self._may_live.clear()
         self.lease.end()
         self._kick.set()
@@ -163,7 +176,7 @@ class Membership:
         self._peers.on_change(listener)
 
     def renew_soon(self) -> None:
-        """Renew the lease now: there may be more to be had."""
+        """Renew the lease now: more subscriptions may be due than one renewal hands out."""
         self._kick.set()
 
     @property
@@ -178,12 +191,17 @@ class Membership:
 
     @property
     def clock_ms(self) -> int:
-        """The members' clock."""
+        """The members' clock, in ms: what the store said last, and what has passed here since."""
         read, at_s = self._clock
         return read + int((now_s() - at_s) * 1000)
 
     def heard(self, versions: Sequence[int]) -> None:
-        """The lists of these changes are dropped, and what held them is sent."""
+        """The lists of these changes are dropped, and what held them is sent.
+
+        Versions come out of order, since peers tell their changes side by side. ``known`` moves on
+        as soon as there is no gap. A gap that stays (a message was lost) is closed by a renewal;
+        ``HEARD`` bounds what is remembered until then.
+        """
         if len(self._heard) < HEARD:
             self._heard.update(versions)
         while self._known + 1 in self._heard:
@@ -192,7 +210,12 @@ class Membership:
 
     def saw(self, members: Sequence[Member], asked_s: float) -> list[Member]:
         """Take note of who the members are, as the store said to a question of ``asked_s``; return
-        the peers among them. Those that stood still too long are removed."""
+        the peers among them. Those that stood still too long are removed.
+
+        A store that does not list this member, though it was asked after this member had joined,
+        has removed it or lost its data. Its lease ends here, not at the next renewal: peers do not
+        ask it any more, so it may not use a list for a moment longer.
+        """
         if asked_s > self._joined_s and all(member.id != self.id for member in members):
             self.lease.end()
             self._past.doubt(self._after_a_lease())
@@ -226,7 +249,12 @@ class Membership:
             await asyncio.sleep(left_s)
 
     async def _hold(self) -> None:
-        """Live one life after the other: join, and hold the lease until it is lost."""
+        """Live one life after the other: join, and hold the lease until it is lost.
+
+        A life begins with ``appear`` and not with the store: peers ask every member that is there,
+        and one whose queue is not served yet would keep them waiting for its lease. If any step
+        crashes the lease ends with it, so that nothing that is cached is used without renewals.
+        """
         duties = self._duties
         assert duties is not None
         if self._is_alive:  # the loop crashed
@@ -242,7 +270,12 @@ class Membership:
             self._end_life(duties, why)
 
     def _end_life(self, duties: Duties, why: str) -> None:
-        """The lease is lost: what comes next is another member."""
+        """The lease is lost: what comes next is another member.
+
+        The id changes before any part is told: what is answered from here on in the former name is
+        known to be of a former life. A lease that has lapsed is not ended, since lists may be used
+        stale after it. Durable subscriptions are abandoned at once: others deliver for them now.
+        """
         log.warning("lease lost; every list is forgotten, joining anew", why=why)
         self._members.find_anew()
         self._is_alive = False
@@ -270,6 +303,12 @@ class Membership:
         self._formers.discard(former)
 
     async def _join(self, duties: Duties) -> None:
+        """Join the members, tried until the store answers.
+
+        Lists are forgotten before the lease is granted: nothing says what changed while there was
+        none. Changes wait for a lease where the store's data, or the run that it is served under,
+        is another than before: it does not know the leases of its past.
+        """
         backoff = Backoff(0.05, RETRY_S)
         while True:
             self._asked = True
@@ -294,7 +333,21 @@ class Membership:
             return
 
     async def _renew(self, duties: Duties) -> str:
-        """Keep the lease; return why it is lost."""
+        """Keep the lease; return why it is lost.
+
+        The steps of a renewal stand in this order:
+
+        1. Wait for a third of the lease, or for a kick. While the store is away, try again soon.
+        2. ``asked_s`` is read before the store is asked: the lease is counted from then, which is
+           earlier than when the store granted it.
+        3. The store takes note of ``_known``, and of no more: what this renewal itself tells of is
+           known only when it has been dropped and sent.
+        4. The clock is read after the reply has come. A member that was frozen finds that its lease
+           had lapsed, and must not revive it: peers have counted it out meanwhile.
+        5. A store under another run does not know what changed under the former one, so every list
+           goes then. Lists go before the lease is granted, so that none is used that changed.
+        6. That the lists are gone is acknowledged later, once what held them is sent.
+        """
         while True:
             each_s = self.lease.length_s / RENEWALS
             delay_s = RETRY_S if self._is_lost else each_s * random.uniform(0.9, 1.0)
@@ -356,7 +409,7 @@ class Membership:
                 self._kick.set()
 
     def _take(self, renewal: Renewal, asked_s: float) -> None:
-        """Count the lease as renewed; the lists that changed are dropped."""
+        """Count the lease as renewed, from ``asked_s``; the lists that changed are dropped."""
         if self._is_lost:
             self._is_lost = False
             log.info("store is back")
@@ -368,13 +421,18 @@ class Membership:
             self._duties.expire(renewal.expired)
 
     def _store_is_lost(self, error: StoreError) -> None:
+        """The store does not answer, and the lease runs out. Logged once for each outage."""
         self.lease.store_is_lost()
         if not self._is_lost:
             self._is_lost = True
             log.error("store unreachable; the lease runs out", error=str(error))
 
     def _notice_run(self) -> bool:
-        """Note under which run the store answers; return whether it is another one."""
+        """Note under which run the store answers; return whether it is another one.
+
+        Versions of the former run mean nothing under a new one that lost some of them, so what this
+        member knows begins again at nothing, and every list goes.
+        """
         if not self._past.answered_under(self._members.run_id):
             return False
         log.warning("the store was restarted or replaced; changes wait one lease")

@@ -63,7 +63,11 @@ class Presence:
         ]
 
     async def appear(self) -> None:
-        """Begin to serve; return once a job server knows, and the others have had their time."""
+        """Begin to serve; return once a job server knows, and the others have had ``GRACE_S``.
+
+        A server that is down must not keep a member from joining. While none is up there is no
+        point in joining, so that is waited for without end.
+        """
         for worker in self._workers:
             worker.start()
         while not any(worker.is_up for worker in self._workers):
@@ -86,7 +90,15 @@ class Listener(Protocol):
 
 
 class Presences:
-    """Where this member is present: under its id, and for a while under former ones of its own."""
+    """Where this member is present: under its id, and for a while under former ones of its own.
+
+    Arguments:
+        servers: the job servers.
+        tls: how to connect to them, None for plain TCP.
+        matchmaker: takes what peers tell of changes.
+        listener: takes what peers tell of themselves.
+        burials: where the queues go that are served no more.
+    """
 
     def __init__(
         self,

@@ -9,7 +9,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TITLE = re.compile(r"^(.+)\n(?:=+|-+|~+)$", re.M)
-REFERENCE = re.compile(r'(docs/\w+\.rst), "([^"]+)"')
+REFERENCES_TO = (  # both orders: document before title, and title before document
+    re.compile(r'(?P<document>docs/\w+\.rst), "(?P<title>[^"]+)"'),
+    re.compile(r'"(?P<title>[^"]+)" in (?P<document>docs/\w+\.rst)'),
+)
 SOURCES = sorted([*ROOT.glob("gearhorn/**/*.py"), *ROOT.glob("gearhorn/**/*.lua")])
 
 
@@ -24,9 +27,10 @@ def titles(document: str) -> set[str]:
 
 REFERENCES = sorted(
     {
-        (str(path.relative_to(ROOT)), *found)
+        (str(path.relative_to(ROOT)), found["document"], found["title"])
         for path in SOURCES
-        for found in REFERENCE.findall(plain(path.read_text()))
+        for reference in REFERENCES_TO
+        for found in reference.finditer(plain(path.read_text()))
     }
 )
 
