@@ -16,7 +16,7 @@ import asyncio
 import ssl
 from collections.abc import Callable, Sequence
 
-from gearhorn.gearman.link import Server
+from gearhorn.gearman.server import Server
 from gearhorn.gearman.worker import Job, Worker
 
 

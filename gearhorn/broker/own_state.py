@@ -17,7 +17,7 @@ from gearhorn.durable.service import DurableTopics
 from gearhorn.fanout.directory import Directory
 from gearhorn.fanout.places import Places
 from gearhorn.gearman.job_servers import JobServers
-from gearhorn.gearman.link import Server
+from gearhorn.gearman.server import Server
 from gearhorn.members.membership import Membership
 from gearhorn.messages.peers import MemberState
 from gearhorn.timing import now_s

@@ -31,8 +31,8 @@ from gearhorn.fanout.overflow import Overflow
 from gearhorn.fanout.places import RESULTS_BYTES, Places
 from gearhorn.gearman.drain import Drainer
 from gearhorn.gearman.job_servers import JobServers
-from gearhorn.gearman.link import Server
 from gearhorn.gearman.packets import KEPT_BYTES
+from gearhorn.gearman.server import Server
 from gearhorn.gearman.tls import tls_context
 from gearhorn.members.burials import Burials
 from gearhorn.members.change_queue import ChangeQueue

@@ -34,7 +34,7 @@ from gearhorn.config import (
     parse_size,
 )
 from gearhorn.errors import BadName, StartError
-from gearhorn.gearman.link import Server
+from gearhorn.gearman.server import Server
 from gearhorn.names import check_name
 from gearhorn.standalone.servers import Standalone, StandaloneError
 from gearhorn.standalone.servers import start as start_standalone

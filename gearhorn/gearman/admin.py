@@ -16,7 +16,8 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from gearhorn.gearman.kept import Kept, Streams
-from gearhorn.gearman.link import CONNECT_TIMEOUT_S, Server, open_streams
+from gearhorn.gearman.server import Server, open_streams
+from gearhorn.gearman.sockets import CONNECT_TIMEOUT_S
 
 ANSWER_TIMEOUT_S = 10.0  # for a whole table
 SILENCE_S = 2.0  # between two answers to single commands

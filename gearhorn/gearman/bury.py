@@ -12,7 +12,7 @@ import asyncio
 import ssl
 
 from gearhorn.gearman.drain import drain
-from gearhorn.gearman.link import Server, open_streams
+from gearhorn.gearman.server import Server, open_streams
 
 ANSWER_S = 5.0
 LEAVE_S = 0.05  # until the server has noticed that who emptied the queue has left

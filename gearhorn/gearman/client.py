@@ -38,9 +38,10 @@ import structlog
 
 from gearhorn.errors import ProtocolError
 from gearhorn.gearman import packets
-from gearhorn.gearman.link import Connection, Link, Server
+from gearhorn.gearman.link import Connection, Link
 from gearhorn.gearman.packets import Packet
 from gearhorn.gearman.results import DONE, LOST, Awaited
+from gearhorn.gearman.server import Server
 from gearhorn.gearman.submission import Submission, broke, finish, tell
 
 WINDOW_COPIES = 256  # 95 % of the speed, others' p99 under 10 ms

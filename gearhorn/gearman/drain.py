@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from gearhorn.gearman.job_servers import JobServers
-from gearhorn.gearman.link import CONNECT_TIMEOUT_S, Connection, Server, can_connect
+from gearhorn.gearman.link import Connection
 from gearhorn.gearman.packets import Packet
+from gearhorn.gearman.server import Server, can_connect
+from gearhorn.gearman.sockets import CONNECT_TIMEOUT_S
 from gearhorn.gearman.worker import GRABS, Job, Worker
 
 DRAIN_S = 30.0  # for one server; the rest of a queue that others fill faster is left there

@@ -16,9 +16,10 @@ import structlog
 
 from gearhorn.gearman.admin import Admin
 from gearhorn.gearman.client import Client
-from gearhorn.gearman.link import Connection, Server
+from gearhorn.gearman.link import Connection
 from gearhorn.gearman.reap import reap
 from gearhorn.gearman.results import Result
+from gearhorn.gearman.server import Server
 from gearhorn.gearman.submission import Submission
 from gearhorn.gearman.trimming import Trimmer
 

@@ -11,7 +11,7 @@ import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
 
-from gearhorn.gearman.link import Server, open_streams
+from gearhorn.gearman.server import Server, open_streams
 
 IDLE_S = 5.0  # a connection is kept so long without being used
 _DOWN = "the server went down"

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 from gearhorn.errors import ProtocolError
 from gearhorn.gearman import packets
-from gearhorn.gearman.link import Server, open_streams
 from gearhorn.gearman.packets import Splitter
+from gearhorn.gearman.server import Server, open_streams
 
 REAP_S = 5.0
 PIECE = 100  # queues asked for before the answers are read

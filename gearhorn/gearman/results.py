@@ -2,6 +2,10 @@
 
 Rules: pure. Receivers may send what they like for as long as they like, so every byte that is kept
 until they finish is taken from a room first, which all copies of one message share.
+
+A copy of which nothing has come costs no object here: ``Client`` keeps it as a pair, and makes an
+``Awaited`` of it with its first packet. A fan-out to 100,000 receivers that answer with nothing
+but WORK_COMPLETE never makes one.
 """
 
 from __future__ import annotations
@@ -23,7 +27,10 @@ class Room(Protocol):
 
 
 class Bound:
-    """A room of ``size`` bytes that is part of no larger one."""
+    """A room of ``size`` bytes that is part of no larger one.
+
+    ``fanout.places`` has rooms that are parts of the member's.
+    """
 
     __slots__ = ("_left",)
 
@@ -41,10 +48,18 @@ class Bound:
 
 
 class Result:
-    """How a foreground copy ended: ``ok`` and what it returned, or the receiver's own words.
+    """How a foreground copy ended: ``ok`` and what it returned, or the receiver's own reason.
 
     What the room of its submission had no place for is missing: of ``data`` all of it, then it is
-    ``oversized``. The bytes that are here are still taken from that room.
+    ``oversized``. Half a result would look like a whole one to a caller that parses it. The bytes
+    that are here are still taken from that room, until who is told gives them back.
+
+    Attributes:
+        ok: the receiver finished the job (WORK_COMPLETE).
+        data: what it returned, pieces of WORK_DATA and the end joined. Empty unless ``ok``.
+        text: the last warning, or the text of the exception, at most ``REASON_BYTES``.
+        oversized: it returned more than was kept. Never together with ``data``.
+        lost: the job server went down, and nothing is known of the receiver. Then not ``ok``.
     """
 
     __slots__ = ("data", "lost", "ok", "oversized", "text")
@@ -70,7 +85,11 @@ LOST = Result(False, lost=True)  # what most are whose server went down
 
 
 class Submitted(Protocol):
-    """What was submitted, as far as results concern it."""
+    """What was submitted, as far as results concern it (see ``submission.Submission``).
+
+    ``results`` and ``reasons`` are rooms for what receivers return, and for their warnings and
+    exceptions. Without the first nothing is kept; without the second a bounded text is.
+    """
 
     results: Room | None
     reasons: Room | None
@@ -78,7 +97,7 @@ class Submitted(Protocol):
 
 
 class Awaited:
-    """A foreground copy that a receiver has not finished."""
+    """A foreground copy that a receiver has not finished, and of which something has come."""
 
     __slots__ = (
         "chunks", "index", "is_withdrawn", "oversized", "size", "submission", "warning",
@@ -94,7 +113,7 @@ class Awaited:
         self.is_withdrawn = False  # the server will say that it failed, and a receiver may finish
 
     def add(self, data: bytes) -> None:
-        """Keep a piece of what the receiver returned, if anybody wants it."""
+        """Keep a piece of what the receiver returned, if its submission has a room for results."""
         room = None if self.submission is None else self.submission.results
         if room is None or self.oversized or not data:
             return
@@ -105,7 +124,10 @@ class Awaited:
             self.cut()
 
     def cut(self) -> None:
-        """What the receiver returned is not kept whole: keep nothing of it."""
+        """Keep nothing of what the receiver returned, since it cannot be kept whole.
+
+        Pieces that come later are dropped as well, though they might fit: ``oversized`` stays.
+        """
         self.oversized = True
         if self.submission is not None and self.submission.results is not None and self.size:
             self.submission.results.give(self.size)
@@ -113,7 +135,11 @@ class Awaited:
         self.chunks.clear()
 
     def warn(self, text: bytes) -> None:
-        """Keep the receiver's last words instead of those before."""
+        """Keep this warning instead of the former one; "" only drops the former.
+
+        The former gives its bytes back first, so that a receiver that repeats a long warning does
+        not run out of room by itself.
+        """
         room = None if self.submission is None else self.submission.reasons
         if room is not None and self.warning:
             room.give(len(self.warning))
@@ -121,16 +147,31 @@ class Awaited:
         self.warning = text if room is None or room.take(len(text)) else b""
 
     def withdraw(self, is_withdrawn: bool) -> None:
-        """The server is asked to forget the copy, and will say that it failed; or has said so."""
+        """Note whether a failure that the server was asked for is still to come.
+
+        To cancel a job makes gearmand say WORK_FAIL at once. A receiver that had it already may
+        still finish it, and that end counts: so the first failure after a withdrawal is none.
+        """
         self.is_withdrawn = is_withdrawn
 
     def forget(self) -> None:
-        """Nobody waits any more; this stays, to take its turn with the packets."""
+        """Give up what is kept: the submission is not interested any more.
+
+        The object itself stays where it is. gearmand sends every packet once for each copy that it
+        joined under one handle, so a forgotten copy still has to take its turn.
+        """
         self.warn(b"")
         self.cut()
         self.submission = None
 
     def finish(self, ok: bool, text: bytes = b"", lost: bool = False) -> None:
+        """Tell the outcome how the copy ended, unless it was forgotten.
+
+        ``text`` is that of an exception, and takes the place of a warning. Where the receiver
+        succeeded or its server was lost, its absence does so too, since a warning explains neither.
+        With a failure the last warning stays: it is the only reason that WORK_FAIL can have.
+        Whatever the outcome raises reaches the caller (``submission.finish`` handles it).
+        """
         if self.submission is None:
             return
         if ok and not (self.chunks or self.oversized or self.warning):

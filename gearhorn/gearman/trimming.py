@@ -13,9 +13,9 @@ import ssl
 from gearhorn.errors import ProtocolError
 from gearhorn.gearman import packets
 from gearhorn.gearman.kept import Kept, Streams
-from gearhorn.gearman.link import Server
 from gearhorn.gearman.packets import Splitter
 from gearhorn.gearman.results import DISCARDED
+from gearhorn.gearman.server import Server
 
 TRIM_S = 5.0  # for one queue
 

@@ -16,8 +16,9 @@ import structlog
 
 from gearhorn.errors import InternalError, ProtocolError
 from gearhorn.gearman import packets
-from gearhorn.gearman.link import Connection, Link, Server
+from gearhorn.gearman.link import Connection, Link
 from gearhorn.gearman.packets import MAX_UNIQUE_BYTES, Packet, pack
+from gearhorn.gearman.server import Server
 
 GRABS = 128  # outstanding: gearmand hands out 64 at a time in 7 us each, 128 in 5 us (measured)
 FEWEST = 2  # jobs in hand, whatever they weigh: one is grabbed while the other is worked on

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
-from gearhorn.gearman.link import Server
+from gearhorn.gearman.server import Server
 from gearhorn.gearman.worker import Job, Worker
 from gearhorn.members.burials import Burials
 from gearhorn.members.matchmaking import Matchmaker

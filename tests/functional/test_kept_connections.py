@@ -13,7 +13,7 @@ from support.wire import Refused, Wire, admin
 
 from gearhorn.gearman import kept as kept_module
 from gearhorn.gearman.admin import SILENCE_S, Admin
-from gearhorn.gearman.link import Server
+from gearhorn.gearman.server import Server
 from gearhorn.gearman.trimming import Trimmer
 
 HOST = "127.0.0.1"

@@ -13,7 +13,7 @@ from support.cluster import Cluster, eventually
 from support.trial import TOPIC, Trial
 
 from gearhorn.gearman.drain import _Drain, drain
-from gearhorn.gearman.link import Server
+from gearhorn.gearman.server import Server
 
 MakeCluster = Callable[..., Cluster]
 

@@ -11,7 +11,8 @@ from gearhorn.fanout.packed import Packed, Packer
 from gearhorn.fanout.places import Places
 from gearhorn.gearman import packets
 from gearhorn.gearman.client import Client
-from gearhorn.gearman.link import Connection, Server
+from gearhorn.gearman.link import Connection
+from gearhorn.gearman.server import Server
 from gearhorn.gearman.submission import Submission
 from gearhorn.messages.fanout import Fanout
 

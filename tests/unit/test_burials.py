@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 import pytest
 from support.membership import Loop
 
-from gearhorn.gearman.link import Server
+from gearhorn.gearman.server import Server
 from gearhorn.members.burials import AGAIN_S, LIMIT, TRIES, Burials
 
 

@@ -9,7 +9,7 @@ import pytest
 from gearhorn.gearman import bury as module
 from gearhorn.gearman.bury import bury
 from gearhorn.gearman.drain import Drained
-from gearhorn.gearman.link import Server
+from gearhorn.gearman.server import Server
 
 
 @pytest.mark.parametrize("answer", [b"", b"x" * 200_000])

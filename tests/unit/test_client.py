@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from gearhorn.gearman import packets
 from gearhorn.gearman.client import CHUNK_COPIES, WINDOW_BYTES, WINDOW_COPIES, Client
-from gearhorn.gearman.link import Connection, Server
+from gearhorn.gearman.link import Connection
 from gearhorn.gearman.results import Bound, Result
+from gearhorn.gearman.server import Server
 from gearhorn.gearman.submission import Submission
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gearhorn.config import GEARMAN_PORT, parse_server, parse_size
-from gearhorn.gearman.link import Server
+from gearhorn.gearman.server import Server
 
 PORTS = st.integers(1, 65535)
 LABELS = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)

@@ -11,7 +11,7 @@ import pytest
 from gearhorn.fanout.copies import Block, Subscribers, unique_id
 from gearhorn.gearman import packets
 from gearhorn.gearman.job_servers import JobServers
-from gearhorn.gearman.link import Server
+from gearhorn.gearman.server import Server
 from gearhorn.messages.fanout import Fanout, decode_fanout
 
 PREFIX = b"0123456789abcdef.1:"

@@ -11,9 +11,9 @@ import pytest
 from gearhorn.gearman import packets
 from gearhorn.gearman.admin import Admin
 from gearhorn.gearman.kept import Kept
-from gearhorn.gearman.link import Server
 from gearhorn.gearman.packets import Splitter
 from gearhorn.gearman.results import DISCARDED
+from gearhorn.gearman.server import Server
 from gearhorn.gearman.trimming import Trimmer
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -12,9 +12,10 @@ import structlog
 
 from gearhorn.gearman import packets
 from gearhorn.gearman.client import Client
-from gearhorn.gearman.link import Connection, Link, Server
+from gearhorn.gearman.link import Connection, Link
 from gearhorn.gearman.reap import reap
 from gearhorn.gearman.results import Result
+from gearhorn.gearman.server import Server
 from gearhorn.gearman.submission import Submission
 from gearhorn.gearman.worker import Job, Worker
 

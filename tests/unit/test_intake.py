@@ -8,7 +8,7 @@ import pytest
 
 from gearhorn.broker import intake as intake_module
 from gearhorn.broker.intake import Intake
-from gearhorn.gearman.link import Server
+from gearhorn.gearman.server import Server
 
 SERVERS = [Server("a", 1), Server("b", 2)]
 

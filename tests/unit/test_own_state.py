@@ -8,7 +8,7 @@ from typing import Any
 
 from gearhorn import __version__
 from gearhorn.broker.own_state import OwnState
-from gearhorn.gearman.link import Server
+from gearhorn.gearman.server import Server
 
 
 def test_the_state_adds_up_what_the_parts_count() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from gearhorn.gearman.pulse import (
     ANSWER_S,
     INTERVAL_S,
-    LEAST_BYTES,
     LONGEST_S,
+    MIN_BYTES,
     PROOF_S,
     TIMEOUT_S,
     Pulse,
@@ -58,7 +58,7 @@ def test_silence_is_death() -> None:
 def test_bytes_that_leave_are_life_as_long_as_they_do() -> None:
     pulse, left = asked(), 0
     for at_s in ticks(0.0, 60.0):
-        left += LEAST_BYTES // 4
+        left += MIN_BYTES // 4
         assert pulse.why_dead(at_s, Signs(0, left, 0, 1)) == ""
     assert pulse.why_dead(61.0 + TIMEOUT_S, Signs(0, left, 0, 1))
 
@@ -66,7 +66,7 @@ def test_bytes_that_leave_are_life_as_long_as_they_do() -> None:
 def test_a_long_packet_that_arrives_is_life() -> None:
     pulse, heard = asked(), 0
     for at_s in ticks(0.0, 60.0):
-        heard += LEAST_BYTES // 4
+        heard += MIN_BYTES // 4
         assert pulse.why_dead(at_s, Signs(heard, 0, 0, 1)) == ""
 
 
@@ -118,3 +118,18 @@ def test_an_answer_in_time_makes_up_for_those_that_waited() -> None:
     assert live(pulse, ANSWER_S - 5, Signs(0, 0, 7, 3)) == ""
     assert pulse.why_dead(ANSWER_S + 10, Signs(0, 0, 8, 2)) == ""
     assert pulse.why_dead(ANSWER_S + 20, Signs(0, 0, 8, 2)) == ""
+
+
+def test_an_answer_to_no_echo_proves_nothing() -> None:
+    pulse = Pulse(0.0)
+    pulse.answered(PROOF_S - 1, NOTHING)
+    assert pulse.is_due(PROOF_S, 0)
+
+
+def test_an_answer_to_what_was_asked_ends_the_wait_while_the_echo_is_out() -> None:
+    pulse = Pulse(0.0)
+    assert live(pulse, ANSWER_S - 5, Signs(0, 0, 7, 3)) == ""
+    pulse.asked(ANSWER_S - 4, Signs(0, 0, 7, 3))
+    assert pulse.why_dead(ANSWER_S - 3, Signs(0, 0, 8, 2)) == ""
+    pulse.answered(ANSWER_S - 2, Signs(0, 0, 8, 2))
+    assert pulse.why_dead(2 * ANSWER_S, Signs(0, 0, 8, 2)) == ""

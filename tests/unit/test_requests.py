@@ -10,7 +10,8 @@ import structlog
 
 from gearhorn.errors import BadRequest, StoreError
 from gearhorn.gearman import packets
-from gearhorn.gearman.link import Connection, Server
+from gearhorn.gearman.link import Connection
+from gearhorn.gearman.server import Server
 from gearhorn.gearman.worker import Job, Worker
 from gearhorn.requests import answer, answering, attempt
 

@@ -7,7 +7,8 @@ import struct
 from collections.abc import Callable
 
 from gearhorn.gearman import packets
-from gearhorn.gearman.link import Connection, Server
+from gearhorn.gearman.link import Connection
+from gearhorn.gearman.server import Server
 from gearhorn.gearman.worker import GRABS, HELD_BYTES, Job, Worker
 
 
