@@ -19,7 +19,7 @@ by little.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import structlog
@@ -35,7 +35,31 @@ LIST_S = 30.0  # for one read of a list, and for all tries while the store answe
 MARKED = 10_000  # topics dropped one by one when the job servers change: 5 ms
 _FREED = 1_000  # lists that are freed in one turn of the loop
 
-Waiter = Callable[[Subscribers | RequestError], None]
+log = structlog.get_logger(__name__)
+
+
+class Waiter(Protocol):
+    """Who waits for a list. One of the two methods is called, once, and it must not raise: others
+    wait for the same list."""
+
+    def listed(self, subscribers: Subscribers) -> None:
+        """The list is read. It is cached by now, unless its topic changed meanwhile."""
+
+    def refused(self, error: RequestError) -> None:
+        """The list cannot be had."""
+
+
+class _AnyUse:
+    """Waits for a list that is read for no job: whoever asks for it next finds it."""
+
+    def listed(self, subscribers: Subscribers) -> None:
+        pass
+
+    def refused(self, error: RequestError) -> None:
+        pass
+
+
+_ANY_USE = _AnyUse()
 
 
 class Reader(Protocol):
@@ -55,11 +79,11 @@ class Marker(Protocol):
         """Return whether limits have to be set before a list's first copy of a session."""
 
 
-log = structlog.get_logger(__name__)
-
-
 class _Pending:
-    """A topic that is being read, and who waits for it."""
+    """A topic that is being read, and who waits for it, in the order they came.
+
+    ``served`` is done when the read that is under way has served whom it may.
+    """
 
     __slots__ = ("cut", "reading", "served", "waiters")
 
@@ -74,7 +98,10 @@ class _Pending:
         self.reading, self.cut = True, None
 
     def end(self) -> None:
-        """The read that is under way does not serve those who come from now on."""
+        """The read that is under way does not serve those who come from now on.
+
+        Only the first call for a read counts: those between it and the next came too late already.
+        """
         if self.reading and self.cut is None:
             self.cut = len(self.waiters)
 
@@ -117,6 +144,9 @@ class Directory:
     def get(self, topic: str) -> Subscribers | None:
         """Return the cached list if it may be used now, for a job that is here; else None.
 
+        The clock is read after the job has arrived: a member that was frozen with jobs in its
+        sockets finds that its lease has lapsed ("Between workers" in docs/protocol.rst).
+
         No earlier job waits for the list then: it is cached when its waiters are served.
         """
         if now_s() > self._lease.usable_until_s:
@@ -136,25 +166,30 @@ class Directory:
         return count, self._young_weight + self._old_weight - TOPIC_WEIGHT * count
 
     def peek(self, topic: str) -> Subscribers | None:
-        """Return the cached list, whatever its age."""
+        """Return the cached list, whether or not the lease holds. It is for limits and polls,
+        which promise nothing, and does not count as a use."""
         return self._young.get(topic) or self._old.get(topic)
 
     def is_current(self, subscribers: Subscribers) -> bool:
-        """Whether a list is not known to be a former one."""
+        """Whether a list is not known to be a former one: another of its topic is cached."""
         return self.peek(subscribers.topic) in (None, subscribers)
 
     def refresh(self, topic: str) -> None:
         """Have a topic's list read again, though no job waits for it."""
-        self.when_known(topic, lambda _: None)
+        self.when_known(topic, _ANY_USE)
 
     def when_known(self, topic: str, waiter: Waiter) -> None:
-        """Call ``waiter`` with the list once it is read, after those who came before."""
+        """Tell ``waiter`` once a topic's list is read, after those who came before.
+
+        Under a lease that has lapsed no change is heard of, so a read that is under way does not
+        serve who comes now: the list may have changed since it began.
+        """
         pending = self._pending.get(topic)
         if pending is None:
             pending = self._pending[topic] = _Pending()
             self._tasks.spawn(self._fetch(topic), "list")
         elif now_s() > self._lease.usable_until_s:
-            pending.end()  # without a lease, a change since that read began is not heard of
+            pending.end()
         pending.waiters.append(waiter)
 
     def drop(self, topic: str) -> None:
@@ -197,9 +232,11 @@ class Directory:
                 await asyncio.shield(pending.served)
 
     def _weight(self, subscribers: Subscribers) -> int:
+        """Return what a list counts against the limit, in subscriptions."""
         return len(subscribers.queues) + len(subscribers.durable) + TOPIC_WEIGHT
 
     def _keep(self, subscribers: Subscribers) -> None:
+        """Cache a list among the young; where those have half the limit, they become the old."""
         self._young[subscribers.topic] = subscribers
         self._young_weight += self._weight(subscribers)
         if self._young_weight > self._limit // 2:
@@ -208,6 +245,7 @@ class Directory:
             self._young, self._young_weight = {}, 0
 
     def _maybe_mark(self, found: Subscribers) -> None:
+        """Take note of a list that is good for one session of the job servers only."""
         if self._marker and len(self._marked) <= MARKED and self._marker.is_eager(found):
             self._marked.add(found.topic)
 
@@ -294,5 +332,8 @@ class Directory:
                 self._keep(found)
                 self._maybe_mark(found)
         for waiter in now:
-            waiter(found)
+            if isinstance(found, Subscribers):
+                waiter.listed(found)
+            else:
+                waiter.refused(found)
         pending.served.set_result(None)

@@ -40,11 +40,46 @@ from gearhorn.names import check_publish
 log = structlog.get_logger(__name__)
 
 
+class _ListWaiter:
+    """A ``fanout`` job that waits for its list: see ``directory.Waiter``.
+
+    Arguments:
+        fanouts: goes on with the job.
+        job: the job. Where it was given back meanwhile, another member has it, and nothing is done.
+        message: what it asks for.
+    """
+
+    __slots__ = ("_fanouts", "_job", "_message")
+
+    def __init__(self, fanouts: Fanouts, job: Job, message: Fanout) -> None:
+        self._fanouts = fanouts
+        self._job = job
+        self._message = message
+
+    def listed(self, subscribers: Subscribers) -> None:
+        """Begin the fan-out. A fault costs this job only: others wait for the same list."""
+        job = self._job
+        if job.is_given_back:
+            return
+        try:
+            self._fanouts.begin(job, self._message, subscribers)
+        except RequestError as error:
+            job.fail(str(error))
+        except Exception:
+            log.exception("fan-out failed", topic=self._message.topic)
+            job.fail("internal error")
+
+    def refused(self, error: RequestError) -> None:
+        """Refuse the job with why there is no list."""
+        if not self._job.is_given_back:
+            self._job.fail(str(error))
+
+
 class Fanouts:
     """Begins the fan-outs of this member.
 
     Arguments:
-        config: for the limits on a request: ``max_payload`` and ``max_fanout_bytes``, in bytes.
+        config: has the limits on a request: ``max_payload`` and ``max_fanout_bytes``, in bytes.
         directory: has the lists.
         outbox: what the running fan-outs share.
         appends: writes the messages of topics that have a log.
@@ -74,30 +109,22 @@ class Fanouts:
             message = decode_fanout(job.take_arguments(), self._config.max_payload)
             subscribers = self._directory.get(message.topic)
             if subscribers is not None:
-                self._begin(job, message, subscribers)
+                self.begin(job, message, subscribers)
             else:
                 check_publish(message.topic)
-                waiter = partial(self._begin_later, job, message)
-                self._directory.when_known(message.topic, waiter)
+                self._directory.when_known(message.topic, _ListWaiter(self, job, message))
         except RequestError as error:
             job.fail(str(error))
 
-    def _begin_later(self, job: Job, message: Fanout, found: Subscribers | RequestError) -> None:
-        """Go on with a job that waited for its list, or for why there is none."""
-        if job.is_given_back:
-            return
-        try:
-            if isinstance(found, RequestError):
-                raise found
-            self._begin(job, message, found)
-        except RequestError as error:
-            job.fail(str(error))
-        except Exception:  # a bug must not take those with it that wait for the same list
-            log.exception("fan-out failed", topic=message.topic)
-            job.fail("internal error")
+    def begin(self, job: Job, message: Fanout, subscribers: Subscribers) -> None:
+        """Send the copies of a message whose list is known, or have the message logged first.
 
-    def _begin(self, job: Job, message: Fanout, subscribers: Subscribers) -> None:
-        """Send the copies of a message whose list is known, or have the message logged first."""
+        The size is checked first, since nothing may have been done for a message that is refused.
+        A job weighs as many copies as it makes from here on, so that the worker grabs fewer others
+        while a large one is in hand. The place comes before the log: see above.
+
+        Raises ``RequestError``: ``TooLarge``, or ``Busy`` where no place is left.
+        """
         chosen = subscribers.chosen(message.exclude) if message.exclude else None
         total = len(subscribers.queues if chosen is None else chosen)
         self._check_size(message, total)
@@ -146,7 +173,13 @@ class Fanouts:
             self._outbox.backlog.poll_soon(subscribers, self._directory)
 
     def _logged(self, plan: Plan, logged: Logged | Unavailable | None) -> None:
-        """Go on with a message that is in its topic's log; None: there is no log any more."""
+        """Go on with a message that waited for its topic's log.
+
+        Arguments:
+            plan: of the fan-out, whose place is left where nothing comes of it.
+            logged: where the message stands; why it does not; None: there is no log any more, and
+                the direct receivers get their copies all the same.
+        """
         if plan.job.is_given_back:
             plan.abandon()
             return
@@ -165,7 +198,11 @@ class Fanouts:
             plan.job.fail("internal error")
 
     def _copy(self, plan: Plan) -> None:
-        """Send the copies. Durable receivers have the message in the log by now."""
+        """Send the copies. Durable receivers have the message in the log by now.
+
+        A fan-out with nothing to send and no receiver to wait for is replied to here. One in the
+        foreground that only durable receivers get has nothing to send, but waits for them.
+        """
         message = plan.message
         if not plan.total and (message.background or not plan.receivers):
             plan.abandon()

@@ -5,6 +5,11 @@ one round trip; most lists end there. The rest of a longer one is read on its ow
 that a long or slow list delays no other. Few long lists are read at a time, and
 they leave the store's connections to the others.
 
+A list is built in three kinds, plain, enveloped and durable, since copies of the first two have
+different payloads and the third gets none. What some subscriptions have besides is kept by index.
+A list that turns out to be long stays packed as it came (``packed``); a short one becomes plain
+Python lists, which are quicker to use.
+
 Rules: runs on the event loop, and each page gives it a turn. What is read is no snapshot;
 ``store.subscriptions`` says why that does no harm.
 """
@@ -58,6 +63,8 @@ class Lists:
     async def read(self, topic: str) -> Subscribers:
         """Return a topic's list as it is in the store now, with its limits set.
 
+        The limits are prepared within ``reading``, which notes the changes that overtake the read.
+
         Raises ``StoreError``.
         """
         with self._limits.reading() as reading:
@@ -67,6 +74,10 @@ class Lists:
         return subscribers
 
     async def _read(self, topic: str) -> Subscribers:
+        """Read a list whole, page by page where it is longer than a beginning.
+
+        Its version is that of the first page: what changed while the others were read came after.
+        """
         part = await self._beginning(topic)
         builder = _Builder(topic, part.version)
         builder.add(part)
@@ -88,11 +99,14 @@ class Lists:
         return await found
 
     def _ask(self) -> None:
+        """Begin to read what was asked for in this turn of the loop."""
         wanted, self._wanted = self._wanted, []
         for at in range(0, len(wanted), TOGETHER):
             self._tasks.spawn(self._read_beginnings(wanted[at : at + TOGETHER]), "lists")
 
     async def _read_beginnings(self, wanted: list[tuple[str, asyncio.Future[Listed]]]) -> None:
+        """Read some beginnings in one round trip, and give each to who asked for it, or the error:
+        that of its own list, or of the round trip."""
         parts: Sequence[Listed | Exception]
         async with self._rounds:
             try:
@@ -109,7 +123,12 @@ class Lists:
 
 
 class _Builder:
-    """Takes a list part by part, in the order of client_ids."""
+    """Takes a list part by part, in the order of client_ids.
+
+    Arguments:
+        topic: the list's.
+        version: the store's before the first part was read.
+    """
 
     def __init__(self, topic: str, version: int) -> None:
         self._topic = topic
@@ -119,7 +138,8 @@ class _Builder:
         self._durable = _Kind()
 
     def add(self, part: Listed) -> None:
-        """Take the next part."""
+        """Take the next part. Where no subscription in it has options, which is usual, all go to
+        the plain kind in one piece."""
         options = part.options
         if not options:
             self._plain.add(part.clients)
@@ -169,7 +189,8 @@ class _Builder:
 
 
 class _Kind(Packer):
-    """Those of a list that are treated alike, and the limits of some."""
+    """Those of a list that are treated alike, and the limits of some. Indexes count from 0 within
+    the kind; ``join`` moves those of the second kind up."""
 
     def __init__(self) -> None:
         super().__init__()

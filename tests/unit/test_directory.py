@@ -42,17 +42,29 @@ class Store:
         self.reads[number][1].set_result(list(queues))
 
 
+class Told:
+    """A waiter that calls something with what it is told, or does nothing."""
+
+    def __init__(
+        self, call: Callable[[Subscribers | RequestError], object] = lambda _: None
+    ) -> None:
+        self._call = call
+
+    def listed(self, subscribers: Subscribers) -> None:
+        self._call(subscribers)
+
+    def refused(self, error: RequestError) -> None:
+        self._call(error)
+
+
 class Served:
-    """A waiter that writes down, with its name, what it was served."""
+    """Waiters that write down, each with its name, what they were served."""
 
     def __init__(self) -> None:
         self.lists: list[tuple[str, list[bytes]]] = []
 
-    def __call__(self, name: str) -> Callable[[Subscribers | RequestError], None]:
-        def waiter(found: Subscribers | RequestError) -> None:
-            self.lists.append((name, queues_of(found)))
-
-        return waiter
+    def __call__(self, name: str) -> Told:
+        return Told(lambda found: self.lists.append((name, queues_of(found))))
 
 
 def run(test: Callable[[Store, Directory], Coroutine[None, None, None]], limit: int = 100) -> None:
@@ -106,10 +118,10 @@ def test_waiters_are_served_in_order_by_one_read() -> None:
 def test_a_read_that_began_before_the_change_is_not_kept_and_serves_only_those_before() -> None:
     async def test(store: Store, lists: Directory) -> None:
         served: list[tuple[str, list[bytes]]] = []
-        lists.when_known("t", lambda found: served.append(("before", queues_of(found))))
+        lists.when_known("t", Told(lambda found: served.append(("before", queues_of(found)))))
         await turn()
         lists.drop("t")  # the topic changes while it is being read
-        lists.when_known("t", lambda found: served.append(("after", queues_of(found))))
+        lists.when_known("t", Told(lambda found: served.append(("after", queues_of(found)))))
         store.reads[0][1].set_result([b"t_old"])
         await turn()
         assert served == [("before", [b"t_old"])]
@@ -126,7 +138,7 @@ def test_a_read_that_began_before_the_change_is_not_kept_and_serves_only_those_b
 
 def test_a_read_dropped_with_nobody_after_is_not_kept() -> None:
     async def test(store: Store, lists: Directory) -> None:
-        lists.when_known("t", lambda _: None)
+        lists.when_known("t", Told())
         await turn()
         lists.drop("t")
         store.reads[0][1].set_result([b"t_old"])
@@ -139,7 +151,7 @@ def test_a_read_dropped_with_nobody_after_is_not_kept() -> None:
 def test_settled_waits_for_the_read_under_way_only() -> None:
     async def test(store: Store, lists: Directory) -> None:
         await lists.wait_served(["t"])
-        lists.when_known("t", lambda _: None)
+        lists.when_known("t", Told())
         await turn()
         settled = asyncio.create_task(lists.wait_served(["t"]))
         await turn()
@@ -153,7 +165,7 @@ def test_settled_waits_for_the_read_under_way_only() -> None:
 
 def test_settled_does_not_wait_for_other_topics() -> None:
     async def test(store: Store, lists: Directory) -> None:
-        lists.when_known("other", lambda _: None)
+        lists.when_known("other", Told())
         await turn()
         settled = asyncio.create_task(lists.wait_served(["t"]))
         await turn()
@@ -166,7 +178,7 @@ def test_settled_of_none_waits_for_every_read_under_way() -> None:
     async def test(store: Store, lists: Directory) -> None:
         await lists.wait_served(None)
         for topic in "ab":
-            lists.when_known(topic, lambda _: None)
+            lists.when_known(topic, Told())
             await turn()
         settled = asyncio.create_task(lists.wait_served(None))
         for number in (1, 0):
@@ -181,10 +193,10 @@ def test_settled_of_none_waits_for_every_read_under_way() -> None:
 
 def test_settled_does_not_wait_for_the_read_that_serves_those_after_a_change() -> None:
     async def test(store: Store, lists: Directory) -> None:
-        lists.when_known("t", lambda _: None)
+        lists.when_known("t", Told())
         await turn()
         lists.drop("t")
-        lists.when_known("t", lambda _: None)
+        lists.when_known("t", Told())
         settled = asyncio.create_task(lists.wait_served(["t"]))
         await turn()
         store.finish(0)
@@ -256,7 +268,7 @@ def test_forget_cuts_every_read_under_way_and_keeps_nothing() -> None:
 
 def test_forget_does_not_cut_a_read_that_has_not_begun() -> None:
     async def test(store: Store, lists: Directory) -> None:
-        lists.when_known("t", lambda _: None)
+        lists.when_known("t", Told())
         lists.forget()
         await turn()
         store.finish(0, b"t_a")
@@ -307,7 +319,7 @@ def test_a_topic_that_the_store_refuses_is_told_and_the_others_are_served() -> N
     async def test(store: Store, lists: Directory) -> None:
         found: dict[str, Subscribers | Exception] = {}
         for topic in ("good", "bad"):
-            lists.when_known(topic, partial(found.__setitem__, topic))
+            lists.when_known(topic, Told(partial(found.__setitem__, topic)))
         await turn()
         assert [topic for topic, _ in store.reads] == ["good", "bad"]
         store.reads[1][1].set_exception(StoreRefused("wrong type"))
@@ -325,7 +337,7 @@ def test_a_topic_that_the_store_refuses_is_told_and_the_others_are_served() -> N
 def test_a_list_that_is_never_there_keeps_no_other_waiting() -> None:
     async def test(store: Store, lists: Directory) -> None:
         served = Served()
-        lists.when_known("slow", lambda _: None)
+        lists.when_known("slow", Told())
         lists.when_known("small", served("small"))
         await turn()
         assert [topic for topic, _ in store.reads] == ["slow", "small"]
@@ -340,7 +352,7 @@ def test_a_list_that_is_never_there_keeps_no_other_waiting() -> None:
 def test_one_list_that_fails_is_not_the_store_being_away(is_up: bool) -> None:
     async def test(store: Store, lists: Directory) -> None:
         store.is_up = is_up
-        lists.when_known("t", lambda _: None)
+        lists.when_known("t", Told())
         await turn()
         store.reads[0][1].set_exception(StoreError("no answer"))
         await turn()
@@ -362,7 +374,7 @@ def test_those_who_wait_for_a_list_that_cannot_be_read_are_refused_in_the_end(
     async def test(store: Store, lists: Directory) -> None:
         store.is_up = True
         found = asyncio.get_running_loop().create_future()
-        lists.when_known("t", found.set_result)
+        lists.when_known("t", Told(found.set_result))
         while not found.done():  # each read takes too long
             await asyncio.sleep(0.01)
         assert isinstance(found.result(), Unavailable)
@@ -396,12 +408,12 @@ def test_while_the_store_is_away_those_who_wait_for_it_go_on_waiting(
 def test_a_store_that_fails_is_asked_again_and_the_order_holds() -> None:
     async def test(store: Store, lists: Directory) -> None:
         served: list[int] = []
-        lists.when_known("t", lambda _: served.append(1))
+        lists.when_known("t", Told(lambda _: served.append(1)))
         await turn()
         store.reads[0][1].set_exception(StoreError("away"))
         await turn()
         assert lists.waiting_since is not None
-        lists.when_known("t", lambda _: served.append(2))
+        lists.when_known("t", Told(lambda _: served.append(2)))
         while len(store.reads) < 2:
             await asyncio.sleep(0.01)
         store.reads[1][1].set_result([])
@@ -414,7 +426,7 @@ def test_a_store_that_fails_is_asked_again_and_the_order_holds() -> None:
 
 def test_a_list_is_used_while_the_lease_holds_and_not_once_it_lapsed() -> None:
     async def test(store: Store, lists: Directory) -> None:
-        lists.when_known("t", lambda _: None)
+        lists.when_known("t", Told())
         await turn()
         store.finish(0, b"t_a")
         await turn()
@@ -469,7 +481,7 @@ def test_what_is_cached_is_bounded_and_the_used_stays() -> None:
 
 def test_empty_lists_are_cached_too() -> None:
     async def test(store: Store, lists: Directory) -> None:
-        lists.when_known("nobody", lambda _: None)
+        lists.when_known("nobody", Told())
         await turn()
         store.reads[0][1].set_result([])
         await turn()
@@ -492,7 +504,7 @@ class Marker:
 async def read(store: Store, lists: Directory, *topics: str) -> None:
     """Have lists read, and kept."""
     for topic in topics:
-        lists.when_known(topic, lambda _: None)
+        lists.when_known(topic, Told())
         await turn()
         store.reads[-1][1].set_result([b"q"])
         await turn()
@@ -502,7 +514,7 @@ def test_what_is_marked_and_what_is_being_read_is_dropped() -> None:
     async def test(store: Store, _: Directory) -> None:
         lists = Directory(store, limit=100, lease=store.lease, marker=Marker())
         await read(store, lists, "limited", "plain")
-        lists.when_known("reading", lambda _: None)
+        lists.when_known("reading", Told())
         await turn()
         for is_again in (False, True):
             lists.drop_marked()

@@ -14,6 +14,7 @@ from support.fanouts import Bench, Job
 from gearhorn.errors import Unavailable
 from gearhorn.fanout.background import FastFanout
 from gearhorn.fanout.copies import Subscribers
+from gearhorn.fanout.directory import Waiter
 from gearhorn.fanout.handler import Fanouts
 from gearhorn.fanout.places import Places
 from gearhorn.messages.logs import Logged
@@ -26,12 +27,12 @@ class Directory:
 
     def __init__(self, subscribers: Subscribers | None) -> None:
         self.cached = subscribers
-        self.waiters: list[Callable[[Any], None]] = []
+        self.waiters: list[Waiter] = []
 
     def get(self, topic: str) -> Subscribers | None:
         return self.cached
 
-    def when_known(self, topic: str, waiter: Callable[[Any], None]) -> None:
+    def when_known(self, topic: str, waiter: Waiter) -> None:
         self.waiters.append(waiter)
 
 
@@ -160,17 +161,19 @@ def test_a_topic_is_checked_where_its_list_is_not_cached() -> None:
 
 def test_a_job_waits_for_its_list() -> None:
     def test(handling: Handling) -> None:
-        job, refused, lost = handling.take(), handling.take(), handling.take()
+        job, refused, *lost = [handling.take() for _ in range(4)]
         assert job.answers == []
-        lost.is_given_back = True
-        first, second, third = handling.directory.waiters
-        first(handling.list)
-        second(Unavailable("the store: no"))
-        third(handling.list)
+        for given_back in lost:
+            given_back.is_given_back = True
+        first, second, third, fourth = handling.directory.waiters
+        first.listed(handling.list)
+        second.refused(Unavailable("the store: no"))
+        third.listed(handling.list)
+        fourth.refused(Unavailable("the store: no"))
         handling.bench.servers[0].accept(1)
         assert job.answers == [("complete", b"1")]
         assert failure(refused) == "unavailable: the store: no"
-        assert lost.answers == []
+        assert [given_back.answers for given_back in lost] == [[], []]
 
     on_handling(test, "a", cached=False)
 
@@ -178,7 +181,7 @@ def test_a_job_waits_for_its_list() -> None:
 def test_a_fault_fails_the_job_that_waited_for_a_list_and_no_other() -> None:
     def test(handling: Handling) -> None:
         job = handling.take()
-        handling.directory.waiters[0](object())
+        handling.directory.waiters[0].listed(object())  # type: ignore[arg-type]
         assert failure(job) == "internal error"
 
     on_handling(test, "a", cached=False)
