@@ -35,9 +35,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from hashlib import sha256
 from itertools import repeat
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
@@ -58,11 +59,27 @@ MAX_PATIENCE = 16.0  # times the usual time-out, where the store goes on answeri
 
 log = structlog.get_logger(__name__)
 
-# Goes on with a message: a function, since one is made for every message and called once
-Then = Callable[[Logged | Unavailable | None], None]
+P_contra = TypeVar("P_contra", contravariant=True)
+P = TypeVar("P")
+
+
+class Origin(Protocol[P_contra]):
+    """Hands messages over, and goes on with each once it is known where it stands."""
+
+    def logged(self, plan: P_contra, place: Logged | Unavailable | None) -> None:
+        """Go on with a message. This is called once for each, in the order of the calls of ``add``.
+
+        Arguments:
+            plan: what was handed over with the message.
+            place: where it stands in the log; None if its topic has no log any more, or why it is
+                not logged.
+        """
+
 
 _Found = dict[str, Appended]  # by topic, what became of an append
-_Append = tuple[Job, str, Item, Then]  # a plain tuple: one is made for every message
+# Its job, topic, item, origin and plan. A plain tuple, since one is made for every message; an
+# object that joins the last two would cost as much again
+_Append = tuple[Job, str, Item, Origin[Any], Any]
 
 
 class _Round:
@@ -83,7 +100,7 @@ class _Round:
         if not batch:  # as nearly always
             self.batch, self.appends = [], {}
             return
-        topics = {topic for _, topic, _, _ in batch}
+        topics = {topic for _, topic, *_ in batch}
         self.batch = batch
         self.appends = {name: append for name, append in self.appends.items() if name in topics}
 
@@ -121,19 +138,19 @@ class Appends:
         """Whether no message waits to be logged."""
         return self._added == self._passed
 
-    def add(self, job: Job, message: Fanout, then: Then) -> None:
+    def add(self, job: Job, message: Fanout, origin: Origin[P], plan: P) -> None:
         """Log a message.
 
         Arguments:
             job: is failed if gearhorn breaks; what was given back is not written a second time.
             message: to be logged under the present time.
-            then: is told where it stands, None if the topic has no log any more, or why it is not
-                logged. It is called in the order of the calls of ``add``.
+            origin: goes on with the message.
+            plan: what ``origin`` wants to have with the answer.
         """
         waiter = "" if message.background else self._process
         info = Info(time.time(), message.unique, tuple(message.exclude), waiter)
         item = _key(message), encode(info), message.payload
-        self._waiting.append((job, message.topic, item, then))
+        self._waiting.append((job, message.topic, item, origin, plan))
         self._added += 1
         self._came.set()
 
@@ -185,7 +202,7 @@ class Appends:
     def _write(self, batch: list[_Append]) -> _Round:
         """Begin to write messages; the store carries rounds out in the order of these calls."""
         topics: dict[str, list[Item]] = {}
-        for _, topic, item, _ in batch:
+        for _, topic, item, *_ in batch:
             topics.setdefault(topic, []).append(item)
         appends = self._store.number(topics)
         write = self._store.append(appends, self._clock.clock_ms, self._patience)
@@ -292,16 +309,16 @@ class Appends:
         }
         again = []
         for append in batch:
-            _, topic, _, then = append
+            _, topic, _, origin, plan = append
             place = next(places[topic])
             if isinstance(place, StoreRefused | StoreNoWrites):
-                then(Unavailable(f"the store: {place}"))
+                origin.logged(plan, Unavailable(f"the store: {place}"))
             elif isinstance(place, StoreError):
                 if not isinstance(place, Undone):
                     self._is_away(began_s, place)
                 again.append(append)
             else:
-                then(place)
+                origin.logged(plan, place)
         return again
 
     def _is_away(self, since: float, error: StoreError) -> None:

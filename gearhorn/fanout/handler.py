@@ -138,7 +138,7 @@ class Fanouts:
         if not message.background and (total or has_log):
             plan.enter(self._outbox.places)
         if has_log:
-            self._appends.add(job, message, partial(self._logged, plan))
+            self._appends.add(job, message, self, plan)
         else:
             self._copy(plan)
 
@@ -172,22 +172,22 @@ class Fanouts:
         if subscribers.carries():
             self._outbox.backlog.poll_soon(subscribers, self._directory)
 
-    def _logged(self, plan: Plan, logged: Logged | Unavailable | None) -> None:
-        """Go on with a message that waited for its topic's log.
+    def logged(self, plan: Plan, place: Logged | Unavailable | None) -> None:
+        """Go on with a message that waited for its topic's log: as ``Origin`` of ``Appends``.
 
         Arguments:
             plan: of the fan-out, whose place is left where nothing comes of it.
-            logged: where the message stands; why it does not; None: there is no log any more, and
+            place: where the message stands; why it does not; None: there is no log any more, and
                 the direct receivers get their copies all the same.
         """
         if plan.job.is_given_back:
             plan.abandon()
             return
         try:
-            if isinstance(logged, Unavailable):
-                raise logged
-            if logged is not None:
-                plan.note_logged(logged)
+            if isinstance(place, Unavailable):
+                raise place
+            if place is not None:
+                plan.note_logged(place)
             self._copy(plan)
         except RequestError as error:
             plan.abandon()

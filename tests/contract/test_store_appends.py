@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -137,16 +136,24 @@ class Troubled(Log):
 Published = list[tuple[str, "Logged | Exception | None"]]
 
 
+class Origin:
+    """Keeps what each message was told, by its text."""
+
+    def __init__(self, told: Published) -> None:
+        self._told = told
+
+    def logged(self, text: str, place: Logged | Exception | None) -> None:
+        self._told.append((text, place))
+
+
 def publish(
     server: Redis, acts: list[str], rounds: list[list[str]], topics: tuple[str, ...] = ("t",)
 ) -> tuple[Published, dict[str, list[str]], Appends]:
     """Publish messages, round by round; what each was told, in order, and what is logged."""
     told: Published = []
+    origin = Origin(told)
     logged: dict[str, list[str]] = {}
     made: list[Appends] = []
-
-    def tell(text: str, place: Logged | StoreError) -> None:
-        told.append((text, place))
 
     async def test(bench: LogBench) -> None:
         for topic in topics:
@@ -163,7 +170,7 @@ def publish(
                     body = b'{"topic":"%s","payload":"%s"}' % (topic.encode(), text.encode())
                     message = decode_fanout(body, 1000)
                     job: Any = Job()
-                    appends.add(job, message, partial(tell, text))
+                    appends.add(job, message, origin, text)
             barriers.append(asyncio.create_task(appends.barrier()))
             for _ in range(5):
                 await asyncio.sleep(0)  # so that it is a round of its own
@@ -218,21 +225,18 @@ def test_what_was_given_back_is_not_written_again(server: Redis) -> None:
         store.acts = ["not sent"]
         appends = Appends(store, SimpleNamespace(clock_ms=0), "me")
         loops = [asyncio.create_task(loop()) for loop in (appends.write, appends.tell)]
-        told: list[str] = []
-
-        def tell(text: str, _: object) -> None:
-            told.append(text)
-
+        told: Published = []
+        origin = Origin(told)
         for text in ("back", "stays"):
             job: Any = Job()
             job.is_given_back = text == "back"
             message = decode_fanout(b'{"topic":"t","payload":"%s"}' % text.encode(), 1000)
-            appends.add(job, message, partial(tell, text))
+            appends.add(job, message, origin, text)
         async with asyncio.timeout(30):
             await appends.barrier()
         for loop in loops:
             loop.cancel()
-        assert told == ["stays"]
+        assert [text for text, _ in told] == ["stays"]
         assert await texts(bench, "t") == ["stays"]
         await store.close()
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from hashlib import sha256
 from types import SimpleNamespace
 from typing import Any
@@ -102,9 +101,9 @@ class Bench:
     def add(self, text: str, job: Any = None, **fields: Any) -> None:
         self.jobs.append(job or Job())
         taken: Any = self.jobs[-1]
-        self.appends.add(taken, message(text, **fields), partial(self._tell, text))
+        self.appends.add(taken, message(text, **fields), self, text)
 
-    def _tell(self, text: str, place: Logged | Unavailable | None) -> None:
+    def logged(self, text: str, place: Logged | Unavailable | None) -> None:
         self.told.append((text, place.sequence if isinstance(place, Logged) else place))
 
     async def rest(self) -> None:

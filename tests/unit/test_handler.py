@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,8 +43,8 @@ class Appends:
     def __init__(self) -> None:
         self.thens: list[Callable[[Any], None]] = []
 
-    def add(self, job: Any, message: Any, then: Callable[[Any], None]) -> None:
-        self.thens.append(then)
+    def add(self, job: Any, message: Any, origin: Any, plan: Any) -> None:
+        self.thens.append(partial(origin.logged, plan))
 
 
 class Handling:

@@ -30,7 +30,9 @@ def durable() -> DurableTopics:
 async def test_it_is_idle_until_a_message_comes() -> None:
     topics = durable()
     assert topics.is_idle
-    topics.appends.add(Mock(), Mock(topic="t", unique=None, payload=b"", exclude=()), Mock())
+    topics.appends.add(
+        Mock(), Mock(topic="t", unique=None, payload=b"", exclude=()), Mock(), Mock()
+    )
     assert not topics.is_idle
 
 
