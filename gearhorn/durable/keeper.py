@@ -1,5 +1,8 @@
 """Keepers: who works lanes off. A lane tells its keeper that something happened to it.
 
+Lanes are pure and know nothing of rounds; what they know is this protocol. ``HeldLanes`` is the
+keeper of every lane that a member holds.
+
 Rules: pure.
 """
 
@@ -9,15 +12,15 @@ from typing import Any, Protocol
 
 
 class Keeper(Protocol):
-    """Who works off lanes."""
+    """Works lanes off."""
 
     def touch(self, lane: Any) -> None:
-        """Something happened to a ``Lane``: work it off soon."""
+        """Something happened to a ``Lane``: work it off soon. It may be told so many times."""
 
 
-class _Nobody:
+class _NoKeeper:
     def touch(self, lane: Any) -> None:
-        """The lane is only looked at."""
+        """Do nothing: no round works this lane off."""
 
 
-NOBODY = _Nobody()
+NO_KEEPER = _NoKeeper()  # of a lane that is only asked, or that stands for none

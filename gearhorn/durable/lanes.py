@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from gearhorn.durable.delivery import JITTER, Attempts, batches
-from gearhorn.durable.keeper import NOBODY, Keeper
+from gearhorn.durable.keeper import NO_KEEPER, Keeper
 from gearhorn.durable.states import DELIVERIES, LANES, Action, Event, LaneEvent, LaneState, State
 from gearhorn.durable.window import Window
 from gearhorn.messages.logs import FailureHistory
@@ -165,7 +165,7 @@ class Lane(Window[Delivery]):
         term: int,
         position: int,
         *,
-        keeper: Keeper = NOBODY,
+        keeper: Keeper = NO_KEEPER,
         wait_until_s: float = 0.0,
     ) -> None:
         super().__init__()

@@ -1,8 +1,19 @@
-"""Notes: what lanes have for the store besides their positions, until a round has written it.
+"""Pending writes: what lanes have for the store besides their positions, until a round wrote it.
 
-Rules: runs on the event loop. What a lane has to write is kept in its order, and a lane is in one
-round at a time; so nothing overtakes what was to be written before it, whatever fails. One round
-takes so much and no more.
+There are three kinds. A *failure write* says what is known of messages that were tried: that an
+attempt failed, that this is over, or that a receiver acknowledged late. A delivery stands for its
+message that is to be *set aside*. And processes that wait for receivers are *told*.
+
+The invariant: what a lane has to write stays in its order, whatever fails. A message that failed
+and then succeeded must not be known as failed for good. So the writes of a lane are one list; a
+round takes from its front, and what it could not write goes back there (``put_back``), before
+whatever came meanwhile. A lane is in one round at a time, so no two rounds have parts of one list.
+
+What processes are told is not kept so: it may be lost, since they poll positions as well
+(``AckWaiters``).
+
+Rules: runs on the event loop. One round takes so much and no more: the store does nothing else
+while it works on a command.
 """
 
 from __future__ import annotations
@@ -18,10 +29,10 @@ from gearhorn.messages.events import encode_done
 from gearhorn.messages.logs import FailureHistory, Parked
 from gearhorn.store.rounds import FailureWrite, Parking
 
-NOTES = 1000  # written in one round
-SEQUENCES = 1000  # in one note
+WRITES = 1000  # of all lanes, written in one round
+SEQUENCES = 1000  # in one failure write
 PARKED_BYTES = 8 * 1024 * 1024  # copied by the store in one round; one message at least
-DONE_WORDS = 10_000  # that wait to be told; positions are looked at besides
+TOLD = 10_000  # receivers of which processes wait to be told; they poll for the others
 
 Write = FailureWrite | Delivery  # a delivery is to be set aside
 
@@ -33,37 +44,58 @@ class Taken(NamedTuple):
     done: Mapping[str, Sequence[bytes]]  # by process that waits
 
     @property
-    def notes(self) -> list[FailureWrite]:
-        """What is known of messages."""
+    def failures(self) -> list[FailureWrite]:
+        """What is known of messages that were tried."""
         return [
-            one for some in self.writes.values() for one in some if isinstance(one, FailureWrite)
+            write
+            for writes in self.writes.values()
+            for write in writes
+            if isinstance(write, FailureWrite)
         ]
 
     @property
     def parked(self) -> list[Delivery]:
         """The deliveries whose messages are set aside."""
-        return [one for some in self.writes.values() for one in some if isinstance(one, Delivery)]
+        return [
+            write
+            for writes in self.writes.values()
+            for write in writes
+            if isinstance(write, Delivery)
+        ]
 
 
 class PendingWrites:
-    """Collects, by lane."""
+    """Collects what lanes have to write.
+
+    Parts that find out what happened to a delivery add to it, and touch its lane, or no round would
+    take what was added. ``Rounds`` takes.
+    """
 
     def __init__(self) -> None:
         self._writes: dict[Lane, list[Write]] = {}
         self._done: dict[str, list[bytes]] = {}  # by process that waits
-        self._words = 0
+        self._told = 0  # receivers in ``_done``
 
     def park(self, delivery: Delivery) -> None:
-        """A message is to be set aside."""
+        """A message, the only one of its delivery, is to be set aside. The position may pass it
+        only in a later round: a crash between the two would lose it."""
         self._writes.setdefault(delivery.lane, []).append(delivery)
 
     def fail(self, delivery: Delivery, trouble: FailureHistory) -> None:
-        """An attempt failed: keep what it left behind."""
+        """An attempt failed: keep what it left behind, so that it counts whichever member delivers
+        the message next."""
         sequences = [entry.sequence for entry in delivery.entries]
         self._add(delivery.lane, "fail", sequences, encode(trouble))
 
     def finish(self, delivery: Delivery, is_parked: bool) -> None:
-        """A delivery is done."""
+        """A delivery is done: what it left in the store goes, and processes that wait are told.
+
+        Arguments:
+            delivery: one that is done, with all its messages.
+            is_parked: whether its message was set aside. The script that does so also removes what
+                failed attempts left; so nothing is written for it here, and processes are told the
+                error.
+        """
         for entry in delivery.entries:
             if delivery.failures or delivery.is_redriven or entry.info.waiter:
                 break
@@ -77,17 +109,17 @@ class PendingWrites:
         error = delivery.error if is_parked else ""
         lane = delivery.lane
         for entry in delivery.entries:
-            if entry.info.waiter and self._words < DONE_WORDS:
+            if entry.info.waiter and self._told < TOLD:
                 done = encode_done(lane.topic, lane.client_id, entry.sequence, error)
                 self._done.setdefault(entry.info.waiter, []).append(done)
-                self._words += 1
+                self._told += 1
 
     def late(self, delivery: Delivery) -> None:
-        """A receiver acknowledged a message after it was set aside."""
+        """A receiver acknowledged a message after it was set aside: it is to be taken out again."""
         self._add(delivery.lane, "late", [delivery.sequence])
 
     def forget(self, lane: Lane, sequences: Sequence[int]) -> None:
-        """Messages that had failed are gone from the log."""
+        """Messages of a lane that had failed are gone from the log."""
         self._add(lane, "clear", sequences)
 
     def _add(
@@ -97,22 +129,29 @@ class PendingWrites:
         sequences: Sequence[int],
         body: bytes = b"",
     ) -> None:
+        """Add failure writes for any number of messages, each under the lane's present TERM: a
+        write that another member's TERM has overtaken must be refused."""
         for at in range(0, len(sequences), SEQUENCES):
             piece = sequences[at : at + SEQUENCES]
-            note = FailureWrite(lane.topic, lane.client_id, lane.term, kind, piece, body)
-            self._writes.setdefault(lane, []).append(note)
+            write = FailureWrite(lane.topic, lane.client_id, lane.term, kind, piece, body)
+            self._writes.setdefault(lane, []).append(write)
 
     def has(self, lane: Lane) -> bool:
-        """Whether a lane has something to write."""
+        """Whether a lane has something to write. Such a lane is not released yet."""
         return lane in self._writes
 
     def drop(self, lane: Lane) -> None:
-        """A lane is not ours any more."""
+        """A lane is not ours any more: the store would refuse what it had to write."""
         self._writes.pop(lane, None)
 
     def take(self, lanes: Iterable[Lane]) -> Taken:
-        """Return what these lanes have to write, as much of it as one round may have."""
-        left, left_bytes = NOTES, PARKED_BYTES
+        """Return what these lanes have to write, as much of it as one round may have.
+
+        What is left stays, and ``has`` tells of it. A message is set aside by the store, which
+        copies its payload: so these are counted in bytes, and the first of a round is taken
+        whatever its size.
+        """
+        left, left_bytes = WRITES, PARKED_BYTES
         taken: dict[Lane, list[Write]] = {}
         for lane in lanes:
             writes = self._writes.get(lane)
@@ -133,16 +172,17 @@ class PendingWrites:
                     self._writes[lane] = rest
                 else:
                     del self._writes[lane]
-        done, self._done, self._words = self._done, {}, 0
+        done, self._done, self._told = self._done, {}, 0
         return Taken(taken, done)
 
     def put_back(self, lane: Lane, writes: list[Write]) -> None:
-        """They are not written."""
+        """The round failed that took these: have them written before what came meanwhile."""
         self._writes[lane] = writes + self._writes.get(lane, [])
 
 
 def parking(delivery: Delivery) -> Parking:
-    """Return how a delivery's message is set aside."""
+    """Return how the message of a delivery is set aside, with what its attempts left behind. The
+    store copies the payload from the log, so it is not sent."""
     lane, entry = delivery.lane, delivery.entries[0]
     trouble = FailureHistory(delivery.failures, delivery.first_at, time.time(), delivery.error)
     message = Parked(entry.epoch, trouble, entry.info, b"")

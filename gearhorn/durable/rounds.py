@@ -247,7 +247,7 @@ class Rounds:
             if has_more:
                 self._held.touch(lane)  # there is more than one round may write
         parkings = [parking(delivery) for delivery in taken.parked]
-        work = Round(positions, parkings, taken.notes, plan.reads, taken.done, released)
+        work = Round(positions, parkings, taken.failures, plan.reads, taken.done, released)
         return written, work
 
     def _take_reply(

@@ -11,7 +11,7 @@ YET = {
     "positional": 6,
     "foreign": 9,
     "unnamed": 4,
-    "untested": 4,
+    "untested": 3,
 }
 EXPLAINED = 0.24  # of the lines that are not blank are comments and docstrings, at least
 

@@ -27,7 +27,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 def kinds(bed: Bed, lane: Lane) -> list[str]:
     """What a lane has to write, besides messages to set aside."""
-    return [one.kind for one in bed.pending.take([lane]).notes]
+    return [one.kind for one in bed.pending.take([lane]).failures]
 
 
 # What is withdrawn
@@ -249,7 +249,7 @@ async def test_a_message_that_is_acknowledged_while_it_is_set_aside_is_taken_out
     assert bed.pending.take([one]).parked == [delivery]
     bed.outcomes.parked(delivery, is_gone=False)
     taken = bed.pending.take([one])
-    assert [(note.kind, note.sequences) for note in taken.notes] == [("late", [1])]
+    assert [(note.kind, note.sequences) for note in taken.failures] == [("late", [1])]
     assert one.position == 1
 
 
@@ -267,7 +267,7 @@ async def test_late_receivers_of_so_many_messages_are_waited_for() -> None:
         bed.outcomes.parked(delivery, is_gone=False)
     for delivery, job in (jobs[0], jobs[1], jobs[-1]):
         bed.complete(delivery, job)
-    late = [note for note in bed.pending.take([one]).notes if isinstance(note, FailureWrite)]
+    late = [note for note in bed.pending.take([one]).failures if isinstance(note, FailureWrite)]
     assert [note.sequences for note in late] == [[2], [PARKED_LATE + 1]]
 
 
