@@ -18,8 +18,6 @@ Rules: runs on the event loop, and nothing waits. Each job is finished, whatever
 
 from __future__ import annotations
 
-from functools import partial
-
 import structlog
 
 from gearhorn.config import Config
