@@ -31,7 +31,11 @@ STEP = 200  # dropped copies that are counted and named in one step: 0.5 ms
 
 
 class Background(RunningFanout):
-    """A fan-out that replies once every copy is accepted."""
+    """A fan-out that replies once every copy is accepted.
+
+    ``open`` falls with each answer of a server, and each copy for which room was found or was not;
+    whatever lowers it asks ``maybe_reply`` whether it was the last.
+    """
 
     __slots__ = ()
 
@@ -85,8 +89,11 @@ class Background(RunningFanout):
 
     def _count_drops(self) -> Generator[None, None, list[str]]:
         """Count the copies that are dropped, ``STEP`` with each step; return their client_ids where
-        the reply names them. Only at the end, since some may have been sent once more before; those
-        that were counted already were dropped by a server that has gone."""
+        the reply names them.
+
+        They are counted only at the end, since some may have been sent once more before. Those that
+        were counted already were dropped by a server that has gone since.
+        """
         names: list[str] = []
         self.dropped.sort()
         for at in range(0, len(self.dropped), STEP):
@@ -100,6 +107,8 @@ class Background(RunningFanout):
         return names
 
     def _reply(self, dropped: Sequence[str]) -> bytes:
+        """Return the reply ("The reply" in docs/protocol.rst): how many copies are kept, those of
+        durable receivers among them, or a receipt that names what was dropped."""
         copies = self.total - len(self.dropped) + len(self.receivers)
         if self.message.receipt:
             return encode_receipt(copies, dropped=dropped, logged=self.logged)
@@ -116,7 +125,7 @@ class Background(RunningFanout):
 
     def _complete(self, data: bytes) -> None:
         self.job.complete(data)
-        self.parts.clear()  # they point here
+        self.parts.clear()  # they point here, and payloads must not live until garbage is collected
 
     def take_over(self, fast: FastFanout) -> None:
         """Go on with a fast fan-out that its server has just answered.
@@ -185,8 +194,11 @@ class FastFanout(Submission):
 
 
 class _FastOutcome:
-    """What becomes of fast fan-outs, of all of them: a submission that were its own outcome would
-    be a cycle, and large payloads would live until the garbage collector came by."""
+    """What becomes of fast fan-outs: one object for all of them.
+
+    A submission that was its own outcome would be a cycle, and large payloads would live until the
+    garbage collector came by.
+    """
 
     def accepted(self, submission: Submission) -> None:
         assert isinstance(submission, FastFanout)

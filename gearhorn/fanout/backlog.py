@@ -58,14 +58,22 @@ class Backlog:
         self._polling: asyncio.Task[None] | None = None
 
     def poll_soon(self, subscribers: Subscribers, directory: Directory) -> None:
-        """A list has carried as many fan-outs as it may before its backlog is read."""
+        """A list has carried as many fan-outs as it may before its backlog is read: begin a poll,
+        unless there is one.
+
+        The list gets its next allowance at once. A poll takes a moment, in which each further
+        fan-out would ask for another one.
+        """
         subscribers.allow(self.allowance(subscribers))
         if self._polling is None or self._polling.done():
             self._polling = self._tasks.spawn(self.poll(directory), "backlog poll")
 
     def allowance(self, subscribers: Subscribers) -> int:
-        """Return how many fan-outs fill a quarter of the lowest limit of a list that is not set
-        before its first copy, this member's share of them."""
+        """Return how many fan-outs of this member may go to a list before its backlog is read.
+
+        That is when every member publishes as often and no receiver takes anything: then they fill
+        a quarter of the lowest of the list's limits that are not set before its first copy.
+        """
         return self._limits.lowest(subscribers, EAGER_LIMIT) // (4 * self._membership.count) + 1
 
     async def recent(self) -> tuple[dict[bytes, int], float | None]:
@@ -115,15 +123,20 @@ class Backlog:
     async def _sort(
         self, directory: Directory, backlog: dict[bytes, int]
     ) -> dict[str, dict[bytes, int]]:
-        """Return the queues by topic that hold a quarter of what their topic's lowest limit is, of
-        the topics whose list is cached."""
+        """Return the queues that are to be looked into, by topic, with the jobs that wait there.
+
+        Those are queues that hold more than their topic's lowest limit, which is not in force then,
+        or a quarter of it where it was not set before the first copy. Only topics whose list is
+        cached count: for the others there are no copies to be limited. A queue's name may stand for
+        several pairs of topic and client_id, and each of the topics gets it.
+        """
         found: dict[str, dict[bytes, int]] = {}
-        fewest = 2 if self._limits.remembered else EAGER_LIMIT // 4
+        minimum = 2 if self._limits.remembered else EAGER_LIMIT // 4
         for number, (queue, waiting) in enumerate(backlog.items(), 1):
             if not number % CHUNK:
                 await asyncio.sleep(0)
-            if waiting < fewest:
-                continue
+            if waiting < minimum:
+                continue  # nearly all of 100,000, so this comes before any name is split
             for topic in _topics_of(queue):
                 subscribers = directory.peek(topic)
                 if subscribers is None:

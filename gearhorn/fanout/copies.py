@@ -33,7 +33,7 @@ from gearhorn.gearman.job_servers import JobServers
 from gearhorn.messages.fanout import Fanout, envelope
 from gearhorn.names import client_of, queue_of
 
-_births = count()
+_births = count()  # numbers lists in the order in which they were made, of all topics
 _HEX = 40  # digits of a SHA-256 for a longer unique id: docs/protocol.rst, "Unique ids"
 
 
@@ -44,7 +44,11 @@ def mark() -> int:
 
 
 class Block(NamedTuple):
-    """Copies for one server: ``indexes`` into the list's queues (None: all of them)."""
+    """Copies for one server, as its client writes them.
+
+    ``place`` is the server's among ``JobServers.clients``, ``indexes`` are those of the copies'
+    queues in the list (None: all of them), and each head is followed by the tail.
+    """
 
     place: int
     indexes: Sequence[int] | None
@@ -84,7 +88,12 @@ class Share:
         self._heads: list[bytes] = []
 
     def heads(self, kind: int, tail_bytes: int) -> list[bytes]:
-        """Return the heads for packets of one type and length of tail; the last ones are kept."""
+        """Return the heads for packets of one type and length of tail; the last ones are kept.
+
+        Arguments:
+            kind: the packet's number, by foreground and priority (``packets.SUBMIT``).
+            tail_bytes: how many bytes follow each head. A head has the length of its packet.
+        """
         if tail_bytes != self._tail_bytes or kind != self._kind:
             self._heads = packets.heads(self.queues, kind, tail_bytes, self._prefix)
             self._kind, self._tail_bytes = kind, tail_bytes
@@ -145,7 +154,8 @@ class Subscribers:
         self._routes = _NO_ROUTES
 
     def allow(self, fanouts: int) -> None:
-        """Let the list carry so many fan-outs before the backlog of its queues is read."""
+        """Let the list carry so many fan-outs before the backlog of its queues is read: what
+        ``Backlog.allowance`` says."""
         self._allowance = fanouts
 
     def carries(self) -> bool:
@@ -216,8 +226,8 @@ class Subscribers:
         if self._session != job_servers.sessions:
             self._session = job_servers.sessions
             self._shares = self._spread(job_servers, range(len(self.queues)))
-            is_one = len(self._shares) == 1 and not self._shares[0].enveloped
-            self._only = self._shares[0] if is_one else None
+            is_single = len(self._shares) == 1 and not self._shares[0].enveloped
+            self._only = self._shares[0] if is_single else None
         return self._shares
 
     def only_share(self, job_servers: JobServers) -> Share | None:
@@ -230,33 +240,38 @@ class Subscribers:
         return self._only
 
     def _spread(self, job_servers: JobServers, indexes: Sequence[int]) -> list[Share]:
-        """Spread some of the queues, in order."""
+        """Spread some of the queues of a list that is not long, in order.
+
+        There is one share for each server and kind, plain before enveloped: copies of one block
+        have one tail. A server that carries the whole list shares the list's own ``queues``.
+        """
         shares: list[Share] = []
         queues = self.queues
         assert not isinstance(queues, Packed)
         kinds = (
-            ([i for i in indexes if i < self.enveloped], False),
-            (
-                [i for i in indexes if i >= self.enveloped],
-                True,
-            ),
+            ([index for index in indexes if index < self.enveloped], False),
+            ([index for index in indexes if index >= self.enveloped], True),
         )
         for kind, enveloped in kinds:
             for place, part in (
-                job_servers.partition([queues[i] for i in kind]).items() if kind else ()
+                job_servers.partition([queues[index] for index in kind]).items() if kind else ()
             ):
                 if len(part) == len(queues):
                     shares.append(Share(place, None, queues, enveloped=enveloped))
                 else:
-                    mine = [kind[i] for i in part]
-                    own = [queues[i] for i in mine]
-                    shares.append(Share(place, mine, own, enveloped=enveloped))
+                    own = [kind[at] for at in part]
+                    names = [queues[index] for index in own]
+                    shares.append(Share(place, own, names, enveloped=enveloped))
         return shares
 
     def _spread_pages(
         self, job_servers: JobServers, queues: Packed, indexes: Sequence[int]
     ) -> list[Share]:
-        """Spread some of the queues of a long list, in order."""
+        """Spread some of the queues of a long list, in order.
+
+        The shares are those of a portion, made anew for each: names without the prefix that all
+        have, which the heads add.
+        """
         places = self._carriers(job_servers, queues, indexes)
         split = bisect_left(indexes, self.enveloped)
         shares: list[Share] = []
@@ -344,10 +359,13 @@ class Subscribers:
 
 
 def _tail(message: Fanout, unique: bytes, at: float, is_enveloped: bool) -> bytes:
-    """Return what plain or enveloped copies end with."""
+    """Return what plain or enveloped copies end with: unique id, NUL and payload.
+
+    ``unique`` "-" has gearmand itself coalesce by payload. That does not do for envelopes: two of
+    one payload differ by their times, so they get the payload's digest as an id.
+    """
     if not is_enveloped:
         return packets.tail(unique, message.payload)
-    # two envelopes differ by their times; it is the payload that coalesces
     own = unique if unique != b"-" else _digest(message.payload)
     return packets.tail(own, envelope(message, at))
 
@@ -355,8 +373,14 @@ def _tail(message: Fanout, unique: bytes, at: float, is_enveloped: bool) -> byte
 def unique_id(unique: str | None, payload: bytes, prefix: bytes | None) -> bytes:
     """Return the Gearman unique id of copies (docs/protocol.rst, "Unique ids").
 
-    ``prefix`` is None for background copies. A foreground one carries the member's own, at most
-    20 bytes, because gearmand loses background jobs that share an id with a foreground one.
+    Arguments:
+        unique: what the publisher gave; None: nothing, and there is no id. "-" stands for the
+            payload.
+        payload: the message's.
+        prefix: None for background copies. Foreground ones begin with the member's own, at most
+            20 bytes, because gearmand loses background jobs that share an id with a foreground one.
+
+    An id that is too long, or has control characters, is replaced by its digest.
     """
     if unique is None:
         return b""

@@ -1,5 +1,10 @@
 """Drops: counts the copies and messages that subscriptions lost, and writes the counters.
 
+Theory of operation. Drops come in thousands when a receiver stops, and each must not cost a round
+trip; but a counter that outlived its subscription would be found in the next one of the same pair.
+So drops are gathered in memory, written every second, and written at once before the end of a
+subscription is answered.
+
 Rules: runs on the event loop. A counter lives as long as its subscription: the store adds only to
 those that are subscribed, and what is counted here is written before the end of a subscription is
 answered (``wait_written``), so that nothing is left for the next subscription of the same pair.
@@ -51,7 +56,13 @@ class Drops:
         self._turn = asyncio.Lock()
 
     def dropped(self, subscribers: Subscribers, index: int) -> None:
-        """Count a copy that its queue, one of a list, had no room for."""
+        """Count a copy that its queue had no room for; end the subscription if it asks for that.
+
+        Arguments:
+            subscribers: the list that the copy was made from. Its version says which subscription
+                of the pair is meant: a later one is spared.
+            index: the queue's in the list.
+        """
         pair = subscribers.topic, subscribers.client_id(index)
         self._count(pair, 1)
         if pair in self._copies or len(self._copies) < LIMIT:
@@ -73,6 +84,7 @@ class Drops:
         self._count((topic, client_id), count)
 
     def _count(self, pair: Pair, count: int) -> None:
+        """Add to a pair's counter, or to what is lost where there are ``LIMIT`` of them."""
         if pair in self._counts or len(self._counts) < LIMIT:
             self._counts[pair] = self._counts.get(pair, 0) + count
         else:
@@ -110,6 +122,7 @@ class Drops:
                 self._piece = {}
 
     def _tell(self) -> None:
+        """Log which subscriptions lost copies since the last time, those that lost more first."""
         copies, self._copies = self._copies, Counter()
         self._ended.clear()
         for (topic, client_id), count in copies.most_common(LOGGED):

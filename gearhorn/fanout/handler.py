@@ -22,7 +22,7 @@ import structlog
 
 from gearhorn.config import Config
 from gearhorn.durable.appends import Appends
-from gearhorn.errors import RequestError, TooLarge, Unavailable
+from gearhorn.errors import InternalError, RequestError, TooLarge, Unavailable
 from gearhorn.fanout.background import Background, FastFanout
 from gearhorn.fanout.copies import Subscribers
 from gearhorn.fanout.directory import Directory
@@ -65,7 +65,7 @@ class _ListWaiter:
             job.fail(str(error))
         except Exception:
             log.exception("fan-out failed", topic=self._message.topic)
-            job.fail("internal error")
+            job.fail(str(InternalError()))
 
     def refused(self, error: RequestError) -> None:
         """Refuse the job with why there is no list."""
@@ -193,7 +193,7 @@ class Fanouts:
         except Exception:  # a bug must not take those with it that were logged in the same round
             plan.abandon()
             log.exception("fan-out failed", topic=plan.message.topic)
-            plan.job.fail("internal error")
+            plan.job.fail(str(InternalError()))
 
     def _copy(self, plan: Plan) -> None:
         """Send the copies. Durable receivers have the message in the log by now.

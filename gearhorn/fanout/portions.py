@@ -22,6 +22,7 @@ from typing import Protocol
 
 import structlog
 
+from gearhorn.errors import InternalError
 from gearhorn.gearman.job_servers import JobServers
 from gearhorn.gearman.worker import Job
 from gearhorn.tasks import Tasks
@@ -53,7 +54,13 @@ class Portions:
         self._tasks = Tasks()
 
     def add(self, topic: str, fanout: Portioned, indexes: Sequence[int]) -> None:
-        """Send the copies for queues of a topic's list behind what was added before."""
+        """Send the copies for queues of a topic's list behind what was added before.
+
+        Arguments:
+            topic: whose line it is.
+            fanout: makes the copies, portion by portion, and is told when all are handed over.
+            indexes: of the queues in the list, in ascending order.
+        """
         line = self.topics.get(topic)
         if line is None:
             line = self.topics[topic] = deque()
@@ -72,8 +79,12 @@ class Portions:
             await future
 
     async def _send(self, topic: str) -> None:
-        """Work off the line of a topic. A portion counts as answered when a barrier behind it is,
-        at each server: that needs no count of copies that may be sent again meanwhile."""
+        """Work off the line of a topic, which then is no more.
+
+        A portion counts as answered when a barrier behind it is, at each server: that needs no
+        count of copies that may be sent again meanwhile. A fan-out that fails leaves the line with
+        what it has sent; those behind it go on.
+        """
         line = self.topics[topic]
         unanswered: deque[list[asyncio.Future[bool]]] = deque()
         while line:
@@ -95,5 +106,5 @@ class Portions:
                 fanout.sent()
             except Exception:  # a bug must not take those with it that wait behind
                 log.exception("fan-out failed", topic=topic)
-                fanout.job.fail("internal error")
+                fanout.job.fail(str(InternalError()))
         del self.topics[topic]
