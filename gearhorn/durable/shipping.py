@@ -160,7 +160,7 @@ class Shipping:
         shipment, index = job
         client = self._job_servers.clients[shipment.place]
         if client.connection is shipment.connection and index < len(shipment.handles or ()):
-            client.look(shipment, index, told)
+            client.ask_status(shipment, index, told)
 
     def handle_of(self, job: Job) -> bytes:
         """Return a job's handle, b"" where its job server has not accepted it or its connection

@@ -91,7 +91,12 @@ class ServerBatch(Submission):
 
     def __init__(self, copying: RunningFanout, block: Block, foreground: bool) -> None:
         super().__init__(
-            copying, block.heads, block.tail, foreground, copying.results, copying.reasons
+            copying,
+            block.heads,
+            block.tail,
+            foreground,
+            results=copying.results,
+            reasons=copying.reasons,
         )
         self.place = block.place
         self._is_counted = False

@@ -3,13 +3,13 @@
 Theory of operation. Copies are submitted without waiting for the answers to those before: a
 submission waits in ``_queued``, is cut into pieces of bytes, and the pieces are written as far as
 the *window* has room, ``WINDOW_COPIES`` and ``WINDOW_BYTES`` that the server has not answered. It
-cannot be unbounded: gearmand serves one connection until its input is empty, and would starve
-everybody else meanwhile.
+cannot be unbounded: gearmand serves one connection until its input is empty, and would starve all
+others meanwhile.
 
 gearmand answers when it has worked off a whole window, and is idle until the next one is there. So
-the next one is cut while it works (``_cut_ahead``), and when answers come it leaves before anybody
-is told of them (``handle``). Telling first was tried: then every microsecond that the caller takes
-is one in which the server has nothing to do.
+the next one is cut while it works (``_cut_ahead``), and when answers come it leaves before the
+outcomes are told of them (``handle``). Telling first was tried: then every microsecond that the
+caller takes is one in which the server has nothing to do.
 
 JOB_CREATED and ERROR bear no number. They answer submits in the order in which these were written,
 so the books are kept by counting: each answer is for the first copy of ``_written`` that has none.
@@ -71,6 +71,7 @@ class Client(Link):
         self, server: Server, tls: ssl.SSLContext | None, client_id: bytes, limit: int
     ) -> None:
         super().__init__(server, tls, client_id, limit)
+        # A submission goes through these in order; it may stand in two, cut or written in part.
         self._queued: deque[Submission] = deque()  # not cut whole
         self._queued_copies = 0  # of those, that are not cut
         self._pieces: deque[_Piece] = deque()  # cut and not written
@@ -79,14 +80,14 @@ class Client(Link):
         self._done: deque[Submission] = deque()  # answered, and not told yet
         self.accepted = 0  # copies since the beginning
         self._answers = 0  # to copies and questions, refusals among them, since the beginning
-        self._out_copies = 0
+        self._out_copies = 0  # written and not answered
         self._out_bytes = 0
-        self._is_telling = False
+        self._is_telling = False  # an outcome is being told, and may call back
         self._questions: deque[Callable[[bool, bool], None]] = (
             deque()
         )  # in the order they were asked
-        # One handle has several waiting copies where gearmand coalesced them.
-        # A pair is a copy of which nothing has come yet: nearly all of them until they finish.
+        # By handle. A list, since gearmand may have joined several copies under one handle. A pair
+        # is a single copy of which nothing has come yet: nearly all of them until they finish.
         self._waiting: dict[bytes, tuple[Submission, int] | list[Awaited]] = {}
 
     @property
@@ -114,8 +115,11 @@ class Client(Link):
     def forget(self, submission: Submission) -> list[bytes]:
         """Send no more of a foreground submission and wait no more for its receivers.
 
-        Returns the handles that nobody else waits for: their jobs can be withdrawn. To be called
-        once more when a forgotten submission is accepted, for what was on its way.
+        Returns the handles that no other submission waits for: their jobs can be withdrawn. To be
+        called once more when a forgotten submission is accepted, for what was on its way.
+
+        What is cut and not written is put back before the submission is shortened, since a piece
+        may hold copies of it beside those of others.
         """
         first, fresh = submission.forget()
         alone = []
@@ -138,7 +142,9 @@ class Client(Link):
             self.connection.wake()
         return alone
 
-    def look(self, submission: Submission, index: int, told: Callable[[bool, bool], None]) -> None:
+    def ask_status(
+        self, submission: Submission, index: int, told: Callable[[bool, bool], None]
+    ) -> None:
         """Ask whether the server knows an accepted foreground copy, and whether a receiver has
         it; ``told`` is never called if the connection ends first."""
         assert submission.handles is not None
@@ -166,6 +172,9 @@ class Client(Link):
         connection.write(packets.pack(packets.OPTION_REQ, b"exceptions"))
 
     def went_down(self, connection: Connection) -> None:
+        # Answers that came are told first. Then the books are emptied before any loss is told, for
+        # an outcome may submit anew; and receivers' copies go before submissions, so that a fan-out
+        # that sends again knows of all that were lost.
         self._tell()
         self._take_back()
         lost = [*self._written, *(queued for queued in self._queued if not queued.sent)]
@@ -187,7 +196,11 @@ class Client(Link):
                 broke(submission, error)
 
     def fill(self, connection: Connection) -> None:
-        """Write as much as the window has room for."""
+        """Write as much as the window has room for.
+
+        Pieces are cut here only when none is ready. Then cutting goes on behind this turn's send,
+        while the server works.
+        """
         pieces = self._pieces
         while pieces or self._queued:
             if self._out_copies >= WINDOW_COPIES or self._out_bytes >= WINDOW_BYTES:
@@ -215,7 +228,10 @@ class Client(Link):
             self._tell()
 
     def _cut_ahead(self) -> None:
-        """Make whole pieces of what is queued, up to a window of them."""
+        """Make whole pieces of what is queued, up to a window of them.
+
+        What would be a sliver waits: more may be submitted before the window has room for it.
+        """
         self._is_cutting = False
         queued = self._queued
         while queued and sum(piece.copies for piece in self._pieces) < WINDOW_COPIES:
@@ -228,7 +244,12 @@ class Client(Link):
             self._cut()
 
     def _cut(self) -> None:
-        """Make one piece of what is queued; something must be."""
+        """Make one piece of what is queued; something must be.
+
+        As many submissions as fit go in whole, then a part of the next. Copies of one are joined by
+        their common tail in one call, which costs nothing for each copy. One copy may be larger
+        than a piece; it makes one by itself, and its payload is not joined with anything.
+        """
         queued = self._queued
         data: list[bytes] = []
         parts: list[tuple[Submission, int]] = []
@@ -258,7 +279,7 @@ class Client(Link):
         self._pieces.append(_Piece(blocks, parts, copies, size))
 
     def _take_back(self) -> None:
-        """Queue again what was cut and not written."""
+        """Queue again what was cut and not written, last piece first, so that order is kept."""
         while self._pieces:
             piece = self._pieces.pop()
             self._queued_copies += piece.copies
@@ -268,7 +289,7 @@ class Client(Link):
                     self._queued.appendleft(submission)
 
     def _tell(self) -> None:
-        """Tell the outcomes of what is answered."""
+        """Tell the outcomes of what is answered, barriers at the front included."""
         if self._is_telling:
             return  # called by an outcome: the loop below goes on
         self._is_telling = True
@@ -292,8 +313,10 @@ class Client(Link):
             if kind == packets.JOB_CREATED:
                 self._created(body)
                 continue
+            # A result may be of a copy whose acceptance is in the same batch: that is told first.
+            # A barrier at the front is told too, or an ERROR would find it instead of a copy.
             if self._done or (self._written and not self._written[0].heads):
-                self._tell()  # what it is about comes first, without those that have no copies
+                self._tell()
             if kind == packets.ERROR:
                 self._refused(body)
             elif kind == packets.STATUS_RES:
@@ -318,7 +341,11 @@ class Client(Link):
             log.critical("what a job server answered was not handled", exc_info=error)
 
     def _created(self, run: bytes) -> None:
-        """Take a run of acceptances, which answer what was written in order."""
+        """Take a run of acceptances, which answer what was written in order.
+
+        A run may span submissions, so each takes its part. Handles are looked at for foreground
+        copies only. Raises ``ProtocolError`` where more come than are out.
+        """
         step = packets.stride(run)
         left = len(run) // step
         self.accepted += left
@@ -338,8 +365,7 @@ class Client(Link):
 
     def _wait(self, submission: Submission, handles: list[bytes]) -> None:
         """Wait for the receivers of foreground copies that were just accepted."""
-        assert submission.handles is not None
-        submission.handles += handles
+        submission.takes(handles)
         if submission.forgotten is None:
             waiting = self._waiting
             for index, handle in enumerate(handles, submission.answered):
@@ -350,7 +376,7 @@ class Client(Link):
                     chain.append(Awaited(submission, index))
 
     def _chain(self, handle: bytes) -> list[Awaited] | None:
-        """Return the copies that wait under a handle, to be changed."""
+        """Return the copies that wait under a handle, to be changed; a pair becomes a list."""
         chain = self._waiting.get(handle)
         if isinstance(chain, tuple):
             chain = self._waiting[handle] = [Awaited(*chain)]
@@ -375,7 +401,12 @@ class Client(Link):
             self._done.append(self._written.popleft())
 
     def _work(self, kind: int, body: bytes, oversized: bool) -> None:
-        """Take what a receiver says of a foreground copy."""
+        """Take what a receiver says of a foreground copy.
+
+        The usual end, of a copy of which nothing has come, goes first and makes no object. Then the
+        copy whose turn it is, is taken off the chain; what does not end it puts it back behind the
+        others. The first failure of a withdrawn copy is the server's own, and ends nothing.
+        """
         handle, _, data = body.partition(b"\0")
         if kind == packets.WORK_COMPLETE and not oversized:
             pair = self._waiting.get(handle)

@@ -1,5 +1,13 @@
 """Gearman packets: bytes in, packets out, and copies as one block of bytes.
 
+Theory of operation. All copies of one message are equal but for the name of the queue, which
+stands in front: ``SUBMIT queue NUL unique NUL payload``. So a packet is a *head* (magic, type,
+length and queue) and a *tail* (the rest), and a block of copies is ``tail.join(heads)`` and a tail:
+one call that runs in C, whatever the number of copies.
+
+Answers are as regular. A thousand JOB_CREATED in a row are of one length and differ in the handle
+only, so a regular expression finds the whole run in C, and ``Client`` takes it as one packet.
+
 Rules: pure; packet numbers come from gear. The layout is gearmand's PROTOCOL text: magic, type
 and length as three big-endian words, then arguments joined by NUL, of which only the last may
 hold a NUL itself.
@@ -53,8 +61,8 @@ SUBMIT: Final[dict[tuple[bool, str], int]] = {
 Packet = tuple[int, bytes]
 
 MAX_UNIQUE_BYTES = 63  # a 64-byte unique id corrupts the payload (docs/gearmand.rst)
-MOST_BYTES = 1 << 30  # a packet that claims more is a lie, and would hide what is behind it
-KEPT_BYTES = 64 * 1024  # of a packet over the limit: handle, function and unique id and more
+LIMIT_BYTES = 1 << 30  # a packet that claims more is a lie, and would hide what is behind it
+KEPT_BYTES = 64 * 1024  # of a packet over the limit: enough for handle, function and unique id
 
 _HEADER = struct.Struct(">4sII")
 _pack_header = _HEADER.pack
@@ -63,13 +71,16 @@ _RES: Final = constants.RES
 
 
 def pack(kind: int, *arguments: bytes) -> bytes:
-    """Return one request packet."""
+    """Return one request packet. None of ``arguments`` but the last may hold a NUL."""
     body = b"\0".join(arguments)
     return _pack_header(_REQ, kind, len(body)) + body
 
 
 class _Headers(dict[int, bytes]):
-    """By the length of a queue's name without its prefix, what stands before that name."""
+    """By the length of a queue's name without its prefix, what stands before that name.
+
+    Queues of a topic have few lengths, so most headers are found and not packed.
+    """
 
     def __init__(self, kind: int, tail_bytes: int, prefix: bytes) -> None:
         self._kind = kind
@@ -85,20 +96,22 @@ class _Headers(dict[int, bytes]):
 def heads(queues: Iterable[bytes], kind: int, tail_bytes: int, prefix: bytes = b"") -> list[bytes]:
     """Return, per queue, the bytes of a submit packet up to its first NUL.
 
-    ``tail_bytes`` is the length of what follows (see ``tail``), which the header counts;
-    ``prefix`` is what the names of all the queues begin with, and is not in ``queues``.
+    ``kind`` is a value of ``SUBMIT``. ``tail_bytes`` is the length of what follows (see ``tail``),
+    which the header counts; so heads serve for every message whose tail is as long. ``prefix`` is
+    what the names of all the queues begin with (the topic), and is not in ``queues``.
     """
     headers = _Headers(kind, tail_bytes, prefix)
     return [headers[len(queue)] + queue for queue in queues]
 
 
 def tail(unique: bytes, payload: bytes) -> bytes:
-    """Return what every copy of one message ends with."""
+    """Return what every copy of one message ends with. ``unique`` has no NUL, and at most
+    ``MAX_UNIQUE_BYTES``."""
     return b"\0" + unique + b"\0" + payload
 
 
 def stride(run: bytes) -> int:
-    """Return the length of each packet of a JOB_CREATED run."""
+    """Return the length of each packet of a JOB_CREATED run, its header included."""
     return 12 + int.from_bytes(run[8:12])
 
 
@@ -120,6 +133,10 @@ class Splitter:
 
     ``limit`` is in bytes, no less than ``KEPT_BYTES``: a longer body is cut to that and its
     type made negative, so that a hostile gigabyte costs no memory and can still be refused.
+
+    What is read ends in the middle of a packet as a rule. The incomplete rest is kept in pieces and
+    joined once, when all of it is there: to join it with each piece would copy a payload of 8 MiB
+    a hundred times.
     """
 
     def __init__(self, limit: int) -> None:
@@ -130,7 +147,16 @@ class Splitter:
         self._skip = 0  # bytes still to come of a packet that was cut
 
     def feed(self, data: bytes) -> list[Packet]:
-        """Return the packets that ``data`` completes; raises ``ProtocolError``."""
+        """Return the packets that ``data`` completes.
+
+        What is left of a cut packet is skipped first, or its bytes would be taken for headers. Then
+        pieces are joined if they are enough for the packet that they began. The loop goes from
+        header to header; ``need`` is how many bytes have to be there before it is worth running
+        again. The rest is kept.
+
+        Raises ``ProtocolError`` for what is no response packet, and for one over ``LIMIT_BYTES``.
+        The packets before it are lost with the connection.
+        """
         if self._skip:
             gone = min(self._skip, len(data))
             self._skip -= gone
@@ -151,7 +177,7 @@ class Splitter:
                 raise ProtocolError(f"expected a Gearman response, got {data[at : at + 12]!r}")
             stop = at + 12 + size
             if size > self._limit:
-                if size > MOST_BYTES:
+                if size > LIMIT_BYTES:
                     raise ProtocolError(f"a packet of {size} bytes was announced")
                 need = 12 + KEPT_BYTES
                 if end - at < need:

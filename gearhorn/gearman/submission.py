@@ -1,5 +1,9 @@
 """Submissions: copies of one message for one server, and how who submitted is told of them.
 
+A submission is written by its ``Client`` alone, which counts how far it is cut, written and
+answered. Its ``outcome`` is told in this order: ``accepted`` or ``lost`` once, and for foreground
+copies ``finished`` once each. A result may be in the same batch as the acceptance, never before it.
+
 Rules: an outcome that raises costs its own submission only.
 """
 
@@ -18,13 +22,18 @@ log = structlog.get_logger(__name__)
 
 
 class Outcome(Protocol):
-    """Who submitted, and is told what became of it."""
+    """Who submitted, and is told what became of it. Each is called on the event loop, and may
+    submit again at once."""
 
     def accepted(self, submission: Submission) -> None:
         """Every copy was answered; ``submission.refused`` lists those that were not taken."""
 
     def lost(self, submission: Submission) -> None:
-        """The connection ended first; the copies from ``submission.answered`` on are unknown."""
+        """The connection ended first; the copies from ``submission.answered`` on are unknown.
+
+        Each of them may have been taken or not. Where the server took it and lived, a repeat is a
+        second job, unless a unique id joins them.
+        """
 
     def finished(self, submission: Submission, index: int, result: Result) -> None:
         """The receiver of foreground copy ``index`` finished, or its server went down."""
@@ -36,10 +45,23 @@ class Outcome(Protocol):
 class Submission:
     """Copies of one message for the queues of one server.
 
-    ``heads`` and ``tail`` are the bytes of ``packets.heads`` and ``packets.tail``. Without heads
-    it is a barrier: it is accepted once everything before it was answered. ``results`` is the room
-    for what receivers of foreground copies return, without which nothing is kept; ``reasons`` that
-    for their warnings and exceptions, without which ``REASON_BYTES`` of each copy's are.
+    Arguments:
+        outcome: is told what becomes of it.
+        heads: the bytes of ``packets.heads``, one for each copy. Without any it is a barrier: it is
+            accepted once everything before it was answered.
+        tail: the bytes of ``packets.tail``.
+        foreground: the server tells how receivers finish, and the copies have handles.
+        results: the room for what receivers of foreground copies return, without which nothing is
+            kept.
+        reasons: that for their warnings and exceptions, without which ``REASON_BYTES`` of each
+            copy's are.
+
+    Attributes:
+        unit: the bytes of the window that one copy takes.
+        cut, sent, answered: how many copies have come so far; never more than the one before.
+        refused: index and gearmand's error code of each copy that the server did not take.
+        handles: of foreground copies that were answered, in order; b"" where refused.
+        forgotten: how many handles there were when its submitter gave it up.
     """
 
     __slots__ = (
@@ -53,6 +75,7 @@ class Submission:
         heads: Sequence[bytes],
         tail: bytes,
         foreground: bool,
+        *,
         results: Room | None = None,
         reasons: Room | None = None,
     ) -> None:
@@ -61,15 +84,14 @@ class Submission:
         self.reasons = reasons
         self.heads = heads
         self.tail = tail
-        self.unit = len(tail) + _PACKET_OVERHEAD  # bytes of the window that a copy takes
+        self.unit = len(tail) + _PACKET_OVERHEAD
         self.foreground = foreground
-        self.cut = 0  # copies in pieces
-        self.sent = 0  # copies written
-        self.answered = 0  # copies that the server answered
-        self.refused: list[tuple[int, bytes]] | None = None  # (index, gearmand's error code)
-        # handles of foreground copies, in order; b"" where refused
+        self.cut = 0
+        self.sent = 0
+        self.answered = 0
+        self.refused: list[tuple[int, bytes]] | None = None  # most have none: no list for those
         self.handles: list[bytes] | None = [] if foreground else None
-        self.forgotten: int | None = None  # handles there were when nobody cared any more
+        self.forgotten: int | None = None
 
     def cuts(self, copies: int) -> int:
         """So many more copies are in pieces; fewer, where it is negative. Return how many are
@@ -88,6 +110,11 @@ class Submission:
         self.answered += copies
         return self.answered == len(self.heads)
 
+    def takes(self, handles: list[bytes]) -> None:
+        """The server takes so many more foreground copies, under these handles."""
+        assert self.handles is not None
+        self.handles += handles
+
     def refuses(self, code: bytes) -> None:
         """The server does not take the first copy that it has not answered."""
         if self.refused is None:
@@ -97,8 +124,11 @@ class Submission:
             self.handles.append(b"")
 
     def forget(self) -> tuple[bool, list[bytes]]:
-        """Nobody waits for receivers any more, and what is not written never will be. Return
-        whether that is news, and the handles that have come since the last call."""
+        """Its submitter waits for receivers no more, and what is not written never will be.
+
+        Return whether that is news, and the handles that have come since the last call: copies that
+        are on their way are accepted later, and have to be withdrawn then.
+        """
         assert self.handles is not None
         is_first, start = self.forgotten is None, self.forgotten or 0
         self.forgotten = len(self.handles)
@@ -111,12 +141,13 @@ class Submission:
         return dropped
 
     def let_go(self) -> None:
-        """Drop the payload of a submission that is answered or lost."""
+        """Drop the payload of a submission that is answered or lost: it lives on until its last
+        receiver has finished."""
         self.tail = b""
 
 
 def broke(submission: Any, error: Exception) -> None:
-    """An outcome raised: no other submission may suffer for it, and somebody waits for this one."""
+    """An outcome raised: no other submission may suffer for it, and a caller waits for this one."""
     log.critical("what a job server answered was not handled", exc_info=error)
     try:
         submission.outcome.broke(submission)

@@ -219,7 +219,9 @@ class Matchmaker:
 
         def ask(question: _Question) -> bool:
             if self._job_servers.is_up:
-                submission = Submission(question, heads, tail, True, Bound(KEPT_BYTES))
+                submission = Submission(
+                    question, heads, tail, foreground=True, results=Bound(KEPT_BYTES)
+                )
                 self._job_servers.submit(self._job_servers.route(queue), submission)
             return self._job_servers.is_up
 

@@ -34,7 +34,9 @@ class Client:
         self.late: list[int] = []  # jobs whose late ends are listened to
         self.dropped: list[int] = []
 
-    def look(self, shipment: Shipment, index: int, told: Callable[[bool, bool], None]) -> None:
+    def ask_status(
+        self, shipment: Shipment, index: int, told: Callable[[bool, bool], None]
+    ) -> None:
         self.asked.append(told)
 
     def expect_late(self, shipment: Shipment, index: int) -> None:

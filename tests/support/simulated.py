@@ -90,7 +90,9 @@ class Client:
     def is_up(self) -> bool:
         return self.connection is not None
 
-    def look(self, shipment: Shipment, index: int, told: Callable[[bool, bool], None]) -> None:
+    def ask_status(
+        self, shipment: Shipment, index: int, told: Callable[[bool, bool], None]
+    ) -> None:
         assert shipment.handles is not None
         self._server.questions.append((shipment.handles[index], told))
 

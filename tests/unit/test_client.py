@@ -79,7 +79,7 @@ class Bench:
         tail = packets.tail(b"", b"x" * payload)
         kind = packets.SUBMIT[foreground, "normal"]
         heads = packets.heads([b"q%d" % n for n in range(count)], kind, len(tail))
-        submission = Submission(self.outcome, heads, tail, foreground, Bound(1 << 20))
+        submission = Submission(self.outcome, heads, tail, foreground, results=Bound(1 << 20))
         self.client.submit(submission)
         return submission
 
@@ -357,7 +357,7 @@ def test_what_the_server_knows_of_copies_is_told_in_the_order_of_the_questions()
         handles = bench.answer(3)
         for index in (2, 0, 1, 2):
             look = partial(lambda at, known, running: told.append((at, known, running)), index)
-            bench.client.look(submission, index, look)
+            bench.client.ask_status(submission, index, look)
         bench.connection.flush()
         asked = [b"\0REQ" + struct.pack(">II", 15, len(handle)) + handle for handle in handles]
         assert bench.transport.written == asked[2] + asked[0] + asked[1] + asked[2]

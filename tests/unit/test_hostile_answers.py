@@ -234,7 +234,7 @@ def test_what_was_asked_and_what_was_answered_is_counted() -> None:
         assert sender.debt() == (0, 1)
         connection.data_received(answer((packets.JOB_CREATED, b"H:1")))
         assert sender.debt() == (1, 0)
-        sender.look(sent, 0, lambda is_known, is_running: None)
+        sender.ask_status(sent, 0, lambda is_known, is_running: None)
         assert sender.debt() == (1, 1)
         connection.data_received(answer((packets.STATUS_RES, b"H:1\x001\x000\x000\x000")))
         assert sender.debt() == (2, 0)
