@@ -5,11 +5,8 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from support.windows import entry, lane, settling
 
-from gearhorn.durable.delivery import JITTER, rest_s
 from gearhorn.durable.lanes import Delivery, Lane
 from gearhorn.durable.states import Action, Event, LaneEvent, LaneState, State
 
@@ -145,36 +142,6 @@ def test_what_has_no_row_changes_nothing_for_a_lane(state: str, event: str) -> N
 
 def test_a_closed_lane_stays_closed() -> None:
     assert not [row for row in LANE_ROWS if row[0] == "CLOSED"]
-
-
-# The wait before the next attempt
-
-
-@pytest.mark.parametrize(
-    ("failures", "seconds"), [(1, 2), (2, 3), (3, 5), (4, 9), (5, 17), (6, 33), (12, 2049)]
-)
-def test_the_wait_doubles_but_for_a_second(failures: int, seconds: int) -> None:
-    assert rest_s(failures, 3600.0, 0.0) == seconds
-
-
-@pytest.mark.parametrize("failures", [13, 14, 100, 5000, 10**6])
-def test_the_wait_is_at_most_max_backoff(failures: int) -> None:
-    assert rest_s(failures, 3600.0, 0.0) == 3600.0
-
-
-@pytest.mark.parametrize("failures", [1, 2, 50])
-def test_a_max_backoff_below_the_first_wait_holds_from_the_beginning(failures: int) -> None:
-    assert rest_s(failures, 0.25, 0.0) == 0.25
-
-
-@given(failures=st.integers(1, 10**6), most_s=st.floats(0.001, 10**9), jitter=st.floats(0.0, 1.0))
-def test_jitter_makes_the_wait_longer_and_by_a_tenth_at_most(
-    failures: int, most_s: float, jitter: float
-) -> None:
-    least = rest_s(failures, most_s, 0.0)
-    wait_s = rest_s(failures, most_s, jitter)
-    assert least <= wait_s <= least * 1.1 * (1 + 1e-12)
-    assert wait_s == pytest.approx(least * (1 + JITTER * jitter))
 
 
 # The last attempt
