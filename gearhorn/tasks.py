@@ -26,8 +26,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
-import structlog
-
+from gearhorn.logger import get_logger
 from gearhorn.timing import Backoff
 
 AGAIN_S = 0.2  # between two attempts to cancel
@@ -36,7 +35,7 @@ LONGEST_RESTART_S = 5.0
 STEADY_S = 5.0  # a loop that has run for so long is well
 CRASHES_IN_A_ROW = 5  # of a vital loop, then it fails
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 @contextlib.contextmanager

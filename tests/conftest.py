@@ -8,10 +8,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import settings
 from support.cluster import Cluster
 from support.servers import EmbeddedGearman, Gearmand, Redis, Valkey
 from support.standstill import Standstill
+
+from gearhorn import logger
+
+logger.write_with(structlog.get_logger)  # as the worker does, for tests that capture its events
 
 # Machines are shared: how long an example takes says nothing about the code.
 settings.register_profile("gearhorn", deadline=None)

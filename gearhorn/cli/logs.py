@@ -17,6 +17,8 @@ from collections.abc import Callable
 
 import structlog
 
+from gearhorn.logger import write_with
+
 LEVELS = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -147,6 +149,7 @@ def set_up_logs(style: str, level: str) -> Writer:
         logger_factory=lambda *_: _Lines(writer),
         cache_logger_on_first_use=True,
     )
+    write_with(structlog.get_logger)
     logging.root.handlers = [_Foreign()]
     logging.root.setLevel(logging.WARNING)
     return writer

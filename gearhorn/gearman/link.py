@@ -24,14 +24,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import structlog
-
 from gearhorn.errors import ProtocolError
 from gearhorn.gearman import packets, sockets
 from gearhorn.gearman.packets import Packet, Splitter
 from gearhorn.gearman.pulse import TIMEOUT_S, Pulse, Signs
 from gearhorn.gearman.server import Server
 from gearhorn.gearman.turns import Turn
+from gearhorn.logger import get_logger
 from gearhorn.tasks import Tasks, on_crash
 from gearhorn.timing import Backoff
 
@@ -41,7 +40,7 @@ _UNANSWERED = f"no answer to ECHO in {TIMEOUT_S:g} s"
 # the process, or the machine, has no more of what a socket needs
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Connection(asyncio.Protocol):

@@ -12,13 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import structlog
-
 from gearhorn.gearman.results import Awaited, Result, Room
+from gearhorn.logger import get_logger
 
 _PACKET_OVERHEAD = 64  # bytes of header and a typical queue name
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Outcome(Protocol):

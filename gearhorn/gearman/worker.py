@@ -26,19 +26,18 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable, Sequence
 
-import structlog
-
 from gearhorn.errors import InternalError, ProtocolError
 from gearhorn.gearman import packets
 from gearhorn.gearman.link import Connection, Link
 from gearhorn.gearman.packets import MAX_UNIQUE_BYTES, Packet, pack
 from gearhorn.gearman.server import Server
+from gearhorn.logger import get_logger
 
 GRABS = 128  # outstanding: gearmand hands out 64 at a time in 7 us each, 128 in 5 us (measured)
 FEWEST = 2  # jobs in hand, whatever they weigh: one is grabbed while the other is worked on
 HELD_BYTES = 64 * 1024 * 1024  # of requests in hand; above, grabbing pauses
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Job:
