@@ -1,16 +1,16 @@
 """Requests of this process that the store carries out once, however often they are asked.
 
 Theory of operation. Some scripts must not be carried out twice: an append would log a message
-twice, a redrive would take more than was asked. When their reply is lost, the only safe thing is to
-ask again with a way to tell. So each process has a random name, under which the store keeps a hash,
-and numbers its requests from 1 on. A script first looks up its number, and returns the kept result
-if there is one; else it does its work and keeps the result, in the same atomic step. The hash is a
-ring of 1,024 slots, which bounds its memory: a process has far fewer requests under way, and a
-request that is so late that its slot was overwritten does nothing.
+twice, a redrive would take more messages than were asked for. When their reply is lost, the process
+has to ask again, and the store has to recognise the repetition. So each process has a random name,
+under which the store keeps a hash, and numbers its requests from 1 on. A script first looks up its
+number, and returns the kept result if there is one; else it does its work and keeps the result, in
+the same atomic step. The hash is a ring of 1,024 slots, which bounds its memory: a process has far
+fewer requests under way, and a request that is so late that its slot was overwritten does nothing.
 
-The hash outlives the process. It is removed when the process stops in order; what crashed ones left
-is forgotten a day after their last request (``Askers``). A key with an expiry would do that by
-itself, but a store that runs short of memory may be set to remove such keys first.
+The hash outlives the process. A process that stops in order removes its own; the hash of a process
+that crashed is forgotten a day after its last request (``Askers``). A key with an expiry would do
+that by itself, but a store that runs short of memory may be set to remove such keys first.
 
 Rules: one name for each ``Asked``; a number is used for one request only.
 """
@@ -24,12 +24,16 @@ import secrets
 from gearhorn.errors import StoreError
 from gearhorn.store.connection import Connection
 
-IDLE_MS = 60_000  # between two searches for askers that ask no more
+IDLE_MS = 60_000  # of the members' clock, between two searches for askers that ask no more
 
 
 class Asked:
-    """The numbers of one asker. Its scripts get ``keys``: the hash of what became of its requests,
-    and the sorted set of all askers."""
+    """The numbers of one asker.
+
+    A process has several askers (appends, redrives, drop counters), so that a burst of one kind
+    does not overwrite the slots of another. Scripts that look numbers up get ``keys``: the hash of
+    what became of this asker's requests, and the sorted set of all askers.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -41,12 +45,16 @@ class Asked:
         self._is_used = False
 
     def next(self) -> int:
-        """Return the number of a new request."""
+        """Return the number of a new request. A repetition of a request keeps its number."""
         self._is_used = True
         return next(self._numbers)
 
     async def close(self) -> None:
-        """Have the store forget them. Where it does not answer, it forgets them after a day."""
+        """Have the store forget this asker; call it once no request is under way any more.
+
+        A store that does not answer forgets the asker after a day. An asker without requests has
+        left nothing there, so that a process which only reads ends without a round trip.
+        """
         if self._is_used:
             own, askers = self.keys
             with contextlib.suppress(StoreError):
@@ -54,7 +62,11 @@ class Asked:
 
 
 class Askers:
-    """All askers of one namespace, as one member sees them."""
+    """All askers of one namespace, as one member sees them.
+
+    Every member prunes, and none is elected for it: the script (``forget.lua``) checks again what
+    it forgets, so members that prune at the same time do no harm.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -65,11 +77,14 @@ class Askers:
         """Forget askers that have asked nothing for a day, up to a hundred in one call. While there
         are none, the store is asked once a minute.
 
+        Each call forgets the askers that the call before named, since a script has to be given the
+        names of its keys. An asker that asks in between is spared.
+
         ``clock_ms`` is the caller's reading of the members' clock. Raises ``StoreError``.
         """
         if clock_ms < self._due_ms:
             return
-        self._due_ms = clock_ms + IDLE_MS
+        self._due_ms = clock_ms + IDLE_MS  # also where this fails: an outage is not made worse
         names = [name.decode() for name in self._idle]
         keys = [self._connection.key("askers"), self._connection.key("clock"), *names]
         [self._idle] = await self._connection.pipeline(

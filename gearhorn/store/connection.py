@@ -1,5 +1,22 @@
 """The connection to Redis or Valkey: batches of commands, each answered or known not to be.
 
+Theory of operation. A caller that changes something in the store has to know what became of the
+change: it was carried out, it was not, or that is unknown. A library that sends a command again
+after a lost connection hides the third case, and an append would be logged twice. So a batch is
+sent once, over one connection, and the class of the error says which case it is. The caller decides
+what follows: reads and idempotent scripts are asked again, numbered scripts too (``asked``), and of
+appends and changes the fate is asked for first.
+
+The URL names a server, but a server may be replaced behind its name: by a replica that was promoted
+or by an empty one. Two signs tell. A new connection has another *run id* than the last one; and a
+server that has become a replica refuses writes (``READONLY``) or, asked for its role, says so.
+After either sign every open connection counts as stale (``reset``): otherwise one batch would go to
+the former server and the next to the new one, and together they would see two states of the data.
+
+The connections are parted by what must not wait. Members renew their lease over two of their own,
+so that no queue of other requests can cost a lease; appends, lanes and events have one each, opened
+by ``open_apart``; all the rest shares a pool.
+
 Rules: runs on the event loop. Every call ends in time or raises ``StoreError``, which says what is
 known: ``StoreUnanswered`` where a batch may have been carried out or not, the others (``refusals``)
 where it was not. No batch is sent twice.
@@ -30,20 +47,25 @@ READ_TIMEOUT_S = 10.0  # of a bounded page
 CONNECTIONS = 16  # to the store, in all
 MEMBERS = 2  # of them that only the lease and what is about members may use
 APART = 3  # appends, lanes and events have one each
-ASKED_AGAIN = 3  # times that a batch goes on after somebody flushed the scripts
+ASKED_AGAIN = 3  # times that a batch goes on after the server has forgotten its scripts
 COMPLAIN_S = 30.0  # between two log lines that the server is no primary
 
 log = structlog.get_logger(__name__)
 
 
 class Connection:
-    """What asks one store; ``url`` is ``redis://``, ``rediss://`` or ``unix://``. It opens at most
-    ``most`` connections, and those who need one queue.
+    """All connections to one store, and the names of one namespace in it.
 
-    Raises ``StartError`` when the URL is not one.
+    Arguments:
+        url: ``redis://``, ``rediss://`` or ``unix://``.
+        namespace: what the names of all keys begin with.
+        limit: how many connections are open at most; batches that find none free queue, first
+            come, first served.
+
+    Raises ``StartError`` when the URL is not one. Nothing is connected yet.
     """
 
-    def __init__(self, url: str, namespace: str, most: int = CONNECTIONS) -> None:
+    def __init__(self, url: str, namespace: str, limit: int = CONNECTIONS) -> None:
         # Of the server that was last connected to. A connection to another one, or to one that
         # was restarted, changes it before the first command goes there.
         self.run_id = ""
@@ -52,30 +74,38 @@ class Connection:
         except ValueError as error:
             raise StartError(f"--redis: {error}") from None
         self.keys = Keys(namespace, self._address.database)
-        self._shared = Pool(self.open, most - MEMBERS - APART)
+        self._shared = Pool(self.open, limit - MEMBERS - APART)
         self._reserved = Pool(self.open, MEMBERS)
         self._complained_s = float("-inf")
         self._apart: weakref.WeakSet[Wire] = weakref.WeakSet()
 
     async def open(self) -> Wire:
-        """Return a new connection; raises ``StoreError``."""
+        """Return a new connection; raises ``StoreError``.
+
+        The run id is compared here, before the caller can send anything, so that no batch reaches
+        a replaced server while the other connections still lead to the former one.
+        """
         wire = await Wire.open(self._address)
         if self.run_id not in ("", wire.run_id):
-            # What was told to one of two servers the other does not know: a subscription that was
-            # written to the new one would be missing from lists that the former one gives.
+            # One of the two servers does not know what the other was told: a subscription that
+            # was written to the new one would be missing from lists that the former one gives.
             self.reset()
         self.run_id = wire.run_id
         return wire
 
     async def open_apart(self) -> Wire:
-        """Return a new connection that is no pool's, for one who keeps it."""
+        """Return a new connection that is no pool's; raises ``StoreError``.
+
+        The caller keeps it and closes it. ``reset`` and ``close`` close it too.
+        """
         wire = await self.open()
         self._apart.add(wire)
         return wire
 
     def reset(self) -> None:
-        """Use no connection any more that is open now, and look for the store anew: its name may
-        stand for another server. Batches under way in the pools are finished."""
+        """Use no connection any more that is open now, and resolve the store's name anew: it may
+        stand for another server. Batches under way in the pools are finished, so that their fate
+        is known; what is unanswered on a connection apart fails with ``StoreUnanswered``."""
         self._shared.reset()
         self._reserved.reset()
         for wire in list(self._apart):
@@ -90,7 +120,10 @@ class Connection:
         return self.keys.channel(*parts)
 
     def script(self, name: str, keys: Sequence[str], *arguments: Any) -> Command:
-        """Return the command that runs a script."""
+        """Return the command that runs a script of ``SCRIPTS``.
+
+        A Redis Cluster decides by ``keys`` which node runs it, so a script touches no other key.
+        """
         return ("EVALSHA", SHA[name], len(keys), *keys, *arguments)
 
     async def pipeline(
@@ -101,7 +134,14 @@ class Connection:
     ) -> list[Any]:
         """Run commands in one round trip and return their replies in order.
 
-        ``reserved``: over the connections that are kept for the members.
+        They are carried out in order, but not as one transaction: other clients' commands may come
+        between them. What has to be atomic is a script.
+
+        Arguments:
+            commands: each a tuple of the command's name and its arguments.
+            timeout_s: for all of it, the wait for a free connection included.
+            reserved: over the connections that are kept for the members.
+
         Raises ``StoreError`` if any failed; the others may have been carried out.
         """
         replies = await self.each(commands, timeout_s, reserved)
@@ -119,7 +159,8 @@ class Connection:
         """Like ``pipeline``, with a ``StoreError`` in the place of each reply that is a refusal.
 
         Raises ``StoreUnanswered`` if it is not known which were carried out, and ``StoreError`` if
-        none was.
+        none was: a time-out says the former once there is a connection, since the batch may have
+        been sent by then.
         """
         pool = self._reserved if reserved else self._shared
         wire = None
@@ -134,7 +175,8 @@ class Connection:
         return replies
 
     def judge(self, replies: Sequence[Any]) -> None:
-        """Look for the primary anew if a reply says that this server is none."""
+        """Reset all connections if a reply says that this server is no primary. Users of
+        connections apart pass their replies here themselves."""
         for reply in replies:
             if isinstance(reply, StoreReadOnly):
                 self._complain(str(reply))
@@ -142,7 +184,8 @@ class Connection:
                 break
 
     def _complain(self, text: str) -> None:
-        """Say that the primary is looked for, at most so often."""
+        """Log that the primary is looked for, every ``COMPLAIN_S`` at most: each batch of a member
+        finds out again while the former primary is what the name leads to."""
         at_s = now_s()
         if at_s - self._complained_s > COMPLAIN_S:
             self._complained_s = at_s
@@ -157,8 +200,10 @@ class Connection:
         """Like ``pipeline``, for commands that only read: the replies are a primary's.
 
         The server is asked for its role behind the reads, in the same round trip: one that was
-        demoted answers reads like before, and would serve old lists without an end.
-        Raises ``StoreReadOnly`` where it is a replica.
+        demoted answers reads like before, and would serve old lists without an end. Asked in front
+        of the reads, it could be demoted between the two.
+
+        Raises ``StoreReadOnly`` where it is a replica, and ``StoreError`` as ``pipeline``.
         """
         replies = await self.read_each(commands, timeout_s, reserved)
         for reply in replies:
@@ -186,8 +231,11 @@ class Connection:
         return replies
 
     async def is_there(self) -> bool:
-        """Return whether a primary answers a PING within ``WRITE_TIMEOUT_S``, over a connection
-        that no list is read on."""
+        """Return whether a primary answers a PING within ``WRITE_TIMEOUT_S``.
+
+        It goes over the members' connections: the pool may be full of long reads, which would make
+        a store that is merely slow count as away.
+        """
         try:
             await self.read([("PING",)], WRITE_TIMEOUT_S, reserved=True)
         except StoreError:
@@ -195,7 +243,10 @@ class Connection:
         return True
 
     async def check(self) -> None:
-        """Make the store ours, or refuse it.
+        """Make the store ours, or refuse it: a worker calls this once before it joins.
+
+        The layout is written with ``NX`` and read back, so that of two releases that start on an
+        empty store at the same time one is refused.
 
         Raises ``StartError`` if another release's layout is in it or it evicts keys,
         ``StoreError`` if it does not answer or a permission is missing.
@@ -218,7 +269,7 @@ class Connection:
             )
 
     async def evicts(self) -> str | None:
-        """Return the store's maxmemory-policy if keys of ours may fall to it; raises
+        """Return the store's maxmemory-policy if keys of ours may fall to it, else None; raises
         ``StoreError``. The ``volatile`` ones take keys with an expiry, and none of ours has one."""
         [memory] = await self.pipeline([("INFO", "memory")])
         found = dict(line.split(":", 1) for line in memory.decode().split("\r\n") if ":" in line)
@@ -228,15 +279,21 @@ class Connection:
         return policy if is_bounded and not is_safe else None
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection; batches under way fail with ``StoreUnanswered``."""
         await asyncio.gather(self._shared.close(), self._reserved.close())
         for wire in list(self._apart):
             wire.close()
 
 
 async def _run(wire: Wire, commands: Sequence[Command]) -> list[Any]:
-    """Return the replies, in order. Where the store does not know a script, it is told all of them
-    and everything from there on is asked again: what stood behind it must not go before it."""
+    """Return the replies, in order.
+
+    A server forgets its scripts when it is restarted, or told to (SCRIPT FLUSH). Then all scripts
+    are loaded, and everything from the first unknown one on is asked again, in order: a command
+    that needs an earlier one to be carried out gets its turn behind it. A command there that was
+    known is carried out twice, which does no harm in any of the batches that come here. Appends and
+    rounds, where it would, use ``pipelined``, which loads the scripts first and repeats nothing.
+    """
     wire.send(commands)
     await wire.drain()
     replies = [await wire.read() for _ in commands]
@@ -250,7 +307,7 @@ async def _run(wire: Wire, commands: Sequence[Command]) -> list[Any]:
         loaded = [await wire.read() for _ in loads]
         again = [await wire.read() for _ in commands[first:]]
         replies[first:] = again
-        if refused := next((one for one in loaded if isinstance(one, StoreError)), None):
+        if refused := next((reply for reply in loaded if isinstance(reply, StoreError)), None):
             replies[first] = refused
             break
     return replies

@@ -10,8 +10,8 @@ confirmation, so that a change between the reading and the confirmation cannot f
 A connection that only listens is silent for long, and silence looks like a connection that a
 middlebox has dropped. After ``SILENT_S`` the server is asked for a sign of life; without an answer
 within ``LOST_S`` the connection counts as lost. An ACL that does not let the user listen cannot be
-waited out: the listeners are told once every ``DEAF_S`` that they may have missed anything, so that
-the process works with a delay instead of not at all.
+waited out: the listeners are told every ``DEAF_S`` that they may have missed anything, so that the
+process works with a delay instead of not at all.
 
 Rules: runs on the event loop. A listener that raises is logged and heard again.
 """
@@ -38,13 +38,13 @@ log = structlog.get_logger(__name__)
 
 
 class ChannelListener(Protocol):
-    """Who hears one channel."""
+    """What a part of the process has to offer to hear one channel. Neither method waits."""
 
     def hear(self, text: bytes) -> None:
-        """Take what was published."""
+        """Take what was published (``messages.events`` has the formats)."""
 
     def missed(self) -> None:
-        """Take that anything may have been published that was not heard."""
+        """Take that anything may have been published that was not heard: read the store."""
 
 
 class Events:
@@ -61,7 +61,12 @@ class Events:
         self._is_refused = False
 
     async def run(self) -> None:
-        """Listen until cancelled, and connect anew whenever the connection ends."""
+        """Listen until cancelled, and connect anew whenever the connection ends.
+
+        The back-off begins anew once all channels are confirmed, not once there is a connection: a
+        server that accepts connections and refuses what is asked on them must not be asked twenty
+        times a second.
+        """
         backoff = Backoff(0.05, 0.5)
         while True:
             wire = None
@@ -80,6 +85,8 @@ class Events:
             await asyncio.sleep(backoff.next_s())
 
     def _explain(self, error: StoreError) -> None:
+        """Log why nothing is heard: a lost connection for those who debug, since nothing follows
+        from it; a missing permission once, as an error, since only the operator can mend it."""
         if code_of(str(error)) != "NOPERM":
             self._is_refused = False
             log.debug("events are not heard", error=str(error))
@@ -93,6 +100,13 @@ class Events:
             )
 
     async def _listen(self, wire: Wire, backoff: Backoff) -> None:
+        """Hand on what comes; raises ``StoreError`` when the connection ends.
+
+        The time-out comes first, since silence is the usual case, and anything that comes ends it.
+        A refusal is checked for next, because it is an object of another kind than what channels
+        bring. What is left are lists of three: confirmations until every channel has one, messages
+        from then on. A message that comes before the last confirmation is handed on as well.
+        """
         is_asked = False
         waiting = set(self._listeners)  # channels that are not confirmed
         while True:
@@ -126,5 +140,5 @@ class Events:
     def _handle(self, channel: bytes, content: bytes) -> None:
         try:
             self._listeners[channel].hear(content)
-        except Exception:  # a bug must not end the listening
+        except Exception:  # a fault of one listener must not end the listening of the others
             log.exception("an event was not understood")

@@ -1,7 +1,11 @@
 """What a lane's new owner finds in the store: what is parked, put back, or done ahead of others.
 
-Rules: any number of messages may be there. They are read in pages, so that neither the store nor
-the event loop is held up, and kept packed: a million of them are 8 MB, and are freed at once.
+A subscription may have a million parked messages. In one reply their sequences would hold the store
+for 200 ms, and a Python list of them would take 40 MB. So they are read in pages, and kept in
+arrays, which have 8 bytes for each.
+
+Rules: any number of messages may be there; no command is about more than ``PAGE`` of them, and the
+event loop has a turn after each page.
 """
 
 from __future__ import annotations
@@ -19,8 +23,12 @@ PAGE = 5000  # then: a millisecond of the store, a few of the event loop
 
 
 class Sequences(array):  # type: ignore[type-arg]  # Python 3.11 has no array[int]
-    """Sequences of messages from which the lowest are taken. They are kept in descending order:
-    an array loses its end at no cost, and asking whether it is empty calls no Python."""
+    """Sequences of messages from which the lowest are taken first, as a lane does.
+
+    They are kept in descending order: an array loses its end at no cost, while taking from its
+    beginning would move all the rest. It is a subclass, not a wrapper, because a lane asks in each
+    step whether there are any, and the truth of an array calls no Python.
+    """
 
     def __new__(cls, ascending: Iterable[int] = ()) -> Sequences:
         """Keep these sequences, which ascend."""
@@ -29,7 +37,7 @@ class Sequences(array):  # type: ignore[type-arg]  # Python 3.11 has no array[in
         return made  # type: ignore[return-value]
 
     def popleft(self) -> int:
-        """Take the lowest one, which there must be."""
+        """Take the lowest one; raises ``IndexError`` where there is none."""
         return int(self.pop())
 
     def lowest(self, count: int) -> list[int]:
@@ -37,13 +45,14 @@ class Sequences(array):  # type: ignore[type-arg]  # Python 3.11 has no array[in
         return self[: -count - 1 : -1].tolist() if count else []
 
     def behind(self, sequence: int) -> Sequences:
-        """Return a copy with those behind a sequence."""
+        """Return a copy with those above ``sequence``."""
         copy = Sequences()
         copy.extend(self[: bisect_left(self, -sequence, key=neg)])
         return copy
 
     def pass_to(self, sequence: int) -> bool:
-        """Take all up to a sequence; return whether that was one of them."""
+        """Take all up to ``sequence``; return whether that was one of them. The usual case, none
+        that low, is told without a search."""
         if not self or self[-1] > sequence:
             return False
         at = bisect_left(self, -sequence, key=neg)
@@ -52,18 +61,18 @@ class Sequences(array):  # type: ignore[type-arg]  # Python 3.11 has no array[in
         return found
 
     def has(self, sequence: int) -> bool:
-        """Whether a sequence is one of them."""
+        """Return whether ``sequence`` is one of them."""
         at = bisect_left(self, -sequence, key=neg)
         return self[at : at + 1].tolist() == [sequence]
 
 
 class Found(NamedTuple):
-    """What is there of a lane, and the number of the last redrive that is among it."""
+    """What a lane's new owner finds."""
 
-    order: Sequences
-    redrives: Sequences
-    ahead: list[tuple[int, int]]  # first and last of each range, sorted
-    seen_redrive: int
+    order: Sequences  # parked beyond the position
+    redrives: Sequences  # put back, at any sequence: they are to be delivered again
+    ahead: list[tuple[int, int]]  # done beyond the position: first and last of each range, sorted
+    seen_redrive: int  # the number of the last redrive that is among ``redrives`` for certain
 
 
 def range_of(text: bytes) -> tuple[int, int]:
@@ -75,9 +84,17 @@ def range_of(text: bytes) -> tuple[int, int]:
 async def read_long(connection: Connection, pair: str, position: int) -> Found:
     """Read a lane of which there may be much; the caller must hold it.
 
-    Messages may be put back or purged meanwhile: they leave those that are parked, for those that
-    were put back or are done. So what is parked is read first, and each is found in one place at
-    least. A redrive that comes meanwhile has a higher number than the one that is returned.
+    Messages may be put back or purged meanwhile: they move from the parked ones to those that were
+    put back or are done. So the parked ones are read first, and each message is found in at least
+    one of the three places. In the opposite order a message could move from a place that is not
+    read yet to one that was read already, and the owner would never deliver it. The count of
+    redrives is read before everything, so a redrive that comes meanwhile has a higher number than
+    the one that is returned, and the owner reads what was put back again.
+
+    Arguments:
+        connection: to the store.
+        pair: the subscription, as ``pair_of`` names it.
+        position: of the lane; nothing up to it but what was put back is of use.
 
     Raises ``StoreError``.
     """

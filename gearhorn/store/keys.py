@@ -52,24 +52,34 @@ worker process which receivers have done with a message that a caller of its wai
 ``clock`` goes on as long as one member lives: each adds to what it last read what has passed on its
 own monotonic clock, and the highest counts. No wall clock decides anything.
 
-The braces put every key into one slot of a Redis Cluster, as the scripts need. No key has an
-expiry.
+The braces put every key into one slot of a Redis Cluster, as the scripts need: a script may touch
+keys of one slot only, and a change concerns a topic, the members and the version together. The
+price is that one node carries a whole namespace.
+
+No key has an expiry. A store may be set to evict such keys when its memory is full, and an expiry
+runs by the server's wall clock, on which no decision here depends. What ends after a time does so
+by ``clock``.
 """
 
 from __future__ import annotations
 
-SCHEMA = b"4"  # the layout of these keys
+SCHEMA = b"4"  # the layout of these keys: rises when a release could not read the former's
 
 
 class Keys:
-    """The names of one namespace, in one database of a server."""
+    """The names of one namespace, in one database of a server.
+
+    Arguments:
+        namespace: what names begin with, in braces.
+        database: the number of the database; only channels name it.
+    """
 
     def __init__(self, namespace: str, database: int) -> None:
         self._prefix = f"{{{namespace}}}:"
         self._database = database
 
     def key(self, *parts: str) -> str:
-        """Return the name of a key."""
+        """Return the name of a key: its kind, and the topic or the pair that it belongs to."""
         return self._prefix + ":".join(parts)
 
     def channel(self, *parts: str) -> str:
@@ -79,5 +89,5 @@ class Keys:
 
 
 def pair_of(topic: str, client_id: str) -> str:
-    """Return how keys name one subscription."""
+    """Return how keys name one subscription. NUL parts the two, since no name contains it."""
     return f"{topic}\0{client_id}"

@@ -1,5 +1,11 @@
 """Listing: subscriptions page by page, in the order of topics and client_ids, to be described.
 
+``describe_fanout`` is answered with pages (docs/protocol.rst, "describe_fanout"): the caller names
+the pair where the last page ended. A page fills with one topic of a hundred thousand subscriptions
+or with a hundred thousand topics of one each, and its cost must be that of the page in both cases.
+So topics are read a hundred at a time, together, with as many client_ids as each had a moment ago;
+what a topic has beyond that, since it grew or is long, is read by itself.
+
 Rules: the work and the memory of a page are those of the subscriptions on it, whatever there is
 besides; every command is about ``PAGE`` of them at most. A page is not one transaction: what is
 subscribed throughout is on exactly one page (see ``subscriptions``).
@@ -15,12 +21,14 @@ from gearhorn.store.connection import Command, Connection
 from gearhorn.store.subscriptions import PAGE
 
 TOGETHER = 100  # topics that are read in one round trip
-PAGE_BYTES = 14 * 1024 * 1024  # of a page, as its description is estimated: 16 MiB is the most
-_DESCRIBED_BYTES = 768  # of a described subscription besides its names
+# Of a page, as the length of its JSON is estimated. A reply has 16 MiB at most; the rest is for the
+# members, the logs of topics, and the estimate's error.
+PAGE_BYTES = 14 * 1024 * 1024
+_DESCRIBED_BYTES = 768  # of a described subscription besides its names, with all its options
 
 
 class Stored(NamedTuple):
-    """A subscription as the store holds it."""
+    """A subscription as the store holds it; ``drops`` are the copies that found its queue full."""
 
     client_id: str
     options: SubscriptionOptions
@@ -28,7 +36,12 @@ class Stored(NamedTuple):
 
 
 class _Page:
-    """What was found: ``room`` counts the subscriptions that may still be added."""
+    """What was found so far.
+
+    ``room`` counts the subscriptions that may still be added. It becomes 0 when ``limit`` is
+    reached, or the bytes that a reply may have; at least one subscription is on every page, so that
+    a caller who follows the cursors comes to the end.
+    """
 
     def __init__(self, limit: int) -> None:
         self.topics: list[tuple[str, list[Stored]]] = []
@@ -37,17 +50,17 @@ class _Page:
 
     def add(self, topic: str, found: Sequence[Stored]) -> None:
         """Add a topic's next subscriptions, as many as there is room for."""
-        for one in found:
+        for stored in found:
             if not self.room:
                 return
             # a client_id is there twice, with its queue's name; a quote or backslash is two bytes
-            self._bytes -= _DESCRIBED_BYTES + 2 * len(topic) + 4 * len(one.client_id.encode())
+            self._bytes -= _DESCRIBED_BYTES + 2 * len(topic) + 4 * len(stored.client_id.encode())
             if self._bytes < 0 and self.topics:
                 self.room = 0
                 return
             if not self.topics or self.topics[-1][0] != topic:
                 self.topics.append((topic, []))
-            self.topics[-1][1].append(one)
+            self.topics[-1][1].append(stored)
             self.room -= 1
 
 
@@ -60,10 +73,14 @@ class Listing:
     async def page(
         self, topic: str | None, after: tuple[str, str] | None, limit: int
     ) -> tuple[list[tuple[str, list[Stored]]], bool]:
-        """Return up to ``limit`` subscriptions of one topic or of all, from behind the pair
-        ``after``, and whether more may follow.
+        """Return a page of subscriptions by topic, and whether more may follow.
 
-        Fewer are returned where the description of ``limit`` would be longer than a reply may be.
+        Arguments:
+            topic: whose subscriptions, None for those of all topics.
+            after: the pair (topic, client_id) behind which the page begins, None for the beginning.
+            limit: how many subscriptions at most. Fewer are returned where their description would
+                be longer than a reply may be.
+
         Raises ``StoreError``.
         """
         page = _Page(limit)
@@ -76,7 +93,7 @@ class Listing:
         return page.topics, not page.room
 
     async def _fill(self, page: _Page, topic: str, after: bytes) -> None:
-        """Add what follows a client_id (empty: all) of one topic."""
+        """Add what follows a client_id of one topic (all of it, where ``after`` is empty)."""
         while page.room:
             limit = min(page.room, PAGE)
             [found] = await self._stored([(topic, after, limit)])
@@ -86,7 +103,13 @@ class Listing:
             after = found[-1].client_id.encode()
 
     async def _add_topics(self, page: _Page, behind: str) -> None:
-        """Add the subscriptions of the topics behind one (empty: of all), in order."""
+        """Add the subscriptions of the topics behind ``behind`` (of all, where it is empty), in
+        order.
+
+        The sizes of a hundred topics are asked for first. Then topics are read together for as
+        long as they have no more than a page between them, so that neither the reply nor the
+        script's time grows with the number of topics.
+        """
         key = self._connection.key
         while page.room:
             count = min(TOGETHER, page.room)
@@ -112,7 +135,8 @@ class Listing:
             behind = names[-1]
 
     async def _add_whole(self, page: _Page, wanted: Sequence[tuple[str, int]]) -> None:
-        """Add topics that had so many subscriptions a moment ago."""
+        """Add topics, each with the number of subscriptions that it had a moment ago. One more is
+        asked for of each: where it comes, the topic has grown, and its rest is read by itself."""
         asked = [(topic, b"", min(count + 1, PAGE, page.room)) for topic, count in wanted]
         if not asked:
             return
@@ -122,7 +146,12 @@ class Listing:
                 await self._fill(page, topic, found[-1].client_id.encode())
 
     async def _stored(self, wanted: Sequence[tuple[str, bytes, int]]) -> list[list[Stored]]:
-        """Return the first of each topic behind a client_id (empty: the beginning)."""
+        """Return the next subscriptions of each (topic, client_id, how many at most), behind the
+        client_id or from the beginning where it is empty.
+
+        Client_ids and options are of one moment, as ``page.lua`` reads them. The drop counters are
+        read afterwards, in a second round trip: they inform, and may be of a moment later.
+        """
         key = self._connection.key
         pages = await self._connection.read(
             [
@@ -149,7 +178,8 @@ class Listing:
 def _stored(
     clients: Sequence[bytes], bodies: Sequence[bytes | None], counts: Sequence[bytes | None]
 ) -> list[Stored]:
-    """Return subscriptions as the store gave them; without any ``bodies`` none has options."""
+    """Return subscriptions as the store gave them. ``bodies`` are their options as JSON, empty
+    where no subscription of the topic has any; ``counts`` are their drops."""
     return [
         Stored(client.decode(), decode_options(body or b"{}"), int(drops or 0))
         for client, body, drops in zip(

@@ -5,7 +5,10 @@ reply is returned as the ``StoreError`` that stands for it (``refusals``); only 
 connection is raised. Nothing is repeated here: who asked knows what may happen twice.
 
 redis-py connects, logs in and reads replies. What it would do on its own account is turned off: it
-sends nothing again, ends no connection, and leaves an error's text whole.
+sends nothing again, ends no connection, and leaves an error's text whole. Its parser cuts the code
+off an error's text, and the code is what ``refusals`` decides by; so a subclass puts an exception
+of our own in its place. RESP3 is asked for: it tells hashes from lists, and a server that refuses
+HELLO is known at once to be no store.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from gearhorn.errors import StoreError, StoreUnanswered
 from gearhorn.store.refusals import refusal
 from gearhorn.store.url import Address
 
-CONNECT_S = 1.5
+CONNECT_S = 1.5  # for connecting, TLS, logging in and asking for the run id together
 # Each further address of a name is tried so much later, while the former ones go on being tried.
 NEXT_ADDRESS_S = 0.1
 KEEPALIVE_S = 5  # the kernel asks an idle connection's other end
@@ -44,7 +47,7 @@ _NO_STORE = "the store does not speak RESP3"
 _ENDED = "the store ended the connection"
 _AT_ONCE = "a server that has reached its maxclients does that, too"
 
-Command = tuple[Any, ...]
+Command = tuple[Any, ...]  # its name and its arguments: text, bytes or numbers
 
 
 class _Refused(ResponseError):
@@ -52,7 +55,7 @@ class _Refused(ResponseError):
 
 
 class _Parser(DefaultParser):  # type: ignore[misc, valid-type]
-    """Parses replies in C (hiredis)."""
+    """Parses replies in C (hiredis). Both methods undo what redis-py does to replies."""
 
     @classmethod
     def parse_error(cls, text: str) -> _Refused:
@@ -67,24 +70,31 @@ class _Parser(DefaultParser):  # type: ignore[misc, valid-type]
 
 
 class _Link(AbstractConnection):
-    """A connection of redis-py's whose parts may be used when it is open."""
+    """A connection of redis-py's whose parts may be used when it is open.
+
+    redis-py's own methods to send and read guard against use by several tasks, and close the
+    connection when one of them is cancelled. The pool and the pipelined connection have to know
+    what is unanswered after a cancellation, so they read and write by themselves.
+    """
 
     @property
     def parts(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Any]:
-        """What it reads from, writes to and parses with."""
+        """What it reads from, writes to and parses with; it must be connected."""
         assert self._reader is not None
         assert self._writer is not None
         return self._reader, self._writer, self._parser
 
     def abort(self) -> None:
-        """End it and throw away what is unsent."""
+        """End it and throw away what is unsent. Without waiting: a server that is frozen would
+        keep an orderly end from ever coming."""
         if self._writer is not None:
             self._writer.transport.abort()
             self._close()  # type: ignore[no-untyped-call]
 
 
 class _Tcp(_Link, Connection):
-    """Over TCP, with TLS if a context is given."""
+    """Over TCP, with TLS if a context is given. redis-py's own class for TLS reads the files of
+    certificates anew for each connection; ``url`` reads them once."""
 
     def __init__(self, tls: ssl.SSLContext | None, **options: Any) -> None:
         self._tls = tls
@@ -100,11 +110,16 @@ class _Unix(_Link, UnixDomainSocketConnection):
 
 
 class Wire:
-    """A connection that is open. ``run_id`` is its server's."""
+    """A connection that is open; ``Wire.open`` makes them.
+
+    ``run_id`` is its server's: a server has another one after each start. ``unanswered`` counts the
+    commands whose replies have not been read; what a channel brings lowers it too, so it tells
+    nothing on a connection that listens.
+    """
 
     def __init__(self, link: _Link) -> None:
         self.run_id = ""
-        self.unanswered = 0  # commands
+        self.unanswered = 0
         self._link = link
         self._reader, self._writer, self._parser = link.parts
         self._polling = select.poll()
@@ -112,9 +127,11 @@ class Wire:
 
     @classmethod
     async def open(cls, address: Address) -> Wire:
-        """Connect, log in, choose the database and ask who the server is.
+        """Connect, log in, choose the database and ask for the server's run id.
 
-        Raises ``StoreError`` with the store's own text where it refused any of that.
+        Raises ``StoreError`` with the store's own text where it refused any of that, within
+        ``CONNECT_S``. Nothing that the caller wants done has been sent then, so it is never
+        ``StoreUnanswered``.
         """
         link = _link(address)
         try:
@@ -134,6 +151,8 @@ class Wire:
         raise failure
 
     async def _ask_who(self) -> None:
+        """Learn the run id, before anything else is asked: whether data can be relied on depends on
+        it. A server that tells none (a proxy, perhaps) has the empty one, always the same."""
         self.send([("INFO", "server")])
         reply = await self.read()
         if isinstance(reply, StoreError):
@@ -143,27 +162,35 @@ class Wire:
 
     @property
     def is_open(self) -> bool:
-        """Whether the other end has not been seen to end it."""
+        """Whether the connection is open as far as the event loop has noticed."""
         return not (self._writer.is_closing() or self._reader.at_eof() or self._reader.exception())
 
     @property
     def is_fit(self) -> bool:
-        """Whether an unused connection can be used: it is open and nothing has come on it. The
-        system is asked, because the loop may not have run since the other end went away."""
+        """Whether an unused connection can be used: it is open and nothing has come on it.
+
+        The system is asked (poll, without waiting), because the loop may not have run since the
+        other end went away: a process that was stopped for a minute finds its first command on a
+        dead connection otherwise, with an unknown fate. Bytes that come unasked are an error
+        message before the end, or its end.
+        """
         return self.is_open and not self._polling.poll(0)
 
     def send(self, commands: Sequence[Command]) -> None:
-        """Send commands; each is answered."""
+        """Send commands; each is answered. Returns before they are written: ``drain`` waits."""
         self.unanswered += len(commands)
         # packed in C: redis-py's own packing costs several times as much
         self._writer.write(b"".join([hiredis.pack_command(command) for command in commands]))
 
     async def drain(self) -> None:
-        """Wait until there is room to send more; raises ``StoreUnanswered``."""
+        """Wait until there is room to send more, which bounds what a slow server has us hold.
+
+        Raises ``StoreUnanswered`` when the connection has ended: what was sent may have arrived.
+        """
         try:
             await self._writer.drain()
         except OSError as error:
-            raise StoreUnanswered(_words(error)) from error
+            raise StoreUnanswered(_text_of(error)) from error
 
     async def read(self) -> Any:
         """Return the next reply, or what the server tells on its own account.
@@ -174,7 +201,7 @@ class Wire:
         try:
             reply = await self._parser.read_response()
         except (EndedError, OSError) as error:
-            raise StoreUnanswered(_words(error)) from error
+            raise StoreUnanswered(_text_of(error)) from error
         except InvalidResponse as error:
             self.close()
             raise StoreUnanswered(f"{_NO_STORE}: {error}") from error
@@ -187,7 +214,12 @@ class Wire:
 
 
 def _link(address: Address) -> _Link:
-    """Return a connection of redis-py's that is not connected."""
+    """Return a connection of redis-py's that is not connected.
+
+    First what both kinds share, with redis-py's retries and time-outs turned off, since the callers
+    have their own; then the Unix socket, which needs a path and nothing else; then TCP, where the
+    kernel's keep-alive finds a server whose machine has gone while nothing is asked.
+    """
     options: dict[str, Any] = {
         "db": address.database,
         "username": address.username or None,
@@ -216,10 +248,13 @@ def _link(address: Address) -> _Link:
 
 
 def _failure(error: Exception) -> StoreError:
-    """Return what it means that a connection could not be made."""
+    """Return the ``StoreError`` for a connection that could not be made.
+
+    redis-py wraps the cause once or twice, in texts that name the host and port. Those come from
+    the URL, and no part of it may be shown (``url``), so the innermost cause is what counts.
+    """
     if isinstance(error, StoreError) and not isinstance(error, StoreUnanswered):
         return error
-    # redis-py's own texts say where the store is, in parts of its URL
     while (inner := error.__cause__ or error.__context__) is not None and isinstance(
         inner, Exception
     ):
@@ -227,11 +262,12 @@ def _failure(error: Exception) -> StoreError:
     if isinstance(error, _Refused):
         return refusal(str(error))
     if isinstance(error, EndedError | ConnectionResetError | BrokenPipeError):
-        return StoreError(f"{_words(error)}; {_AT_ONCE}")
+        return StoreError(f"{_text_of(error)}; {_AT_ONCE}")
     if isinstance(error, RedisError | OSError):
-        return StoreError(_words(error))
+        return StoreError(_text_of(error))
     return StoreError(_NO_STORE)
 
 
-def _words(error: Exception) -> str:
+def _text_of(error: Exception) -> str:
+    """Return what an error says, for the log and for callers."""
     return _ENDED if isinstance(error, EndedError) else str(error) or type(error).__name__
