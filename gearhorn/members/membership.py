@@ -367,7 +367,7 @@ class Membership:
                     self._known,
                     self.lease.length_ms,
                     self.clock_ms,
-                    not self._past.is_same_run and asked_s > self._past.safe_from_s,
+                    is_past_safe=not self._past.is_same_run and asked_s > self._past.safe_from_s,
                 )
             except StoreError as error:
                 self._store_is_lost(error)

@@ -1,4 +1,10 @@
-"""Refusals: what each error that a store replies with means for whoever asked.
+"""Refusals: what each error that a store replies with means for the request that asked.
+
+A server says by an error reply anything from "this key holds a number" to "I am shutting down", and
+clients tend to test for the one that they have met. Here each code has a row, once. The answer that
+matters is whether waiting helps: a caller whose request is refused with ``unavailable:`` (see
+docs/protocol.rst, "Requests, replies, errors") is told at once, while one that waits gets its reply
+late, when the operator has helped the store.
 
 Rules: pure. ``TABLE`` is the only place where an error's text decides anything; docs/operations.rst
 shows it to operators. The first row that fits counts. An error without a row is waited out like an
@@ -25,8 +31,9 @@ from gearhorn.errors import StoreError, StoreNoWrites, StoreReadOnly, StoreRefus
 
 
 class Row(NamedTuple):
-    """One kind of error: its ``code`` is what a reply begins with, ``pattern`` what the rest has to
-    contain, if anything."""
+    """One kind of error: its ``code`` is what a reply begins with, ``error`` the class that stands
+    for it, ``reason`` what it means in docs/operations.rst, and ``pattern`` what the text has to
+    contain, if anything. Servers tell many things under ``ERR``, which need the pattern."""
 
     code: str
     error: type[StoreError]
@@ -69,7 +76,8 @@ TABLE = (
 
 
 def refusal(text: str) -> StoreError:
-    """Return the error that stands for a store's reply; ``text`` is the reply, whole."""
+    """Return the error that stands for a store's reply; ``text`` is the reply, whole. It becomes
+    the error's text, so that the log has the store's own."""
     code = code_of(text)
     for row in TABLE:
         if row.fits(code, text):
@@ -78,7 +86,8 @@ def refusal(text: str) -> StoreError:
 
 
 def code_of(text: str) -> str:
-    """Return the code of a store's error reply, also where a script's error contains it."""
+    """Return the code of a store's error reply, also where a script's error contains it. An error
+    of gearhorn's own has none that is in the table."""
     code = text.partition(" ")[0]
     if code == "ERR" and (inner := _INNER.search(text)):
         return inner[1]

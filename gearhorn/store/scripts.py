@@ -1,5 +1,14 @@
 """The Lua scripts: which files each is made of, and the name that a server knows it by.
 
+A script is one atomic step of the store: no other client's command comes between its own. It holds
+all clients up while it runs, so each is bounded to a few milliseconds, and its header says by what.
+Lua has no imports in a server, so what scripts share (``log``, ``asked``, ``answers``, ``parked``,
+``version``) is put in front of the file that uses it. The header of each file in ``lua/`` says why
+its step has to be atomic, its keys, arguments and result, and what it costs.
+
+Redis gives a script its keys apart from its arguments, and a cluster finds the node by them. A
+script never makes a key's name by itself.
+
 Rules: pure, but for the files of ``lua/``, which are read when this module is imported.
 """
 
@@ -8,8 +17,10 @@ from __future__ import annotations
 from hashlib import sha1
 from importlib import resources
 
-# What a server that is short of memory still runs: what frees memory, and what those who do need to
-# hold. The first line of a script says so (Redis 7.0 and later); "" is refused before it begins.
+# What a server that is short of memory still runs, as the first line of a script says (Redis 7.0
+# and later). A script that only reads runs in any case. One that frees memory, or without which
+# members could not hold their leases and lanes, is allowed to. One that makes subscriptions or log
+# entries, "", is refused before it begins, and not in the middle, when half of it is written.
 _FREES, _READS, _GROWS = "allow-oom", "no-writes", ""
 
 
@@ -43,5 +54,5 @@ SCRIPTS = {
         for name in ("member", "remove", "unmark", "acquire", "advance", "forget")
     },
 }
-# as EVALSHA names them
+# as EVALSHA names them: a batch carries 40 bytes for a script instead of its text
 SHA = {name: sha1(text.encode()).hexdigest() for name, text in SCRIPTS.items()}

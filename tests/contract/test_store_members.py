@@ -31,7 +31,7 @@ def test_a_member_joins_renews_and_leaves(server: Redis) -> None:
         assert (me.known, me.lease_s) == (1, 10.0)
         renewal = await bench.renew(0, clock_ms=5)
         assert renewal == Renewal(1, ["t"], [Member("me", b"2 0 10000")], 5, [], True, joined.data)
-        renewal_with = await bench.members.renew("me", 1, 2500, 0, False)
+        renewal_with = await bench.members.renew("me", 1, 2500, 0, is_past_safe=False)
         assert renewal_with is not None
         assert renewal_with.members == [Member("me", b"3 1 2500")]
         assert await bench.members.all() == renewal_with.members
@@ -56,11 +56,11 @@ def test_an_emptied_store_has_another_word_for_its_data(server: Redis) -> None:
 
 def test_who_is_not_known_cannot_renew(server: Redis) -> None:
     async def test(bench: Bench) -> None:
-        assert await bench.members.renew("me", 0, LEASE_MS, 0, False) is None
+        assert await bench.members.renew("me", 0, LEASE_MS, 0, is_past_safe=False) is None
         assert await bench.members.all() == [], "nor becomes a member by trying"
         await bench.join()
         await bench.members.leave("me")
-        assert await bench.members.renew("me", 0, LEASE_MS, 99, False) is None
+        assert await bench.members.renew("me", 0, LEASE_MS, 99, is_past_safe=False) is None
         assert (await bench.join()).clock_ms == 0
 
     run(server, test)
@@ -147,7 +147,7 @@ def test_a_member_is_reaped_only_with_the_very_record(server: Redis) -> None:
         assert await bench.members.reap(moved)
         assert await bench.members.all() == []
         assert not await bench.members.reap(moved), "somebody else was quicker"
-        assert await bench.members.renew("peer", 0, LEASE_MS, 0, False) is None
+        assert await bench.members.renew("peer", 0, LEASE_MS, 0, is_past_safe=False) is None
 
     run(server, test)
 
@@ -212,7 +212,7 @@ def test_a_new_store_is_made_ours_and_an_emptied_one_again(server: Redis) -> Non
         assert await bench.ask("GET", "schema") == SCHEMA
         await bench.connection.check()
         [_] = await bench.connection.pipeline([("FLUSHALL",)])
-        assert await bench.members.renew("me", 0, LEASE_MS, 0, False) is None
+        assert await bench.members.renew("me", 0, LEASE_MS, 0, is_past_safe=False) is None
         assert await bench.ask("GET", "schema") == SCHEMA, "before an older release comes"
 
     run(server, test)
@@ -269,7 +269,7 @@ def test_after_a_restart_the_data_counts_as_another_runs_until_it_is_settled(
             assert not renewal.is_same_run
             assert (renewal.version, len(renewal.members)) == (1, 2), "nothing was lost"
             assert not (await peer.renew(1, "bob")).is_same_run
-            assert (await bench.renew(1, "alice", is_settled=True)).is_same_run
+            assert (await bench.renew(1, "alice", is_past_safe=True)).is_same_run
             assert (await peer.renew(1, "bob")).is_same_run, "who settled it did so for all"
         finally:
             await peer.connection.close()
@@ -297,7 +297,7 @@ def test_that_the_former_run_was_settled_says_nothing_of_one_that_just_began(
         await bench.connection.check()
         await bench.join()
         durable.restart()
-        assert not (await bench.renew(0, is_settled=True)).is_same_run
+        assert not (await bench.renew(0, is_past_safe=True)).is_same_run
 
     run(durable, test)
 

@@ -79,9 +79,9 @@ class Store:
         return await self._ask("join", member, lease_ms, clock_ms)  # type: ignore[no-any-return]
 
     async def renew(
-        self, member: str, known: int, lease_ms: int, clock_ms: int, is_settled: bool
+        self, member: str, known: int, lease_ms: int, clock_ms: int, *, is_past_safe: bool
     ) -> Renewal | None:
-        asked = ("renew", member, known, lease_ms, clock_ms, is_settled)
+        asked = ("renew", member, known, lease_ms, clock_ms, is_past_safe)
         return await self._ask(*asked)  # type: ignore[no-any-return]
 
     async def all(self) -> list[Member]:

@@ -78,10 +78,12 @@ class Bench:
         return await self.members.join(member, LEASE_MS, clock_ms)
 
     async def renew(
-        self, known: int, member: str = "me", clock_ms: int = 0, is_settled: bool = False
+        self, known: int, member: str = "me", clock_ms: int = 0, is_past_safe: bool = False
     ) -> Renewal:
         """Renew the lease of a member that the store knows."""
-        renewal = await self.members.renew(member, known, LEASE_MS, clock_ms, is_settled)
+        renewal = await self.members.renew(
+            member, known, LEASE_MS, clock_ms, is_past_safe=is_past_safe
+        )
         assert renewal is not None
         return renewal
 
