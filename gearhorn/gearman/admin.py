@@ -1,11 +1,20 @@
 """gearmand's text protocol: single commands on one kept connection, tables on fresh ones.
 
-Rules: runs on the event loop. Where the kept connection fails, a new one goes on with what was not
-answered. Silence is measured for each answer, and everything here ends as soon as the link to the
-server is down (``server_down``).
+Theory of operation. Text commands share gearmand's port with packets, but answers bear no number
+and no length. A command is answered by one line; ``status`` and ``show jobs`` by a table that ends
+with a line that is a dot. Function names are printed as they are, so a name with a newline in it
+spoils a table, and what follows could be taken for the answer to the next question. So a table is
+read on a connection of its own, and spoils one answer only. Its lines are parsed from the right,
+where the numbers are, since a name may have tabs.
 
-A table is read on a connection of its own, so that a function name with a newline in it spoils
-that one answer only; its lines are parsed from the right.
+Single commands are frequent (limits of thousands of queues, withdrawals), so they share one
+connection that is kept for a while. Where it fails, a new one goes on with what was not answered.
+
+A table stalls the server for as long as it takes to print, 40 ms at 100,000 functions. Callers
+bound how often they ask.
+
+Rules: runs on the event loop. Silence is measured for each answer, and everything here ends as soon
+as the link to the server is down (``server_down``).
 """
 
 from __future__ import annotations
@@ -19,7 +28,7 @@ from gearhorn.gearman.kept import Kept, Streams
 from gearhorn.gearman.server import Server, open_streams
 from gearhorn.gearman.sockets import CONNECT_TIMEOUT_S
 
-ANSWER_TIMEOUT_S = 10.0  # for a whole table
+ANSWER_TIMEOUT_S = 10.0  # for a whole table, connecting aside
 SILENCE_S = 2.0  # between two answers to single commands
 PIECE = 100  # commands written before their answers are read, and before others have their turn
 _TABLE_BYTES = 256 * 1024 * 1024  # 2.2 MB at 100,000 functions
@@ -27,8 +36,12 @@ _LINES = 5_000  # of a table, parsed before the event loop has its turn: 4 ms
 
 
 class Admin:
-    """Text commands to one server; every method raises ``OSError`` when it cannot be reached
-    (``TimeoutError`` included, which is an ``OSError``)."""
+    """Text commands to one server.
+
+    Every method that waits raises ``OSError``: the server cannot be reached, its link went down
+    meanwhile, what it answers is no answer (``ConnectionError``), or it is silent for too long
+    (``TimeoutError``). Commands that were answered before have had their effect.
+    """
 
     def __init__(self, server: Server, tls: ssl.SSLContext | None) -> None:
         self._server = server
@@ -37,9 +50,11 @@ class Admin:
         self._tables: set[asyncio.StreamWriter] = set()  # that are being read
 
     async def limit(self, limits: Sequence[tuple[bytes, int]]) -> None:
-        """Set ``maxqueue`` for queues, creating the functions: it does nothing for an unknown one.
+        """Set ``maxqueue`` for queues: how many jobs may wait or run; 0 is no limit.
 
-        gearmand walks through all its functions for each, so give few at a time.
+        gearmand says OK for a function that it does not know, and does nothing. So each function is
+        created first, which changes nothing where it exists. gearmand walks through all its
+        functions for each limit, so give few at a time.
         """
         commands = []
         for queue, limit in limits:
@@ -50,23 +65,27 @@ class Admin:
     async def cancel(self, handles: Sequence[bytes], are_valid: Callable[[], bool]) -> None:
         """Withdraw jobs that no worker has taken; for a taken one only its submitter is told.
 
-        Nothing is sent unless ``are_valid()`` at that moment: handles begin anew when a server
-        restarts.
+        Nothing is sent unless ``are_valid()`` when the connection's turn has come, and again for
+        every ``PIECE`` handles: handles begin anew when a server restarts, and then they name other
+        members' jobs.
         """
         await self._ask([b"cancel job %s\r\n" % handle for handle in handles], are_valid)
 
     async def backlog(self) -> dict[bytes, int]:
-        """Return, per function, the jobs that wait or run. Seldom: it stalls the server for 40 ms
-        at 100,000 functions."""
+        """Return, per function, the jobs that wait or run, functions without any included."""
         return {name: total for name, (total, _) in (await self._status()).items()}
 
     async def running(self) -> dict[bytes, int]:
-        """Return, per function, the jobs that receivers have. As seldom as ``backlog``."""
+        """Return, per function, the jobs that receivers have; functions without one are left
+        out."""
         return {name: running for name, (_, running) in (await self._status()).items() if running}
 
     async def waiting(self, queues: Collection[bytes]) -> dict[bytes, int]:
-        """Return how many jobs wait on each of these queues, cancelled ones included. As seldom as
-        ``backlog``."""
+        """Return how many jobs wait on each of these queues.
+
+        gearmand counts cancelled ones until a worker asks for a job of that function. A queue that
+        is unknown to the server has 0.
+        """
         found = await self._status()
         counts = ((queue, found.get(queue, (0, 0))) for queue in queues)
         return {queue: total - running for queue, (total, running) in counts}
@@ -74,7 +93,9 @@ class Admin:
     async def returned(self) -> set[bytes]:
         """Return the handles of jobs that a receiver had and that wait or run again: it died.
 
-        Seldom: 0.23 s at 500,000 jobs. Empty where the server does not tell."""
+        Read it still more seldom than the others: it stalls the server for 0.23 s at 500,000 jobs.
+        Empty where the server does not know the command.
+        """
         handles = set()
         for number, line in enumerate(_lines(await self._table(b"show jobs\r\n"))):
             if not number % _LINES:
@@ -86,6 +107,10 @@ class Admin:
         return handles
 
     async def _status(self) -> dict[bytes, tuple[int, int]]:
+        """Return, per function, the jobs that wait or run, and of those the ones that run.
+
+        A line that is none is the rest of a name with a newline in it, and is passed over.
+        """
         found = {}
         for number, line in enumerate(_lines(await self._table(b"status\r\n"))):
             if not number % _LINES:
@@ -96,7 +121,12 @@ class Admin:
         return found
 
     async def _table(self, command: bytes) -> bytes:
-        """Return the lines that answer a command, to the dot; nothing where it is not known."""
+        """Return the lines that answer a command, with the dot; b"" where it is not known.
+
+        The first line is read by itself: an error is one line without a dot behind it.
+        ``readuntil`` may stop at a dot within a name that has a newline, so the end is checked each
+        time. The writer is listed meanwhile, for ``server_down`` to end the wait.
+        """
         async with asyncio.timeout(CONNECT_TIMEOUT_S + ANSWER_TIMEOUT_S):
             reader, writer = await open_streams(self._server, self._tls, _TABLE_BYTES)
             self._tables.add(writer)
@@ -119,7 +149,10 @@ class Admin:
         return table
 
     def server_down(self) -> None:
-        """The server does not answer: whoever waits for it here is told so now."""
+        """The server does not answer: callers that wait for it here are told so now.
+
+        ``JobServers`` calls it when the client's link goes down, which is sooner than any timeout.
+        """
         self._kept.server_down()
         for writer in self._tables:
             writer.transport.abort()
@@ -129,8 +162,15 @@ class Admin:
         self._kept.close()
 
     async def _ask(self, commands: Sequence[bytes], are_valid: Callable[[], bool]) -> None:
-        """Send commands that are answered by one line each. The answers are only counted: the
-        commands of this module cannot fail but by a job that is gone, which is the aim."""
+        """Send commands that are answered by one line each, ``PIECE`` at a time.
+
+        The answers are only counted. The commands of this module can fail in one way, that a job
+        to be cancelled is gone, and that is the aim.
+
+        Between two pieces other callers have their turn. ``left`` outlives a connection that fails
+        in the middle, so that the next one does not repeat what was answered: to repeat a command
+        would do no harm, but an answer too many would be taken for another's.
+        """
         for start in range(0, len(commands), PIECE):
             left = deque(commands[start : start + PIECE])
 

@@ -1,9 +1,12 @@
-"""Burying a queue that nobody serves any more: its jobs fail, and its function goes.
+"""Burying a queue that no member serves any more: its jobs fail, and its function goes.
 
-Rules: runs on the event loop. gearmand keeps a function until it is dropped, and ``drop function``
-matches names whatever their case and loses the jobs that wait there: so it is only for names that
-were one member's own, it comes after the queue was emptied, and gearmand itself refuses it while
-any worker serves the function.
+A member has queues that bear its id (``__matchmaking_ID``, ``__gossip_ID``). When it dies, what
+waits there would wait without end, and gearmand keeps a function until it is dropped: members that
+come and go for months would leave thousands, each of which makes ``status`` longer.
+
+Rules: runs on the event loop. ``drop function`` matches names whatever their case and loses the
+jobs that wait there. So it is only for names that were one member's own, it comes after the queue
+was emptied, and gearmand itself refuses it while any worker serves the function.
 """
 
 from __future__ import annotations
@@ -14,13 +17,17 @@ import ssl
 from gearhorn.gearman.drain import drain
 from gearhorn.gearman.server import Server, open_streams
 
-ANSWER_S = 5.0
+ANSWER_S = 5.0  # to connect and to be answered
 LEAVE_S = 0.05  # until the server has noticed that who emptied the queue has left
 
 
 async def bury(server: Server, tls: ssl.SSLContext | None, queue: bytes) -> bool:
     """Fail what waits on a queue of one server, then drop the function; return whether both are
     done: not while another worker serves it.
+
+    ``Burials`` calls it for each server that is up, and again later where it returns False or
+    raises. It may be repeated: a function that is gone already is refused as unknown, which is as
+    good as done.
 
     Raises ``OSError``: the server cannot be reached, does not answer in time (``TimeoutError``), or
     answers with what is no line (``ConnectionError``).

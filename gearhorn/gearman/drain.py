@@ -1,7 +1,14 @@
 """Emptying a queue: grab what waits there and fail it.
 
-Rules: runs on the event loop. gearmand's ``drop function`` would lose jobs silently and go on
-swallowing their unique ids; completing them would tell foreground callers a lie.
+Jobs fail rather than vanish: gearmand's ``drop function`` would lose them silently and go on
+swallowing their unique ids, and to complete them would tell foreground callers a lie.
+
+A queue is empty when the server has none of its jobs left to give: the worker that grabs them falls
+asleep. Jobs that a receiver has at that time are the receiver's. If others submit as fast as the
+drain grabs, it ends after ``DRAIN_S`` and says so.
+
+Rules: runs on the event loop. A drain may be under a lease (``may_go_on``), which is asked after
+jobs have arrived and before any of them is failed: they may be a later subscription's.
 """
 
 from __future__ import annotations
@@ -22,8 +29,11 @@ DRAIN_S = 30.0  # for one server; the rest of a queue that others fill faster is
 
 
 class _Drain(Worker):
-    """A worker that ends when its one function has no job left, or when it may go on no longer.
-    ``over`` tells whether the queue is empty."""
+    """A worker of one function that is over when that has no job left, or when it may go on no
+    longer. ``over`` tells whether the queue is empty; ``count`` how many jobs it failed.
+
+    Requests are cut to what names them (``limit=0``): no payload is looked at.
+    """
 
     def __init__(
         self,
@@ -54,7 +64,8 @@ class _Drain(Worker):
         if self._may_go_on():
             super().handle(connection, batch)
             return
-        connection.abort("the drain may not go on")  # jobs in the batch go back to the queue
+        # jobs in the batch go back to the queue, since the connection ends with them unfinished
+        connection.abort("the drain may not go on")
         if not self.over.done():
             self.over.set_result(False)
 
@@ -63,6 +74,7 @@ class _Drain(Worker):
         job.fail()
 
     def fill(self, connection: Connection) -> None:
+        """Grab on; once that ends in sleep, the queue is empty."""
         if self.over.done() and not self.over.result():
             return
         super().fill(connection)
@@ -85,27 +97,28 @@ async def drain(
 ) -> Drained:
     """Discard what waits on a queue of these servers, of which there may be none.
 
-    A server that is not connected after ``CONNECT_TIMEOUT_S`` is left, and one whose queue is not
-    empty after ``DRAIN_S``. Jobs that arrive when ``may_go_on()`` is false are given back, and
-    their server is left.
+    All servers are drained at once. A server that is not connected after ``CONNECT_TIMEOUT_S`` is
+    left, and one whose queue is not empty after ``DRAIN_S``. Jobs that arrive when ``may_go_on()``
+    is false are given back, and their server is left. Never raises: what could not be emptied is
+    told by ``Drained.left``.
     """
     if not servers:
         return Drained(0, ())
     drains = [_Drain(server, tls, queue, may_go_on) for server in servers]
-    for one in drains:
-        one.start()
+    for emptying in drains:
+        emptying.start()
     try:
         async with asyncio.timeout(DRAIN_S):
-            await asyncio.wait([one.over for one in drains], timeout=CONNECT_TIMEOUT_S)
-            connected = [one.over for one in drains if one.is_up]
+            await asyncio.wait([emptying.over for emptying in drains], timeout=CONNECT_TIMEOUT_S)
+            connected = [emptying.over for emptying in drains if emptying.is_up]
             if connected:
                 await asyncio.wait(connected)
     except TimeoutError:
         pass
     finally:
-        await asyncio.gather(*(one.stop() for one in drains))
-    left = [one.server for one in drains if not one.is_empty]
-    return Drained(sum(one.count for one in drains), left)
+        await asyncio.gather(*(emptying.stop() for emptying in drains))
+    left = [emptying.server for emptying in drains if not emptying.is_empty]
+    return Drained(sum(emptying.count for emptying in drains), left)
 
 
 class Drainer:
@@ -118,8 +131,10 @@ class Drainer:
     async def drain(self, queue: bytes, may_go_on: Callable[[], bool]) -> Drained:
         """Discard what waits on a queue, as long as ``may_go_on`` returns true.
 
-        A server whose link is down may be back already, since the links of a server come up one
-        after the other: it is left only where it takes no connection.
+        It is emptied at every server, not only where the queue is carried now: copies went
+        elsewhere while other servers were up. A server whose link is down may be back already,
+        since the links of a server come up one after the other: it is left only where it takes no
+        connection.
         """
         clients = self._job_servers.clients
         down = [client.server for client in clients if not client.is_up]

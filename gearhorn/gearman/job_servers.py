@@ -1,8 +1,16 @@
 """The job servers together: which are up, and which one carries a queue.
 
-Rules: runs on the event loop. All copies for one queue go to one server, the highest SHA-256 of
-server, NUL, queue over the servers that are up (rendezvous hashing, Thaler &
-Ravishankar 1998), so that members agree without talking.
+Theory of operation. Copies of one queue must keep their order, so all of them go to one server. The
+members agree on which one without talking: it is the server with the highest SHA-256 of server,
+NUL, queue among those that are up (rendezvous hashing, Thaler & Ravishankar 1998). When a server
+goes down only its own queues move, spread over all others; modulo the number of servers, nearly all
+would. Members that see a different set of servers for a moment choose differently, so for that
+moment order is not promised (docs/protocol.rst, "Several job servers").
+
+Whatever is derived from the set of servers, such as how a list is spread, is kept with the number
+of the *session* in which it was derived, and holds while ``sessions`` is that number.
+
+Rules: runs on the event loop. Servers are named by their place in the configuration.
 """
 
 from __future__ import annotations
@@ -45,13 +53,16 @@ class _Member(Client):
         self._job_servers._changed()
 
     def went_down(self, connection: Connection) -> None:
-        self._job_servers._changed()  # before the lost copies are routed anew
+        # The set of servers changes first: lost copies are sent again from within the base class's
+        # ``went_down``, and must not be routed to this server.
+        self._job_servers._changed()
         self._job_servers._went_down(self)
         super().went_down(connection)
 
 
 class _Barrier:
-    """The outcome of a submission without copies: whether it was accepted or lost."""
+    """The outcome of a submission without copies: whether it was accepted or lost. A future may
+    have been cancelled by its waiter, so it is set only if it is not done."""
 
     def __init__(self) -> None:
         self.passed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -76,8 +87,21 @@ class _Barrier:
 class JobServers:
     """One client per server, and the choice among them.
 
-    ``limit`` is the longest result in bytes that is read whole. ``sessions`` grows whenever a
-    server comes or goes: what was derived from the set of servers holds for one number only.
+    A member has three of these: for copies, for control and for deliveries, so that none of them
+    queues behind another.
+
+    Arguments:
+        servers: all that are configured; their order is that of ``clients``, ``admins`` and
+            ``trimmers``.
+        tls: what verifies them; None for plain text.
+        client_id: what the servers call the connections.
+        limit: the longest result in bytes that is read whole.
+        logs_state: these links log at warning level what becomes of a server; others at debug
+            level.
+
+    Attributes:
+        sessions: grows whenever a server comes or goes.
+        clients, admins, trimmers: by place.
     """
 
     def __init__(
@@ -107,7 +131,7 @@ class JobServers:
 
     @property
     def only(self) -> int | None:
-        """The place of the one server that is up; None where there are more, or none."""
+        """The place of the only server that is up; None where there are more, or none."""
         return self._up[0][0] if len(self._up) == 1 else None
 
     @property
@@ -116,7 +140,11 @@ class JobServers:
         return all(client.is_idle for client in self.clients)
 
     def on_change(self, listener: Callable[[], None]) -> None:
-        """Have ``listener`` called whenever a server came up or went down."""
+        """Have ``listener`` called whenever a server came up or went down.
+
+        It is called after ``route`` has changed and before lost copies are told. What it raises is
+        logged.
+        """
         self._listeners.append(listener)
 
     def route(self, queue: bytes) -> int:
@@ -126,7 +154,11 @@ class JobServers:
         return max((sha256(name + queue).digest(), place) for place, name in self._up)[1]
 
     def partition(self, queues: Sequence[bytes]) -> dict[int, list[int]]:
-        """Return, per server, the indexes of the queues it carries; one must be up."""
+        """Return, per server, the indexes of the queues it carries; one must be up.
+
+        With one server nothing is hashed; otherwise 100,000 queues are 100,000 hashes for each
+        server, which lists keep for a session.
+        """
         if len(self._up) == 1:
             return {self._up[0][0]: list(range(len(queues)))}
         parts: dict[int, list[int]] = {}
@@ -135,7 +167,7 @@ class JobServers:
         return parts
 
     def submit(self, place: int, submission: Submission) -> None:
-        """Hand a submission to a server."""
+        """Hand a submission to a server. If that is down, the outcome is told at once."""
         self.clients[place].submit(submission)
 
     async def reap(self, place: int, queues: Sequence[bytes]) -> None:
@@ -156,7 +188,11 @@ class JobServers:
 
     async def barrier(self) -> None:
         """Return once every copy that was handed over before now is accepted; with no server up,
-        that is when one is again."""
+        that is when one is again.
+
+        Where a server goes down meanwhile, its copies were handed to others, behind the barriers
+        that stand there: so all are waited for anew.
+        """
         while True:
             await self._came_up.wait()
             if all([await passed for passed in self.barriers()]):
@@ -190,13 +226,14 @@ class JobServers:
             trimmer.close()
 
     def _went_down(self, client: Client) -> None:
-        """Have nobody wait for answers of a server that is down."""
-        for place, one in enumerate(self.clients):
-            if one is client:
+        """End every wait for an answer of a server that is down."""
+        for place, other in enumerate(self.clients):
+            if other is client:
                 self.admins[place].server_down()
                 self.trimmers[place].server_down()
 
     def _changed(self) -> None:
+        """A server came or went: begin another session, and tell the listeners."""
         self.sessions += 1
         self._up = [
             (place, str(client.server).encode() + b"\0")

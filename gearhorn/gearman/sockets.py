@@ -1,5 +1,7 @@
 """Sockets to job servers: opened through each address of a name, and kept alive.
 
+Every socket to a job server is opened here, so that none lacks what is set on it.
+
 Rules: runs on the event loop. A firewall forgets a connection on which nothing passes, and a server
 that lost its power says nothing; so the kernel asks for a sign of life whenever a connection has
 been idle for ``KEEP_IDLE_S``, and gives up what is not acknowledged for ``UNACKNOWLEDGED_S``.
@@ -18,10 +20,10 @@ from collections.abc import AsyncIterator, Callable
 
 CONNECT_TIMEOUT_S = 5.0  # for all addresses of a name together
 NEXT_ADDRESS_S = 0.25  # then the next address is tried beside the former ("happy eyeballs")
-KEEP_IDLE_S = 4
-KEEP_INTERVAL_S = 2
-KEEP_COUNT = 3  # unanswered signs of life
-UNACKNOWLEDGED_S = 10
+KEEP_IDLE_S = 4  # without traffic, then the kernel asks for a sign of life
+KEEP_INTERVAL_S = 2  # between two of them that are not answered
+KEEP_COUNT = 3  # unanswered signs of life, then the connection is over
+UNACKNOWLEDGED_S = 10  # what was sent may be without an acknowledgement
 
 _OPTIONS = [  # those that this system has
     (level, getattr(socket, name), value)
@@ -41,7 +43,10 @@ async def connect(
 ) -> None:
     """Connect a protocol, made by ``make``, to a job server; TLS verifies the host's name.
 
-    Raises ``OSError`` (``TimeoutError`` included).
+    A name may have an IPv6 address that leads nowhere, so the next address is tried while the first
+    is still silent. The name is looked up by a thread of the standard library.
+
+    Raises ``OSError`` (``TimeoutError`` after ``CONNECT_TIMEOUT_S``, TLS errors included).
     """
     async with _limited():
         transport, _ = await asyncio.get_running_loop().create_connection(
@@ -58,7 +63,7 @@ async def connect(
 async def open_streams(
     host: str, port: int, tls: ssl.SSLContext | None, limit: int
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect for a few questions; ``limit`` is the longest answer in bytes that is read in one.
+    """Connect for a few questions, as ``connect`` does; see ``server.open_streams``.
 
     Raises ``OSError`` (``TimeoutError`` included).
     """
@@ -86,7 +91,11 @@ async def _limited() -> AsyncIterator[None]:
 
 
 def keep_alive(transport: asyncio.BaseTransport) -> None:
-    """Have the kernel notice when the other end of a connection is gone."""
+    """Have the kernel notice when the other end of a connection is gone.
+
+    Without it that takes two hours, if anything is sent at all. A transport that is no TCP
+    connection (a test's) is left as it is.
+    """
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
@@ -97,7 +106,8 @@ def keep_alive(transport: asyncio.BaseTransport) -> None:
 def unacknowledged(transport: asyncio.WriteTransport) -> int:
     """Return how many bytes that were written the other end's kernel has not yet received.
 
-    Where the system does not tell, those count that have not left this process.
+    They are those in the transport's buffer and those in this machine's kernel (TIOCOUTQ). Where
+    the system does not tell, those count that have not left this process.
     """
     size = transport.get_write_buffer_size()
     sock = transport.get_extra_info("socket")

@@ -1,4 +1,11 @@
-"""TLS to the job servers: what the ``--ssl-...`` options come to."""
+"""TLS to the job servers: what the ``--ssl-...`` options come to.
+
+Debian's gearmand speaks no TLS, so a proxy stands in front of it (docs/operations.rst). Each
+connection verifies the certificate against the name of the server as it was configured.
+
+Rules: files are read once, at the start. What cannot be used ends the start with the file's name
+and the reason; it never becomes a connection without TLS, or one that verifies less.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +16,20 @@ from gearhorn.errors import StartError
 
 
 def _no_pass_phrase() -> str:
-    """Refuse what OpenSSL would otherwise ask for on a daemon's terminal."""
+    """Refuse what OpenSSL would otherwise ask for on a daemon's terminal, and wait there.
+
+    The ``ValueError`` comes out of ``load_cert_chain``, as its documentation promises.
+    """
     raise ValueError("the key is encrypted, and nobody can be asked for its pass phrase")
 
 
 def tls_context(config: Config) -> ssl.SSLContext | None:
     """Return what verifies the job servers, host name included; None without ``--ssl-ca``.
 
-    Raises ``StartError`` naming the file that cannot be used.
+    The key may be in the file of the certificate, so ``--ssl-key`` may be missing. All connections
+    to all servers share what is returned.
+
+    Raises ``StartError`` naming the file that cannot be used, or the option that is missing.
     """
     if config.ssl_ca is None:
         if config.ssl_cert or config.ssl_key:

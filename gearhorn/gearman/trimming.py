@@ -1,5 +1,9 @@
 """Discarding the oldest jobs of a queue: grab what waits there and fail it.
 
+A subscription with ``"overflow": "drop_old"`` makes room for a new copy that its full queue refused
+(docs/protocol.rst, "subscribe_fanout"). gearmand hands out the oldest job first, so grabbing finds
+the right ones.
+
 Rules: runs on the event loop. One connection for each server serves all its queues, one at a time,
 and is kept between them: a queue that stays full is trimmed hundreds of times a second, and the
 host has no port for each.
@@ -17,11 +21,11 @@ from gearhorn.gearman.packets import Splitter
 from gearhorn.gearman.results import DISCARDED
 from gearhorn.gearman.server import Server
 
-TRIM_S = 5.0  # for one queue
+TRIM_S = 5.0  # for one queue, on one connection
 
 
 class Trimmer:
-    """Discards jobs that wait at one server."""
+    """Discards jobs that wait at one server. ``fanout.overflow`` says how many."""
 
     def __init__(self, server: Server, tls: ssl.SSLContext | None) -> None:
         self._kept = Kept(server, tls)
@@ -29,8 +33,10 @@ class Trimmer:
     async def trim(self, queue: bytes, count: int) -> int:
         """Discard up to ``count`` of the jobs that have waited longest on a queue; return how many.
 
-        Raises ``OSError`` when the server cannot be reached, does not answer, or breaks the
-        protocol. What was discarded until then is not told.
+        If the connection fails in the middle, the next one goes on with what is missing.
+
+        Raises ``OSError`` when the server cannot be reached, does not answer in ``TRIM_S``, or
+        breaks the protocol. What was discarded until then is not told.
         """
         gone: list[bytes] = []  # their handles
 
@@ -43,7 +49,7 @@ class Trimmer:
         return len(gone)
 
     def server_down(self) -> None:
-        """The server does not answer: whoever waits here is told so now."""
+        """The server does not answer: callers that wait here are told so now."""
         self._kept.server_down()
 
     def close(self) -> None:
@@ -52,6 +58,12 @@ class Trimmer:
 
 
 async def _discard(streams: Streams, queue: bytes, count: int, gone: list[bytes]) -> None:
+    """Fail up to ``count`` jobs, and add their handles to ``gone`` as they come.
+
+    All grabs leave at once; each is answered by a job or by NO_JOB. At the end the function is left
+    and an ECHO asked for: its answer proves that the failures were taken, and that the connection
+    serves nothing when the next queue's turn comes.
+    """
     reader, writer = streams
     grabs = packets.pack(packets.GRAB_JOB_UNIQ) * count
     writer.write(packets.pack(packets.CAN_DO, queue) + grabs)
@@ -70,6 +82,7 @@ async def _discard(streams: Streams, queue: bytes, count: int, gone: list[bytes]
 
 
 async def _read(reader: asyncio.StreamReader, splitter: Splitter) -> list[packets.Packet]:
+    """Return the next whole packets, one at least; raises ``ConnectionError``."""
     while True:
         data = await reader.read(1 << 16)
         if not data:
