@@ -115,7 +115,11 @@ class Background(RunningFanout):
         return b"%d" % copies
 
     def _replied(self, data: bytes) -> None:
-        """Many drops are counted; reply, unless a server has gone meanwhile."""
+        """Many drops are counted; reply, unless a server has gone meanwhile.
+
+        The loop turned while they were counted, so a server may have taken copies with it. They are
+        sent again, and those that are counted are not counted twice.
+        """
         self.open -= 1
         if gone := self._gone():
             self.counted |= frozenset(self.dropped)

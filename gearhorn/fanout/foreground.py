@@ -53,7 +53,13 @@ _ALL = bytes((*_LATE, DELIVERED))
 class Foreground(RunningFanout):
     """A fan-out that replies once its receivers have finished, or a quorum of them.
 
-    ``plan`` has a place, which is left at the end.
+    Arguments:
+        outbox: what the running fan-outs share.
+        plan: has a place, which is left at the end.
+
+    Events come from three sides: what became of copies (``accepted``, ``finished``, ``lost`` …), of
+    durable receivers (``done``), and of time (``_time_out``). Each changes the numbers, and then
+    asks ``_maybe_reply`` whether they decide it.
     """
 
     __slots__ = (
@@ -63,7 +69,7 @@ class Foreground(RunningFanout):
     foreground = True
 
     def __init__(self, outbox: Outbox, plan: Plan) -> None:
-        # The timer and the durable receivers' watch come last: both call what is set before them.
+        # The timer and the durable receivers' wait come last: both call what is set before them.
         super().__init__(outbox, plan)
         assert plan.place is not None
         job, message, receivers, place = plan.job, plan.message, plan.receivers, plan.place
@@ -125,6 +131,8 @@ class Foreground(RunningFanout):
         self._went()
 
     def accepted(self, submission: Submission) -> None:
+        """A server answered every copy of a batch. At the timeout those that it took are withdrawn:
+        they were on their way when the others were."""
         assert isinstance(submission, ServerBatch)
         self.open -= 1
         submission.let_go()
@@ -158,14 +166,15 @@ class Foreground(RunningFanout):
         self._tally.hold(index)
 
     def lose(self, index: int) -> None:
-        """Count a dropped copy at once: the caller may be told of it in a receipt."""
+        """Count a dropped copy at once: a receipt may tell the caller of it, and the receivers that
+        are left may not be enough for a quorum any more."""
         self._tally.drop(index)
         self.outbox.drops.dropped(self.subscribers, index)
         self._left -= 1
 
     def send_stranded(self, indexes: Sequence[int] | None) -> None:
         super().send_stranded(indexes)
-        self._went()
+        self._went()  # at the timeout nothing was sent
 
     def send_held(self, index: int) -> None:
         if self.over:
@@ -181,6 +190,8 @@ class Foreground(RunningFanout):
             self._went(1)
 
     def lost(self, submission: Submission) -> None:
+        """The server of a batch went away before it had answered every copy: send those again that
+        it had not. Those that it had accepted come back one by one, by ``finished``."""
         assert isinstance(submission, ServerBatch)
         self.open -= 1
         submission.let_go()
@@ -193,6 +204,11 @@ class Foreground(RunningFanout):
         self._went(lost)
 
     def finished(self, submission: Submission, index: int, result: Result) -> None:
+        """A receiver finished a copy, or the server that had accepted it went away.
+
+        After the reply only numbers change, and the room that a result took is given back: who
+        would be told has been told.
+        """
         assert isinstance(submission, ServerBatch)
         index = submission.index(index)
         if result.lost:
@@ -212,6 +228,7 @@ class Foreground(RunningFanout):
         self._progress()
 
     def _deliver(self, index: int, result: Result) -> None:
+        """A receiver has completed a copy; keep what it returned where a receipt tells of that."""
         self._tally.deliver(index)
         if result.oversized:
             self._tally.omit(index)
@@ -220,7 +237,11 @@ class Foreground(RunningFanout):
 
     def _lost_accepted(self, index: int) -> None:
         """The server that had accepted a copy is gone: send the copy once more, unless the caller
-        has its reply already."""
+        has its reply already.
+
+        A server takes all its copies with it, in one turn of the loop. They are gathered until that
+        turn is over, so that they leave as one block.
+        """
         if self.replied:
             self._left -= 1
             self._progress()
@@ -232,13 +253,18 @@ class Foreground(RunningFanout):
         self._again.append(index)
 
     def _send_again(self) -> None:
+        """Send what was gathered, in the place of the one that ``open`` counts for it."""
         indexes, self._again = self._again, []
         self.open -= 1
         self.send(indexes)
         self._went()
 
     def _progress(self) -> None:
-        """A receiver finished: reply if that decides it, else tell how far the fan-out is."""
+        """A receiver finished: reply if that decides it, else tell how far the fan-out is.
+
+        The caller is told by a WORK_STATUS every ``STATUS_INTERVAL_S`` at most: 10,000 receivers
+        that finish at once make one, not 10,000.
+        """
         self._maybe_reply()
         if not self.replied and self._status_timer is None:
             loop = asyncio.get_running_loop()
@@ -282,17 +308,28 @@ class Foreground(RunningFanout):
         self.outbox.withdraw(self)
 
     def withdrawals(self) -> Iterator[asyncio.Task[None] | None]:
-        """See ``Withdrawing``. A batch of a former connection went with it."""
+        """See ``Withdrawing``."""
         for part in list(self.parts):
             yield self._withdraw(part)
 
     def _withdraw(self, part: ServerBatch) -> asyncio.Task[None] | None:
+        """Begin to withdraw what of a batch no receiver has taken; None where there is nothing.
+
+        A batch of a former connection has nothing: gearmand does not run a foreground job that its
+        submitter left while it waited.
+        """
         client = self.outbox.job_servers.clients[part.place]
         if part.connection is not client.connection:
             return None
         return self.outbox.maybe_withdraw(part, client.forget(part))
 
     def withdrawn(self) -> None:
+        """Reply to a fan-out that timed out, and end it.
+
+        Copies that wait for room, and those refused of batches that are not answered whole, are
+        dropped now: nothing is going to try them again. The fan-out ends even if there is a fault
+        in making the reply.
+        """
         if not self.replied:
             for part in self.parts:  # those that are not answered whole were not counted yet
                 for index in part.take_refused():
@@ -325,7 +362,13 @@ class Foreground(RunningFanout):
         self._place.leave()
 
     def _reply(self) -> None:
-        """Say what became of the copies. What comes later changes nothing of it."""
+        """Say what became of the copies ("The reply" in docs/protocol.rst), once.
+
+        A receipt is always a success: it says what failed. Without one, the reply is the number of
+        those that succeeded, or the reasons of those that did not, each by its client_id. Where all
+        are waited for, a durable receiver that is late is no failure: it gets the message from the
+        log all the same. Where a quorum is, it is named among those that are missing from it.
+        """
         self.replied = True
         self.job.status(*self._done)
         self.message = self.message.without_payload()
@@ -338,7 +381,6 @@ class Foreground(RunningFanout):
             self._replied(self.job.complete, b"%d" % tally.succeeded)
         else:
             late = f"no answer in {self.message.timeout_s:g} s"
-            # a late durable receiver is no failure where all are waited for
             is_late = self.over and self.message.quorum is not None
             make = partial(tally.failures, late=late, awaited=awaited if is_late else ())
             steps = tally.steps(_LATE if self.over else _ENDED, f'[,"{late}"]')
@@ -364,6 +406,7 @@ class Foreground(RunningFanout):
             self._replied(answer, make(exhaust(steps)))
 
     def _replied(self, answer: Callable[[bytes], None], data: bytes) -> None:
+        """Answer the job; from here on the fan-out lingers, if copies are still out."""
         answer(data)
         self._place.answer()
 

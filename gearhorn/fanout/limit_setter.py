@@ -30,10 +30,10 @@ import structlog
 from gearhorn.gearman.admin import Admin
 from gearhorn.timing import Backoff
 
-PIECE = 8
+PIECE = 8  # limits in one go: 0.1 s of a gearmand of 100,000 functions
 WAIT_S = 2.0  # a server that answers nothing for so long is waited for no more
 RECHECK_S = 10.0  # until a known limit that refuses copies is set again; doubled each time
-RECHECK_LIMIT_S = 300.0
+RECHECK_LIMIT_S = 300.0  # what that is doubled up to
 
 Limits = dict[bytes, int]  # queue -> limit
 
@@ -48,7 +48,7 @@ class Outdated(Protocol):
 
 
 class Setter:
-    """The limits at one server.
+    """The limits at one server: which are known, and which are to be set.
 
     Arguments:
         admin: the server's text commands.
@@ -73,7 +73,7 @@ class Setter:
         self.is_mute = False  # it does not answer, or refuses connections
 
     def known(self, topic: str) -> Mapping[bytes, int]:
-        """Return what is known to be set of a topic's queues."""
+        """Return what is known to be set of a topic's queues, as limits in copies by queue."""
         return self._known.get(topic, {})
 
     def size(self, topic: str) -> int:
@@ -83,7 +83,7 @@ class Setter:
         return sum(len(table.get(topic, ())) for table in tables)
 
     def is_set(self, topic: str, queue: bytes, limit: int) -> bool:
-        """Whether a limit is known to be in force."""
+        """Whether a limit is known to be in force, and no other is about to be set."""
         is_known = self.known(topic).get(queue) == limit
         return is_known and not any(queue in limits for limits in self._pending(topic))
 
@@ -101,7 +101,14 @@ class Setter:
         return [limits for limits in pending if limits]
 
     def want(self, topic: str, limits: Limits, *, is_urgent: bool = True) -> None:
-        """Have limits set. They are not urgent at a server that does not answer."""
+        """Have limits set.
+
+        Arguments:
+            topic: whose queues they are of.
+            limits: in copies, by queue. They replace what was to be set for the same queues.
+            is_urgent: whether a list or a copy waits for them. At a server that does not answer
+                none is urgent.
+        """
         if not limits:
             return
         if not is_urgent or self.is_mute:
@@ -135,8 +142,12 @@ class Setter:
         self._told(topic)
 
     def refused(self, topic: str, queue: bytes, limit: int) -> None:
-        """A known limit refuses copies, or holds more than it should: now and then it is set
-        again, since another member or a person may have set another one."""
+        """A known limit refuses copies, or its queue holds more than it should.
+
+        Another member or a person may have set another limit. So it is set again now and then,
+        first after ``RECHECK_S`` and ever more seldom after that: nearly always the limit is right
+        and its receiver too slow, and then each time costs gearmand a walk for nothing.
+        """
         checks = self._rechecks.setdefault(topic, {})
         now_s = self._loop.time()
         due_s, interval_s = checks.get(queue, (now_s + RECHECK_S, RECHECK_S))
@@ -165,7 +176,8 @@ class Setter:
             self._told(topic)
 
     def evict(self, topic: str) -> None:
-        """Remember nothing of a topic, to make room for others."""
+        """Remember nothing of a topic, to make room for others. Lists that wait for its limits go
+        on without them; the limits count as unknown."""
         self._unwanted |= self._flying[0] == topic
         for table in (self._known, self._urgent, self._later, self._rechecks):
             table.pop(topic, None)
@@ -183,12 +195,14 @@ class Setter:
             self._told(topic)
 
     def _told(self, topic: str) -> None:
+        """Have those go on that wait until nothing of a topic is urgent."""
         waiter = self._waiters.pop(topic, None)
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
     def _mute(self) -> None:
-        """The server does not answer: let no list wait for it."""
+        """The server does not answer: let no list wait for it, neither those that do now nor those
+        that are read later."""
         self.is_mute = True
         for topic in list(self._urgent):
             self.defer(topic)
@@ -217,7 +231,8 @@ class Setter:
                 await asyncio.sleep(backoff.next_s())
 
     def _take(self, due: OrderedDict[str, Limits]) -> tuple[str, Limits]:
-        """Take a piece of the topic whose turn it is."""
+        """Take a piece of the topic whose turn it is: the first, which goes behind the others
+        where more of it is left."""
         topic, limits = next(iter(due.items()))
         piece = dict(limits.popitem() for _ in range(min(PIECE, len(limits))))
         if limits:
@@ -227,7 +242,11 @@ class Setter:
         return topic, piece
 
     async def _set(self, topic: str, piece: Limits) -> bool:
-        """Set a piece; return whether that succeeded."""
+        """Set a piece; return whether that succeeded.
+
+        A server that has not answered after ``WAIT_S`` is mute from then on, while the piece goes
+        on waiting for its answer, or for the error that ends it.
+        """
         self._flying, self._overtaken, self._unwanted = (topic, piece), False, False
         patience = self._loop.call_later(WAIT_S, self._mute)
         is_set, was_mute = False, self.is_mute

@@ -34,12 +34,13 @@ from gearhorn.gearman.job_servers import JobServers
 from gearhorn.gearman.link import Connection
 from gearhorn.tasks import Tasks
 
-EAGER_LIMIT = 10_000
+EAGER_LIMIT = 10_000  # a burst could fill such a queue before a poll finds it
 CHUNK = 2_000  # queues that are compared before the event loop has its turn: 4 ms
 
 
 class Reading:
-    """What changed since lists began to be read."""
+    """What changed since a list began to be read: the limits of a former list must not be set for
+    it. See ``Limits.reading``."""
 
     def __init__(self) -> None:
         self._changed: dict[str, set[bytes | None]] = {}
@@ -93,8 +94,11 @@ class Limits:
         job_servers.on_change(self._server_changed)
 
     def attach(self, lists: CachedLists) -> None:
-        """Say where the lists are cached whose limits are set here. Lists are read with their
-        limits, so neither can be built first with the other."""
+        """Say where the lists are cached whose limits are set here.
+
+        Lists are read with their limits, so neither can be built first with the other. To be called
+        once, before anything is read.
+        """
         self._lists = lists
 
     def read_again(self, topic: str) -> None:
@@ -131,7 +135,7 @@ class Limits:
 
     @contextmanager
     def reading(self) -> Iterator[Reading]:
-        """Note what changes while lists are read and prepared."""
+        """Note what changes while lists are read and prepared, for ``prepare``."""
         reading = Reading()
         self._readings.append(reading)
         try:
@@ -140,7 +144,15 @@ class Limits:
             self._readings.remove(reading)
 
     def changed(self, topic: str, queue: bytes | None = None) -> None:
-        """A subscription changed whose limit may be another now; None: any of the topic's."""
+        """A subscription changed, and its limit may be another now.
+
+        Arguments:
+            topic: the subscription's.
+            queue: its queue; None: any of the topic's.
+
+        What was set there may be wrong, even if the options end as they began: another member may
+        have set the limit in between. So it counts as unknown until it is set again.
+        """
         for reading in self._readings:
             reading.note(topic, queue)
         for setter in self._setters:
@@ -156,6 +168,8 @@ class Limits:
         self._weight = 0
 
     def _server_changed(self) -> None:
+        """A job server came or went: of one with another connection nothing is known. It may have
+        been restarted, and then it has no limits."""
         for place, client in enumerate(self._job_servers.clients):
             if client.connection is not self._connections[place]:
                 self._connections[place] = client.connection
@@ -163,7 +177,14 @@ class Limits:
 
     async def prepare(self, lists: Sequence[Subscribers], reading: Reading) -> None:
         """Set the limits that lists need before their first copy; return when they are set, or
-        after ``WAIT_S``."""
+        after ``WAIT_S``.
+
+        Arguments:
+            lists: as they were just read.
+            reading: what has changed since that began.
+
+        What is not set by then is set later, and does not hold the next list up.
+        """
         waiting: list[tuple[Setter, str, asyncio.Future[None]]] = []
         for subscribers in lists:
             topic = subscribers.topic
@@ -240,8 +261,17 @@ class Limits:
                 setter.evict(gone)
 
     async def found(self, place: int, subscribers: Subscribers, waiting: dict[bytes, int]) -> None:
-        """A poll found so many copies ``waiting`` on queues of a list at a server: set the limits
-        that are not in force and ought to be."""
+        """A poll found copies waiting on queues of a list: set the limits that ought to be in
+        force there and are not.
+
+        Arguments:
+            place: the job server, among ``JobServers.clients``.
+            subscribers: the list.
+            waiting: how many jobs there are, by queue.
+
+        A queue that another server carries now is left alone: its jobs are of a former session. One
+        with more jobs than its limit, though that is known to be set, counts as one that refuses.
+        """
         topic, setter = subscribers.topic, self._setters[place]
         missing: dict[bytes, int] = {}
         for start in range(0, len(subscribers.queues), CHUNK):
@@ -260,7 +290,12 @@ class Limits:
         self._remember(topic)
 
     def doubts(self, subscribers: Subscribers, index: int) -> bool:
-        """Whether a copy was refused by a limit that need not be the one that was asked for."""
+        """Whether a copy was refused by a limit that need not be the one that was asked for.
+
+        Where that cannot be found out (the server does not answer, or the list is a former one, so
+        that it is not known what to set), the refusal is believed. One by a known limit is believed
+        too, and has the limit set again now and then.
+        """
         if not self._job_servers.is_up:
             return False
         queue, limit = subscribers.queues[index], self.wanted(subscribers, index)
@@ -276,7 +311,10 @@ class Limits:
         return self._lists is None or self._lists.is_current(subscribers)
 
     async def confirm(self, subscribers: Subscribers, index: int) -> bool:
-        """Set the limit of a queue that is in doubt; return whether it is set now."""
+        """Set the limit of a queue that is in doubt; return whether it is set now.
+
+        Waits ``WAIT_S`` at most. The copies of that queue wait meanwhile, and no others.
+        """
         if not self._job_servers.is_up:
             return False
         topic, queue = subscribers.topic, subscribers.queues[index]

@@ -1,11 +1,11 @@
 """The outbox: where the fan-outs of a member hand over their copies.
 
-It knows which copies no server can take now, the Gearman unique ids of the moment, and how many
-callers wait. What a fan-out itself does is in ``running``, which calls this one.
+What a fan-out itself does is in ``running``, which calls this. Here are the copies that no server
+can take now, the Gearman unique ids of the moment, and the long work at a fan-out's end.
 
 Theory of operation. Foreground copies with a ``unique`` carry an id that begins with the member's
 tag and a *generation*. gearmand merges a job with one of the same id that waits or runs, and goes
-on doing so with a job whose submitter has left: the new copy would be answered to no one. So the
+on doing so with a job whose submitter has left: the new copy would never be answered. So the
 generation goes up whenever copies may have been abandoned, which is when some were withdrawn or a
 server came or went. Copies of one message that are sent before and after do not merge then, which
 is allowed; a copy that is swallowed is not.
@@ -128,10 +128,12 @@ class Outbox:
         return bool(self._stranded or self.portions.topics) or not self.overflow.is_idle
 
     def unique_id(self, message: Fanout, foreground: bool) -> bytes:
-        """Return the Gearman unique id of a message's copies.
+        """Return the Gearman unique id of a message's copies; empty where it has none.
 
-        A foreground prefix (20 bytes at most) lasts until copies were withdrawn or a server went:
-        gearmand goes on swallowing jobs with the id of an abandoned one."""
+        The prefix of a foreground one (20 bytes at most) bears the present generation: gearmand
+        goes on swallowing jobs with the id of an abandoned one. See "Unique ids" in
+        docs/protocol.rst.
+        """
         if message.unique is None:
             return b""
         prefix = b"%s%x:" % (self._tag, self._generation % 16**11) if foreground else None
@@ -146,6 +148,8 @@ class Outbox:
         self._stranded = [kept for kept in self._stranded if kept[0] is not fanout]
 
     def _server_changed(self) -> None:
+        """A job server came or went: begin a generation, and send what waited for a server. One
+        stranded fan-out that fails keeps no other from being sent."""
         self._generation += 1
         if self._stranded and self.job_servers.is_up:
             stranded, self._stranded = self._stranded, []
@@ -153,15 +157,21 @@ class Outbox:
                 attempt(fanout.job, partial(fanout.send_stranded, indexes))
 
     def maybe_withdraw(self, batch: Batch, handles: list[bytes]) -> asyncio.Task[None] | None:
-        """Begin to take back copies that no receiver has taken, if there are any."""
+        """Begin to take back copies that no receiver has taken; None where there are none.
+
+        The task ends without an error, also where the server does not answer; then the copies stay
+        until a receiver takes them.
+        """
         if not handles:
             return None
         self._generation += 1
         return self._tasks.spawn(self._cancel(batch, handles), "withdraw")
 
     def withdraw(self, fanout: Withdrawing) -> None:
-        """Withdraw the copies of a fan-out, those at one server in each turn of the loop; tell it
-        once all that has ended, or has had ``WITHDRAW_S``."""
+        """Withdraw the copies of a fan-out; tell it once that has ended, or has had ``WITHDRAW_S``.
+
+        Each turn of the loop begins with one batch more: a long fan-out has thousands.
+        """
         self._tasks.spawn(self._withdraw(fanout), "withdrawals")
 
     async def _withdraw(self, fanout: Withdrawing) -> None:
@@ -184,9 +194,16 @@ class Outbox:
         then: Callable[[bytes], None],
         over: Callable[[], None] = lambda: None,
     ) -> asyncio.Task[None]:
-        """Call ``then`` with what ``make`` makes of what ``steps`` returns, and ``over`` at the
-        end, however it comes. The loop turns between the steps, and beside ``make``, which a thread
-        of its own calls."""
+        """Make a long reply without holding the loop.
+
+        Arguments:
+            job: is failed with ``internal error`` if any of the following raises.
+            steps: names copies, a slice with each step; the loop turns after each ``STEPS``.
+            make: makes the reply of what the steps return. A thread of its own calls it, so it must
+                touch nothing that still changes.
+            then: is called with the reply, on the loop.
+            over: is called at the end, however it comes.
+        """
 
         async def work() -> None:
             with answering(job):
@@ -230,6 +247,8 @@ class Outbox:
         return bool(tasks)
 
     async def _cancel(self, batch: Batch, handles: list[bytes]) -> None:
+        """Cancel jobs by their handles, as long as the connection that submitted them is open: a
+        server that was restarted gives the same handles to other jobs."""
         try:
             await self.job_servers.admins[batch.place].cancel(handles, lambda: batch.is_held)
         except OSError as error:

@@ -28,7 +28,7 @@ from gearhorn.gearman.job_servers import JobServers
 from gearhorn.tasks import Tasks
 
 BATCH = 64  # copies that are made room for at a time
-POLL_S = 0.01
+POLL_S = 0.01  # between two checks of whether copies of former lists are still held
 GIVE_UP_S = 10.0  # a server that is up and makes no room for so long costs the copies
 FEW = 16  # full queues of a topic that are sought one by one in a list
 
@@ -61,7 +61,8 @@ class _Full:
         self.refused.clear()
 
     def take_former(self, born: int) -> list[tuple[Held, int]]:
-        """Take out the copies that lists up to ``born`` want."""
+        """Take out the copies that lists up to ``born`` want, and return them; the order of the
+        others stays."""
         former = []
         for copies in (self.refused, self.waiting):
             taken = [copy for copy in copies if copy[0].subscribers.born <= born]
@@ -109,7 +110,12 @@ class Overflow:
         )
 
     def refused(self, held: Held, index: int) -> None:
-        """Keep a copy that its queue had no room for."""
+        """Keep a copy that its queue had no room for.
+
+        The first one for a queue starts the task that makes room there, or drops what cannot get
+        any. From now on ``concerns`` is true of the topic: its fan-outs ask ``keep`` before they
+        send, and tell ``accepted`` after.
+        """
         topic, queue = held.subscribers.topic, held.subscribers.queues[index]
         queues = self._full.setdefault(topic, {})
         full = queues.get(queue)
@@ -184,6 +190,7 @@ class Overflow:
                     yield queue, full
 
     def _give_up(self, queues: list[tuple[bytes, _Full]], born: int) -> None:
+        """Drop the copies that lists up to ``born`` want: a drain has waited for long enough."""
         for queue, full in queues:
             copies = full.take_former(born)
             log.warning("no room was made in time", queue=queue.decode(), copies=len(copies))

@@ -1,10 +1,11 @@
 """Long lists of subscriptions, packed: what a topic with a million of them is kept as.
 
 Theory of operation. A million Python objects cannot be made, walked through, freed or seen by the
-garbage collector without holding the event loop for a moment that everybody notices. So a long list
-has no object for each subscription: its client_ids are joined, a page of 256 into one ``bytes``,
-and a page is split while its copies are made. What some subscriptions have besides (a limit, an
-overflow) lies in arrays, by their index in the list. So a few thousand objects are freed with it.
+garbage collector without holding the event loop for a moment that every fan-out notices. So a long
+list has no object for each subscription: its client_ids are joined, a page of 256 into one
+``bytes``, and a page is split while its copies are made. What some subscriptions have besides (a
+limit, an overflow) lies in arrays, by their index in the list. So a few thousand objects are freed
+with it.
 
 Rules: pure; nothing changes once it is made, but for the page that was split last. Client_ids hold
 no control character, so NUL separates them. They are in ascending order of their bytes within each
@@ -20,12 +21,15 @@ from itertools import chain
 from typing import overload
 
 LONG = 10_000  # subscriptions; longer lists are packed, and sent in portions
-PAGE = 256  # client_ids joined into one object
+PAGE = 256  # client_ids joined into one object: a portion of copies splits one page, or two
 _NUL = b"\0"
 
 
 class Packed(Sequence[bytes]):
     """Names with one prefix, in pages, which are split when they are read.
+
+    A sequence like any other, but quick only where it is read in order or a page at a time: to read
+    names at random splits a page for each.
 
     Arguments:
         prefix: what all names begin with.
@@ -73,7 +77,10 @@ class Packed(Sequence[bytes]):
                 yield prefix + client
 
     def clients(self, indexes: Sequence[int]) -> list[bytes]:
-        """Return the client_ids at ascending indexes, of one page or of few."""
+        """Return the client_ids at ascending indexes, without the prefix.
+
+        Each page that they lie in is split once, so they should lie close together.
+        """
         found: list[bytes] = []
         at, end = 0, len(indexes)
         while at < end:
@@ -127,7 +134,11 @@ class Packed(Sequence[bytes]):
 
 
 class Packer:
-    """Makes pages of client_ids that come in ascending order, in pieces of any size."""
+    """Makes pages of client_ids that come in ascending order, in pieces of any size.
+
+    Every page but the last of each kind is full, whatever the pieces. ``pages`` and ``counts`` are
+    what ``Packed`` takes, complete after ``end``; ``length`` counts those that were added.
+    """
 
     def __init__(self) -> None:
         self.pages: list[bytes] = []
@@ -157,7 +168,7 @@ class Packer:
 
 
 class Text(Sequence[str]):
-    """The names of a packed list, as text."""
+    """The names of a packed list as text: the durable client_ids of a long list."""
 
     __slots__ = ("_names",)
 
@@ -179,13 +190,18 @@ class Text(Sequence[str]):
     def __iter__(self) -> Iterator[str]:
         return map(bytes.decode, self._names)
 
-    def without(self, exclude: Iterable[str]) -> Some:
-        """Return the others."""
-        return Some(self, AllBut.named(self._names, exclude))
+    def without(self, exclude: Iterable[str]) -> Subset:
+        """Return the names that are not excluded, without making an object for each."""
+        return Subset(self, AllBut.named(self._names, exclude))
 
 
-class Some(Sequence[str]):
-    """Those of a packed list's names that are at certain indexes, read when they are asked for."""
+class Subset(Sequence[str]):
+    """Those of a packed list's names that are at certain indexes, read when they are asked for.
+
+    Arguments:
+        names: all of them.
+        indexes: which, in the order in which they are to come.
+    """
 
     __slots__ = ("_indexes", "_names")
 
@@ -207,7 +223,7 @@ class Some(Sequence[str]):
 
 
 class AllBut(Sequence[int]):
-    """The indexes from 0 up to ``length``, without some of them.
+    """The indexes from 0 to before ``length``, in ascending order, without those that are ``gone``.
 
     A portion of such a list is found by bisection: the n-th index that is left is n, plus how many
     of those that are gone stand before it. So an ``exclude`` of 10,000 names out of a million costs
@@ -224,7 +240,8 @@ class AllBut(Sequence[int]):
 
     @classmethod
     def named(cls, names: Packed, exclude: Iterable[str]) -> AllBut:
-        """Return the indexes of a packed list without those of some client_ids."""
+        """Return the indexes of a packed list without those of some client_ids; what is not in
+        the list has none."""
         found = (names.find(client_id.encode()) for client_id in exclude)
         return cls(len(names), [index for index in found if index is not None])
 
@@ -251,7 +268,13 @@ class AllBut(Sequence[int]):
 
 class OwnLimits(Sequence[tuple[int, int]]):
     """(index, max_backlog) of those with a limit of their own, in ascending order of indexes.
-    ``lowest`` has, by some limits, the lowest one above."""
+
+    Arguments:
+        indexes: of the queues in the list.
+        limits: theirs, in copies.
+        lowest: the lowest limit above some values, by value, found while the list was read: to look
+            for it later would go through a million.
+    """
 
     __slots__ = ("_indexes", "_limits", "lowest")
 
@@ -277,13 +300,19 @@ class OwnLimits(Sequence[tuple[int, int]]):
 
 
 class Overflows(Mapping[int, str]):
-    """What happens at the limit by index, where that is not the usual."""
+    """What happens at the limit, by index, of those where that is not the usual.
+
+    Arguments:
+        indexes: of the queues in the list, ascending.
+        codes: for each of them a place in ``names``.
+        names: what can happen, as subscriptions call it.
+    """
 
     __slots__ = ("_codes", "_indexes", "_names")
 
     def __init__(self, indexes: array[int], codes: bytearray, names: Sequence[str]) -> None:
-        self._indexes = indexes  # ascending
-        self._codes = codes  # each a place in ``names``
+        self._indexes = indexes
+        self._codes = codes
         self._names = names
 
     def __len__(self) -> int:

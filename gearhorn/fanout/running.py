@@ -85,23 +85,32 @@ class Plan:
 
 
 class ServerBatch(Submission):
-    """The copies of one fan-out that went to one server."""
+    """The copies of one fan-out that went to one server.
+
+    Arguments:
+        fanout: is told what becomes of them; what receivers send takes room of it.
+        block: the copies.
+        foreground: whether receivers answer to the submitter.
+
+    ``connection`` is the one that they were written to. A server that comes back has another, and
+    has forgotten what it had in memory.
+    """
 
     __slots__ = ("_is_counted", "connection", "indexes", "place")
 
-    def __init__(self, copying: RunningFanout, block: Block, foreground: bool) -> None:
+    def __init__(self, fanout: RunningFanout, block: Block, foreground: bool) -> None:
         super().__init__(
-            copying,
+            fanout,
             block.heads,
             block.tail,
             foreground,
-            results=copying.results,
-            reasons=copying.reasons,
+            results=fanout.results,
+            reasons=fanout.reasons,
         )
         self.place = block.place
         self._is_counted = False
         self.indexes = block.indexes
-        self.connection = copying.outbox.job_servers.clients[block.place].connection
+        self.connection = fanout.outbox.job_servers.clients[block.place].connection
 
     def take_refused(self) -> list[int]:
         """Return the copies that the server refused, as indexes into the list; once."""
@@ -123,9 +132,15 @@ class ServerBatch(Submission):
 class RunningFanout(ABC):
     """What background and foreground fan-outs share: sending, and sending again.
 
+    Arguments:
+        outbox: what the running fan-outs share.
+        plan: what is to be done.
+
     ``total`` are the copies; ``receivers`` are client_ids that the log keeps the message for.
     ``open`` is what the reply waits for: batches that no server has answered yet, copies that wait
-    for a server or for room, and portions that are not handed over."""
+    for a server or for room, and portions that are not handed over. ``parts`` are the batches whose
+    copies may have to be sent again.
+    """
 
     __slots__ = (
         "_tails", "_unique", "counted", "dropped", "job", "logged", "message", "open", "outbox",
@@ -195,6 +210,7 @@ class RunningFanout(ABC):
             self._strand([index])
 
     def _strand(self, indexes: Sequence[int] | None) -> None:
+        """No server is up: leave copies with the outbox, until ``send_stranded``."""
         self.open += 1
         self.outbox.strand(self, indexes)
 
@@ -204,6 +220,13 @@ class RunningFanout(ABC):
         self.send(indexes)
 
     def _send(self, indexes: Sequence[int] | None) -> None:
+        """Write copies, in one block for each server and kind.
+
+        The time in envelopes is that of each sending. What copies end with is made once, unless the
+        unique id changed since: foreground ids do when a server came or went (``Outbox``).
+        ``open`` counts all blocks before the first is submitted: where a link has just gone down,
+        ``submit`` tells at once that they are lost.
+        """
         outbox, message = self.outbox, self.message
         unique = outbox.unique_id(message, self.foreground)
         if unique != self._unique:

@@ -19,6 +19,8 @@ from gearhorn.fanout.packed import Packed
 from gearhorn.messages.logs import Logged
 from gearhorn.messages.receipts import REPLY_BYTES, encode_failures, encode_receipt
 
+# What can have become of a copy. Queues that get none are EXCLUDED, so that there is a state for
+# each index in the list.
 STATES = 6
 PENDING, HELD, DELIVERED, FAILED, DROPPED, EXCLUDED = range(STATES)
 SLICE = 2048  # queues that are named in one step
@@ -62,7 +64,8 @@ class Tally:
         return self._counts[DROPPED]
 
     def _move(self, index: int, state: int) -> None:
-        """Put a copy into another state; the counts make ``succeeded`` and ``dropped`` cheap."""
+        """Put a copy into another state; the counts make ``succeeded`` and ``dropped`` cheap, which
+        are asked for with each receiver that finishes."""
         self._counts[self._states[index]] -= 1
         self._counts[state] += 1
         self._states[index] = state
@@ -72,11 +75,12 @@ class Tally:
         self._move(index, DELIVERED)
 
     def keep(self, index: int, data: bytes) -> None:
-        """It returned this."""
+        """Keep what the receiver of a delivered copy returned, for a receipt."""
         self._results[index] = data
 
     def omit(self, index: int) -> None:
-        """What it returned is not kept."""
+        """What the receiver of a delivered copy returned was too long to be kept; a receipt says
+        so."""
         self._omitted.add(index)
 
     def fail(self, index: int, reason: str) -> None:
@@ -105,15 +109,27 @@ class Tally:
             index = self._states.find(HELD, index + 1)
 
     def acknowledge(self, client_id: str, error: str) -> None:
-        """A durable receiver has done with the message; ``error`` is why it was parked."""
+        """A durable receiver has done with the message.
+
+        Arguments:
+            client_id: the receiver's. It has no copy in the list, so it is kept by name.
+            error: why the message was parked for it, or empty where it was acknowledged.
+        """
         if error:
             self._parked[client_id] = f"parked: {error}"
         else:
             self._acknowledged[client_id] = None
 
     def steps(self, states: bytes, reason: str = "") -> Generator[None, None, Named]:
-        """Name the copies in these states, a slice of the list with each step. Each takes the room
-        of its name and of ``reason``."""
+        """Name the copies in certain states, a slice of the list with each step.
+
+        Arguments:
+            states: which, as bytes.
+            reason: what the reply says beside each name, as it is written in JSON; it takes room
+                too.
+
+        Returns the names; what receivers returned is with them, of those slices that had room.
+        """
         named = Named(len(reason) + _FRAME_BYTES)
         for at, found, names in self._slices(states):
             if not named.add(states, found, names):
@@ -150,7 +166,14 @@ class Tally:
     def receipt(
         self, named: Named, copies: int, awaited: Sequence[str], logged: Logged | None
     ) -> bytes:
-        """Return the receipt; ``copies`` are accepted, and durable receivers ``awaited``."""
+        """Return the receipt ("Receipt" in docs/protocol.rst).
+
+        Arguments:
+            named: what ``steps`` returned, for all states.
+            copies: how many are accepted, durable receivers among them.
+            awaited: durable receivers that have not done with the message.
+            logged: where the message stands in its topic's log, if it has one.
+        """
         names, missing = named.names, named.missing
         unlisted = {
             "delivered": missing[DELIVERED],
@@ -171,8 +194,13 @@ class Tally:
         )
 
     def failures(self, named: Named, late: str, awaited: Sequence[str]) -> bytes:
-        """Return why the fan-out failed. ``late`` is the reason of copies that have not finished,
-        as far as they are named, and of the durable receivers ``awaited``."""
+        """Return why the fan-out failed, by client_id ("The reply" in docs/protocol.rst).
+
+        Arguments:
+            named: what ``steps`` returned, for the states that the reply names.
+            late: the reason of what has not finished.
+            awaited: the durable receivers that count as late.
+        """
         pairs = [(name, _QUEUE_FULL) for name in named.names[DROPPED]]
         pairs += named.reasons().items()
         pairs += ((name, late) for name in (*named.names[PENDING], *named.names[HELD]))
@@ -184,7 +212,10 @@ class Tally:
 class Named:
     """Client_ids by the state of their copies, as many as a reply has room for.
 
-    ``more`` is how many bytes each takes besides its own. The room is charged by slices: the slice
+    Arguments:
+        more: how many bytes each name takes in the reply besides its own.
+
+    The room is charged by slices: the slice
     that goes over it is counted whole and not named, and so is every later one. So the names that a
     reply has are the first ones of the list, without gaps.
     """
