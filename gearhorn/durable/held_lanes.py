@@ -1,7 +1,15 @@
 """Held lanes: the lanes of this member, and which of them a round has to work off.
 
-Rules: runs on the event loop. A lane is in one round at a time; what happens to it meanwhile has it
-worked off once more.
+A member may hold ten thousand lanes of which ten have something to do. So no part walks through all
+of them to find those: what happens to a lane puts it on a list (``touch``), from which rounds take
+it. Likewise ``busy`` has the lanes that the job watcher and ``Quiet`` have to look after, so that
+these cost nothing for lanes that are idle.
+
+The invariant: a lane to which something happened is on the list, or in a round and marked dirty.
+Then it is put on the list again when that round is over. So it is in one round at a time, and
+nothing that happens to it is missed.
+
+Rules: runs on the event loop.
 """
 
 from __future__ import annotations
@@ -12,11 +20,15 @@ from collections.abc import Iterable
 from gearhorn.durable.lanes import Lane
 from gearhorn.durable.states import LaneEvent, LaneState
 
-LANES_IN_ROUND = 1000
+LANES_IN_ROUND = 1000  # at most: what one round does keeps others from the loop and the store
 
 
 class HeldLanes:
-    """A ``Keeper`` of lanes."""
+    """The lanes of this member; their ``Keeper``.
+
+    ``woken`` is set when a lane is to be worked off, and is cleared by ``Rounds``. ``busy`` is in
+    the order in which lanes became busy. ``count`` is how many lanes are held.
+    """
 
     def __init__(self) -> None:
         self._lanes: dict[str, dict[str, Lane]] = {}  # by topic and client_id
@@ -56,7 +68,8 @@ class HeldLanes:
         return not lanes
 
     def mark(self, lane: Lane) -> None:
-        """Have a lane looked after, or not: it has deliveries, or is in no usual state."""
+        """Have a lane looked after, or not: it has deliveries, or is in no usual state. A
+        part that changes either calls this; a round does so for all its lanes."""
         if lane.state is LaneState.CLOSED:
             self.busy.pop(lane, None)
         elif lane.active or lane.state is not LaneState.OPEN:
@@ -65,18 +78,21 @@ class HeldLanes:
             self.busy.pop(lane, None)
 
     def close(self, lane: Lane) -> None:
-        """Send nothing more for a lane; it is released when nothing of it is under way."""
+        """Send nothing more for a lane; it is released when nothing of it is under way. Without
+        effect where it closes already, or has ended."""
         if lane.apply(LaneEvent.CLOSE):
             self.mark(lane)
 
     def touch(self, lane: Lane) -> None:
-        """Something happened to a lane: have it worked off soon."""
+        """Something happened to a lane: have it worked off soon. Any number of times costs no more
+        than once; a lane in a round is put on the list when that is over."""
         if lane.stir():
             self._dirty.append(lane)
             self.woken.set()
 
     def take(self) -> list[Lane]:
-        """Return the lanes of one round."""
+        """Return the lanes of one round, those first to which something happened first. Each is to
+        be handed back with ``put``."""
         lanes, self._dirty = self._dirty[:LANES_IN_ROUND], self._dirty[LANES_IN_ROUND:]
         if self._dirty:
             self.woken.set()

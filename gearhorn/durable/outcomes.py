@@ -1,8 +1,25 @@
 """Outcomes: what becomes of the jobs that lanes have sent.
 
+Theory of operation. Everything that is heard of a job comes here: that its server took it, refused
+it or went away, that a receiver was seen with it, that it ended, that it was cancelled. The
+difficulty is that a delivery has more than one job in its life, and that answers come late. So a
+job is compared with the delivery's present one first:
+
+* It is the present one: the delivery's table (``states``) says what follows.
+* It is a former one, which timed out, and its receiver acknowledges after all. The message counts
+  as done, whatever the delivery is doing now: it may rest, be under way again (that job is then
+  taken back), be about to be set aside, or be set aside. In the last case it is taken out again,
+  for which ``PARKED_LATE`` such deliveries are kept.
+* It is a former one of a batch that was split since: it acknowledges each of the single messages.
+* The lane has ended: nothing follows, since the store would refuse to hear of it.
+
+A job whose connection ends is the hard case. Its receiver may be working on it, and nothing will
+be heard of that. So the lane is closed and taken again under another TERM, which waits for such
+receivers as after the death of an owner; ``lanes`` says why there is no other way back.
+
 Rules: runs on the event loop. Whatever happens, the delivery's own table says what follows; here it
 is told to the store's side (``PendingWrites``), to the job servers (``Shipping``) and to the next
-round.
+round. See docs/protocol.rst, "Deliveries".
 """
 
 from __future__ import annotations
@@ -64,12 +81,15 @@ class Outcomes:
     # From the job servers
 
     def accepted(self, submission: Submission) -> None:
-        """Every job was answered."""
+        """Every job of a shipment was answered: accepted, or refused, since its queue is full.
+
+        A refused delivery was no attempt, and rests for ``REFUSED_S``.
+        """
         assert isinstance(submission, Shipment)
         self._arrived(submission)
         for index, delivery in enumerate(submission.deliveries):
             if delivery.lane.state is LaneState.CLOSED and delivery is not OVER:
-                # nobody could take it back before
+                # its lane ended when it had no handle yet, by which it could be taken back
                 self.shipping.withdraw([(submission, index)])
         for index, code in submission.refused or ():
             delivery = submission.deliveries[index]
@@ -81,14 +101,15 @@ class Outcomes:
             submission.release(index)
 
     def lost(self, submission: Submission) -> None:
-        """The connection ended before every job was answered."""
+        """The connection ended before every job was answered. Those that were have handles, and
+        are told of by themselves (``finished``)."""
         assert isinstance(submission, Shipment)
         self._arrived(submission)
         for index in range(submission.answered, len(submission.deliveries)):
             self._lose(submission.deliveries[index], submission, index)
 
     def finished(self, submission: Submission, index: int, result: Result) -> None:
-        """A receiver has finished, or nobody hears of it any more."""
+        """A receiver has finished with a job, or is not heard of any more (``result.lost``)."""
         assert isinstance(submission, Shipment)
         delivery = submission.deliveries[index]
         submission.release(index)
@@ -120,12 +141,14 @@ class Outcomes:
                 self._held.touch(lane)
 
     def hold_up(self, lane: Lane) -> None:
-        """Work a lane off again when job servers have taken what they were sent."""
+        """Work a lane off again when job servers have taken what they were sent: too much of it is
+        in memory, so the lane may not take messages now."""
         self._held_up[lane] = None
 
     def _lose(self, delivery: Delivery, shipment: Shipment, index: int) -> None:
         """The connection ended with a job, and a receiver may still have it: what comes next needs
-        another TERM, and waits for that receiver like after a hand-over."""
+        another TERM, and waits for that receiver like after a hand-over. Of a former attempt
+        nothing more is heard, and its delivery goes on as it is."""
         if _is_present(delivery, shipment, index):
             delivery.unship(Event.LOSE)
             self._held.close(delivery.lane)
@@ -145,7 +168,8 @@ class Outcomes:
                 self.finish(late)
 
     def _unpark(self, delivery: Delivery) -> None:
-        """A receiver acknowledged a message that was set aside."""
+        """A receiver acknowledged a message that was set aside: the store takes it out again, and
+        counts it as done beyond the position if that has not passed it."""
         self.shipping.forget(delivery)
         if delivery.lane.state is not LaneState.CLOSED:
             delivery.lane.is_late(delivery.sequence)
@@ -155,13 +179,15 @@ class Outcomes:
     # From those who look at the job servers
 
     def taken(self, delivery: Delivery) -> None:
-        """A receiver was seen with the job: its time runs."""
+        """A receiver was seen with the job: its time runs from now on. The time is that of the
+        delivery's own options, with which it was made. Without effect where it runs already."""
         if delivery.state in UNDER_WAY and delivery.state is not State.TAKEN:
             delivery.apply(Event.TAKE)
             Wait([delivery], delivery.options.timeout, self._expire)
 
     def waiting(self, delivery: Delivery) -> None:
-        """No receiver has the job: where the lane closes, withdraw it."""
+        """No receiver has the job: where the lane closes, withdraw it, since the lane could not be
+        given up before a receiver comes, which may take days. Otherwise it waits on the queue."""
         job = delivery.job
         if delivery.lane.state is LaneState.CLOSING:
             if Action.CANCEL in delivery.apply(Event.WITHDRAW):
@@ -169,11 +195,13 @@ class Outcomes:
                 self.shipping.withdraw([job], is_late=True, then=then)
 
     def _cancelled(self, delivery: Delivery, job: Job) -> None:
-        """A job was cancelled; a receiver may have taken it just before."""
+        """A job was cancelled. A receiver may have taken it just before: its job server is asked
+        once more before anything follows."""
         if delivery.job is job:
             self.shipping.ask(job, partial(self._withdrawn, delivery, job))
 
     def _withdrawn(self, delivery: Delivery, job: Job, is_known: bool, is_running: bool) -> None:
+        """The answer to that: where no receiver has the job, the delivery has been no attempt."""
         if delivery.job is not job or delivery.state is not State.WITHDRAWING:
             return
         if is_running:
@@ -183,11 +211,12 @@ class Outcomes:
             delivery.unship(Event.WITHDRAWN)
 
     def unknown(self, delivery: Delivery) -> None:
-        """The job server does not know the job."""
+        """The job server does not know the job: it has ended unheard, so a receiver may have it."""
         if delivery.job is not None:
             self._lose(delivery, *delivery.job)
 
     def _expire(self, delivery: Delivery) -> None:
+        """A receiver has had its time, which is a failed attempt."""
         if delivery.state is State.TAKEN:
             text = f"no answer in {delivery.options.timeout:g} s"
             self.retries.fail(delivery, text, is_late=True)
@@ -195,7 +224,16 @@ class Outcomes:
     # From the rounds
 
     def finish(self, delivery: Delivery, is_parked: bool = False) -> None:
-        """A delivery is done."""
+        """A delivery is done.
+
+        Arguments:
+            delivery: in the state DONE.
+            is_parked: whether it was set aside instead of acknowledged. Then its former receivers
+                are still listened to.
+        """
+        # All of it happens in one turn of the loop, so that the round which writes the position
+        # also writes what the delivery leaves. Former receivers come last: the lane may be given
+        # up without them.
         lane = delivery.lane
         self._pending.finish(delivery, is_parked)
         lane.done(delivery, is_parked)
@@ -208,7 +246,8 @@ class Outcomes:
                 self.shipping.forget(delivery)
 
     def parked(self, delivery: Delivery, is_gone: bool) -> None:
-        """A message was set aside, or could not be because the log does not have it any more."""
+        """A message was set aside, or could not be because the log does not have it any more
+        (``is_gone``). Without effect where its lane has ended."""
         if delivery.lane.state is LaneState.CLOSED or delivery.state is not State.PARKING:
             return
         delivery.apply(Event.PARK)
@@ -218,18 +257,21 @@ class Outcomes:
             self.finish(delivery, is_parked=True)
 
     def gone(self, delivery: Delivery) -> None:
-        """The log does not have a message any more that was to be sent again."""
+        """The log does not have a message any more that was to be sent again: it was dropped by a
+        cap of the topic, and counts as that."""
         delivery.apply(Event.VANISH)
         self._vanish(delivery)
 
     def _vanish(self, delivery: Delivery) -> None:
+        """A delivery is over because its messages are gone; the lane counts them as dropped."""
         self._pending.finish(delivery, is_parked=False)
         delivery.lane.vanish(delivery)
         self.shipping.forget(delivery)
         self._held.touch(delivery.lane)
 
     def _keep(self, delivery: Delivery) -> None:
-        """Go on hearing of the receivers of a message that was set aside."""
+        """Go on hearing of the receivers of a message that was set aside, until so many others
+        were set aside since. One may have acknowledged while the store was told."""
         if delivery.is_acknowledged:
             self._unpark(delivery)
             return

@@ -1,8 +1,15 @@
 """Rereads: payloads of deliveries that are sent once more, and of messages that were put back.
 
-Rules: runs on the event loop. Nobody keeps a payload while a delivery is under way or rests; it is
-read again from the log, or from where it was put back, when it can be sent. One round reads so much
-and no more; lanes that get nothing of it ask again.
+No payload is kept while a delivery is under way or rests, since that may be for days and in many
+lanes. It is read again when it can be sent: from the log, or, where the message was put back after
+it had been parked, from where it was put back, since the log may have dropped it by then.
+
+Reading again may find that the message is no more: the log was capped, or the store lost its end
+and has another message under that sequence (the epoch tells). Such a delivery is *gone*, which ends
+it like one that was acknowledged, except that the subscription's drops count it.
+
+Rules: runs on the event loop. One round reads so much and no more; lanes that get nothing of it ask
+again. What was read for other lanes, and is in memory, costs no reading.
 """
 
 from __future__ import annotations
@@ -26,7 +33,13 @@ Replies = Sequence[tuple[list[Entry], bool]]
 
 
 class Rereads:
-    """What one round reads again."""
+    """What one round reads again of logs. It is made for a round: ``want`` is called before the
+    store is asked, ``take_in`` with its answer.
+
+    Arguments:
+        log_cache: messages that are in memory.
+        outcomes: is told of messages that are gone.
+    """
 
     def __init__(self, log_cache: LogCache, outcomes: Outcomes) -> None:
         self._log_cache = log_cache
@@ -44,6 +57,9 @@ class Rereads:
         return wanted
 
     def _want(self, lane: Lane, wanted: dict[str, dict[int, int]]) -> None:
+        """Fill what a lane may send, or add it to what is wanted. One delivery over ``BYTES`` is
+        wanted all the same, since a large message would never be read otherwise; those beyond it
+        are only kept, and have their lanes ask again."""
         for delivery in lane.sendable():
             if not delivery.is_bare or delivery.is_redriven or self._is_filled(delivery):
                 continue
@@ -55,7 +71,12 @@ class Rereads:
             self._missing.append(delivery)
 
     def take_in(self, plan: Plan, replies: Replies) -> list[Lane]:
-        """Fill what was read; return the lanes that have to ask again."""
+        """Fill what was read; return the lanes that have to ask again.
+
+        Arguments:
+            plan: what was read; other lanes' reads are in it too, which may bring what was wanted.
+            replies: for each part of it, the messages and whether the log ends there.
+        """
         left = []
         for delivery in self._missing:
             lane = delivery.lane
@@ -68,17 +89,19 @@ class Rereads:
         return left
 
     def _is_filled(self, delivery: Delivery) -> bool:
+        """Whether nothing is to be read for a delivery: it was filled from memory, or is gone."""
         count = len(delivery.entries)
         found = self._log_cache.run(delivery.lane.topic, delivery.sequence, count)
         if len(found) < count:
             return False
         if not delivery.refill(found):
-            self._outcomes.gone(delivery)  # the store lost it, and has another one there
+            self._outcomes.gone(delivery)  # the store lost it, and has another message there
         return True
 
 
 def _is_gone(delivery: Delivery, plan: Plan, replies: Replies) -> bool:
-    """Whether the log turned out to begin behind a delivery's first message."""
+    """Whether the log turned out to begin behind a delivery's first message, or to end before it.
+    A part that brought nothing, and did not reach the end, tells nothing."""
     for wanted, (entries, is_end) in zip(plan.reads, replies, strict=True):
         if wanted.topic == delivery.lane.topic and wanted.first <= delivery.sequence:
             if entries[0].sequence > delivery.sequence if entries else is_end:
@@ -89,18 +112,24 @@ def _is_gone(delivery: Delivery, plan: Plan, replies: Replies) -> bool:
 def _redriven(lane: Lane) -> list[Delivery]:
     """Return the deliveries of messages that were put back whose payloads are to be read again."""
     sendable = lane.sendable() if lane.ready else ()
-    return [one for one in sendable if one.is_bare and one.is_redriven]
+    return [delivery for delivery in sendable if delivery.is_bare and delivery.is_redriven]
 
 
 def wants_redriven(lane: Lane) -> list[int]:
-    """Return the messages that were put back and that a lane may send now."""
+    """Return the messages that were put back and that a lane may send now: those of deliveries
+    that are sent once more, and then new ones, the oldest first, as many as it has room for."""
     again = [delivery.sequence for delivery in _redriven(lane)]
     count = min(lane.redrive_room, READ_ENTRIES)
     return again + lane.redrives.lowest(count)
 
 
 class Redriven:
-    """Reads messages that were put back."""
+    """Reads messages that were put back, and has lanes make deliveries of them.
+
+    Arguments:
+        store: where they were put back.
+        outcomes: is told of messages that are gone, and of those that have to rest.
+    """
 
     def __init__(self, store: Lanes, outcomes: Outcomes) -> None:
         self._store = store
@@ -110,34 +139,44 @@ class Redriven:
         self, lanes: Sequence[Lane], clock_ms: int
     ) -> tuple[list[Lane], list[tuple[Lane, StoreError]]]:
         """Make deliveries of what these lanes may send; return the lanes that have to ask again,
-        and those that the store refuses. Raises ``StoreError``."""
+        and those that the store refuses. Raises ``StoreError`` where it does not answer.
+
+        Arguments:
+            lanes: those with messages that were put back.
+            clock_ms: the members' clock, by which rests are kept.
+        """
+        # What each lane asks for is fixed before the store is asked, in the lane's order; its
+        # answer is a prefix of that, as long as the bytes of one round allow. A lane whose state
+        # changed meanwhile takes nothing. One that got less than it asked for, has more room, or
+        # has nothing left that was put back (its log comes next) asks again.
         asking: list[tuple[Lane, list[int]]] = []
         again: dict[Lane, None] = {}
         left = PUT_BACK
         for lane in lanes:
-            if some := wants_redriven(lane):
-                if len(some) > left:
+            if sequences := wants_redriven(lane):
+                if len(sequences) > left:
                     again[lane] = None
                 if left:
-                    asking.append((lane, some[:left]))
+                    asking.append((lane, sequences[:left]))
                     left -= len(asking[-1][1])
         if not asking:
             return [], []
-        wanted = [(lane.topic, lane.client_id, some) for lane, some in asking]
+        wanted = [(lane.topic, lane.client_id, sequences) for lane, sequences in asking]
         replies = await self._store.put_back(wanted, BYTES)
         refused = []
-        for (lane, some), found in zip(asking, replies, strict=True):
+        for (lane, sequences), found in zip(asking, replies, strict=True):
             if isinstance(found, StoreError):
                 refused.append((lane, found))
             elif lane.state is LaneState.OPEN:
-                self._take(lane, zip(some, found, strict=False), clock_ms)
-                if len(found) < len(some) or not lane.redrives or lane.redrive_room:
+                self._take(lane, zip(sequences, found, strict=False), clock_ms)
+                if len(found) < len(sequences) or not lane.redrives or lane.redrive_room:
                     again[lane] = None
         return list(again), refused
 
     def _take(self, lane: Lane, found: Iterable[tuple[int, Parked | None]], clock_ms: int) -> None:
-        """Messages of a lane were read; None: it is no more."""
-        waiting = {one.sequence: one for one in _redriven(lane)}
+        """Take messages of a lane that were read, by sequence; None: it is no more. New deliveries
+        are made of the lowest only, which keeps the order whatever the answer leaves out."""
+        waiting = {delivery.sequence: delivery for delivery in _redriven(lane)}
         for sequence, parked in found:
             entry = None
             if parked is not None:

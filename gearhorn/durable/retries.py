@@ -1,8 +1,16 @@
 """Retries: what comes after a failed attempt: a rest and another one, or parking.
 
+The order of a lane is kept while a message rests: those behind it are sent as far as ``in_flight``
+allows, and then wait for it (``Window.next_ready``). A batch that failed is split, and all its
+messages rest as long as the batch would have.
+
+An attempt that timed out is not quite over. gearmand cannot take a job from a receiver that works
+on it, so that receiver may still acknowledge, and then the message is not tried again. Such jobs
+are kept as *former* ones of the delivery, the newest ``FORMER`` of them.
+
 Rules: runs on the event loop. What an attempt left behind goes to the store with the next round, so
-that it is counted whoever delivers the message next. What waits for a time holds a delivery only
-until its state changes.
+that it counts whichever member delivers the message next. What waits for a time holds a delivery
+only until its state changes. See docs/protocol.rst, "Deliveries".
 """
 
 from __future__ import annotations
@@ -29,7 +37,17 @@ log = structlog.get_logger(__name__)
 
 
 class Wait(Timer):
-    """Has something done with deliveries after a while, except with those that change before."""
+    """Has something done with deliveries after a while, except with those that change before.
+
+    One timer serves all of them, since a batch of a thousand messages rests as one. A delivery
+    knows its timer, and tells it of the first change of its state: so a timer for a day does not
+    keep in memory what was done after a second.
+
+    Arguments:
+        deliveries: they wait for nothing else.
+        wait_s: in seconds; what lies in the past is done with the next turn of the loop.
+        due: is called with each delivery that is left then.
+    """
 
     def __init__(
         self, deliveries: Sequence[Delivery], wait_s: float, due: Callable[[Delivery], None]
@@ -71,8 +89,17 @@ class Retries:
         self._clock = clock
 
     def fail(self, delivery: Delivery, text: str, is_late: bool = False) -> None:
-        """An attempt failed: the receiver said so, or (``is_late``) has had its time."""
-        # a batch is first tried one by one
+        """An attempt failed. Without effect where its delivery has no job under way any more.
+
+        Arguments:
+            delivery: in its present attempt.
+            text: the error, as it is kept and shown.
+            is_late: the receiver has had its time; otherwise it said that it failed.
+        """
+        # The table decides first, from the state in which the attempt failed. The failure is
+        # counted before it is written down, and before a batch is split, since the single messages
+        # go on with what was counted for it. A batch has no last attempt: its messages are first
+        # tried one by one.
         if delivery.is_last and len(delivery.entries) == 1:
             event = Event.EXPIRE_LAST if is_late else Event.GIVE_UP
         else:
@@ -110,14 +137,15 @@ class Retries:
         self.rest(lane.split(delivery) if len(delivery.entries) > 1 else [delivery], wait_s)
 
     def rest(self, deliveries: Sequence[Delivery], wait_s: float) -> None:
-        """Have deliveries that rest sent again after a while."""
+        """Have deliveries that rest sent again after ``wait_s`` seconds."""
         Wait(deliveries, wait_s, self._is_rested)
 
     def rest_until(self, delivery: Delivery) -> None:
-        """Have a delivery that rests sent again when it is due."""
+        """Have a delivery that failed under a former owner sent again when it is due."""
         self.rest([delivery], delivery.due_s - now_s())
 
     def _is_rested(self, delivery: Delivery) -> None:
+        """Its time is over: make it ready, which its lane's order may still hold up."""
         if delivery.state is State.RESTING:
             delivery.apply(Event.DUE)
             self._keeper.touch(delivery.lane)
