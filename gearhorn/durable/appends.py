@@ -35,7 +35,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from hashlib import sha256
 from itertools import repeat
 from typing import Any, Protocol, TypeVar
@@ -47,6 +48,7 @@ from gearhorn.gearman.worker import Job
 from gearhorn.messages.codec import encode
 from gearhorn.messages.fanout import Fanout
 from gearhorn.messages.logs import Info, Logged
+from gearhorn.requests import attempt
 from gearhorn.store.log import Append, Appended, Item, Log, Undone
 from gearhorn.tasks import on_crash, went_well
 from gearhorn.timing import Backoff, MembersClock
@@ -131,6 +133,9 @@ class Appends:
         self._added = 0  # messages since the beginning
         self._passed = 0  # of these, those that were worked off
         self._barriers: deque[tuple[int, asyncio.Future[None]]] = deque()
+        # By topic, which message is its last one that is not worked off; in ascending order.
+        self._lasts: dict[str, int] = {}
+        self._followers: dict[int, list[tuple[Job, Callable[[], None]]]] = {}  # by its number
         self.waiting_since: float | None = None
 
     @property
@@ -150,9 +155,23 @@ class Appends:
         waiter = "" if message.background else self._process
         info = Info(time.time(), message.unique, tuple(message.exclude), waiter)
         item = _key(message), encode(info), message.payload
-        self._waiting.append((job, message.topic, item, origin, plan))
+        topic = message.topic
+        self._waiting.append((job, topic, item, origin, plan))
         self._added += 1
+        self._lasts.pop(topic, None)
+        self._lasts[topic] = self._added
         self._came.set()
+
+    def concerns(self, topic: str) -> bool:
+        """Whether messages of a topic wait to be logged."""
+        return topic in self._lasts
+
+    def follow(self, topic: str, job: Job, origin: Origin[P], plan: P) -> None:
+        """Tell ``origin`` that a message is not logged, once those of its topic are worked off that
+        wait now, of which there are some: what it sends must not overtake them. ``job`` is failed
+        if it raises."""
+        then = partial(origin.logged, plan, None)
+        self._followers.setdefault(self._lasts[topic], []).append((job, then))
 
     async def barrier(self) -> None:
         """Return once everything that was handed over before now is worked off."""
@@ -196,6 +215,12 @@ class Appends:
         """Messages of one round are worked off."""
         self._slots.release()
         self._passed += count
+        lasts = self._lasts
+        while lasts and lasts[topic := next(iter(lasts))] <= self._passed:
+            del lasts[topic]
+        for number in [number for number in self._followers if number <= self._passed]:
+            for job, then in self._followers.pop(number):
+                attempt(job, then)
         while self._barriers and self._barriers[0][0] <= self._passed:
             self._barriers.popleft()[1].set_result(None)
 

@@ -4,7 +4,8 @@ Theory of operation. Copies on one queue must keep the order in which their fan-
 job whose list is cached goes out at once. A job whose list is not waits for it in the directory,
 and one whose topic has a log waits in ``Appends`` until its message is written. Both serve those
 who wait in the order in which they came, and a list is cached only when those who waited for it
-are served. So no later fan-out of the topic passes an earlier one.
+are served. A topic whose log ends may have messages in ``Appends``: its next fan-outs wait for
+these. So no later fan-out of the topic passes an earlier one.
 
 The most frequent fan-out (in the background, to a whole list that one server carries, no receipt,
 no log) takes a shorter way than the others: ``_send_fast``. Everything else becomes a ``Plan``,
@@ -128,8 +129,9 @@ class Fanouts:
         self._check_size(message, total)
         if total > 1:
             job.weigh(total)
-        has_log = subscribers.has_log
-        is_plain = message.background and chosen is None and not (message.receipt or has_log)
+        has_log, topic = subscribers.has_log, message.topic
+        waits = has_log or self._appends.concerns(topic)
+        is_plain = message.background and chosen is None and not (message.receipt or waits)
         if is_plain and self._send_fast(job, message, subscribers):
             return
         plan = Plan(job, message, subscribers, chosen)
@@ -137,6 +139,8 @@ class Fanouts:
             plan.enter(self._outbox.places)
         if has_log:
             self._appends.add(job, message, self, plan)
+        elif waits:
+            self._appends.follow(topic, job, self, plan)
         else:
             self._copy(plan)
 

@@ -117,3 +117,25 @@ def test_a_member_that_dies_while_it_logs_leaves_no_message_twice_or_out(
     callers.close()
     assert log_of(cluster, "t")["last"] == len(texts)
     assert sorted(one.text for one in processed(alice.came)) == sorted(texts)
+
+
+def test_the_order_holds_when_a_topics_log_ends_while_messages_wait_for_it(
+    make_cluster: MakeCluster,
+) -> None:
+    cluster = make_cluster()
+    cluster.subscribe("t", "direct")
+    cluster.subscribe("t", "logged", durable=True)
+    assert cluster.publish("t", "000").data == b"2"
+    [worker] = cluster.workers
+    worker.freeze()
+    count = 900  # of which as many are taken as may be in hand
+    publisher = cluster.wire()
+    for number in range(1, count):
+        body = fanout_body("t", f"{number:03d}" + 60_000 * "x")
+        publisher.submit(b"fanout", body, background=True)
+    receiver = cluster.receiver("t_direct")
+    worker.thaw()
+    receiver.wait(50, 30)
+    assert cluster.run("unsubscribe_fanout", topic="t", client_id="logged").kind == "complete"
+    got = [int(payload[:3]) for payload in receiver.wait(count, 60)]
+    assert got == [*range(count)]

@@ -263,3 +263,37 @@ async def test_what_tells_a_repeated_message_is_its_unique_id_or_its_payload() -
     keys = [key for key, _, _ in log.logged]
     digests = [sha256(text.encode()).hexdigest() for text in ("text", long)]
     assert keys == ["", "id", *digests]
+
+
+@on_loop
+async def test_who_follows_a_topics_messages_is_called_behind_the_last_of_them() -> None:
+    log = Log()
+    log.free.clear()
+    async with running(log) as bench:
+        bench.add("a")
+        assert bench.appends.concerns("t")
+        job: Any = Job()
+        bench.appends.follow("t", job, bench, "follower")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        bench.add("b")  # the topic has a log again; a round of its own
+        log.free.set()
+        await bench.rest()
+        assert bench.told == [("a", 1), ("follower", None), ("b", 2)]
+        assert not bench.appends.concerns("t")
+
+
+@on_loop
+async def test_a_follower_whose_origin_raises_fails_its_own_job() -> None:
+    class Broken:
+        def logged(self, plan: Any, place: Any) -> None:
+            raise ValueError("a bug")
+
+    async with running(Log()) as bench:
+        bench.add("a")
+        jobs: list[Any] = [Job(), Job()]
+        bench.appends.follow("t", jobs[0], Broken(), None)
+        bench.appends.follow("t", jobs[1], bench, "follower")
+        await bench.rest()
+        assert jobs[0].failed == "internal error"
+        assert bench.told == [("a", 1), ("follower", None)]

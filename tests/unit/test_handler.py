@@ -42,9 +42,17 @@ class Appends:
 
     def __init__(self) -> None:
         self.thens: list[Callable[[Any], None]] = []
+        self.followers: list[Callable[[], None]] = []
+        self.is_concerned = False
 
     def add(self, job: Any, message: Any, origin: Any, plan: Any) -> None:
         self.thens.append(partial(origin.logged, plan))
+
+    def concerns(self, topic: str) -> bool:
+        return self.is_concerned
+
+    def follow(self, topic: str, job: Any, origin: Any, plan: Any) -> None:
+        self.followers.append(partial(origin.logged, plan, None))
 
 
 class Handling:
@@ -264,3 +272,18 @@ def test_a_message_for_which_there_is_no_place_is_not_logged() -> None:
         assert len(handling.appends.thens) == 1
 
     on_handling(test, "a", has_log=True, places=Places(1, 1 << 20))
+
+
+def test_what_needs_no_log_any_more_waits_for_what_is_still_on_its_way_there() -> None:
+    def test(handling: Handling) -> None:
+        handling.appends.is_concerned = True
+        jobs = [handling.take(), handling.take(background=False)]
+        handling.appends.is_concerned = False
+        assert handling.bench.servers[0].client.is_idle
+        assert handling.bench.places.waiting == 1
+        for then in handling.appends.followers:
+            then()
+        handling.bench.servers[0].accept(2)
+        assert [job.answers for job in jobs] == [[("complete", b"1")], []]
+
+    on_handling(test, "a")
