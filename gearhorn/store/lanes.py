@@ -1,14 +1,18 @@
-"""Lanes in the store: the positions of durable subscriptions, and who delivers for each.
+"""Lanes in the store: the positions of durable subscriptions, and which member delivers for each.
 
-Theory of operation. A lane is what the store knows of one durable subscription: who delivers for
-it, under which TERM, and up to where it has done with its topic's log. Two members may each believe
-that they hold a lane, for a moment: one whose lease has lapsed without its noticing, and the one
-that took over. So taking a lane gives it a new TERM, in the same script that checks that the former
-owner is no member any more, and every later write of the former owner names its old TERM and does
-nothing. What a new owner has to know stands in several keys beside the record (failed attempts,
-what is parked, put back, or done beyond the position). It is read *after* the lane is taken: from
-then on nobody else changes it, but for a redrive or a purge, which move a message from one key to
-another. Those keys are read in an order in which a message that moves is found at least once.
+Theory of operation. A lane is what the store knows of one durable subscription: which member
+delivers for it, under which TERM, and up to where it has done with its topic's log. Two members may
+each believe that they hold a lane, for a moment: one whose lease has lapsed without its noticing,
+and the one that took over. So taking a lane gives it a new TERM, in the same script that checks
+that the former owner is no member any more, and every later write of the former owner names its old
+TERM and does nothing. What a new owner has to know stands in several keys beside the record (failed
+attempts, what is parked, put back, or done beyond the position). It is read *after* the lane is
+taken: from then on no other member changes it, but for a redrive or a purge, which move a message
+from one key to another. Those keys are read in an order in which a message that moves is found at
+least once.
+
+Taking and reading are two steps, and not one script, because there may be much to read: a million
+parked messages. A member that dies between the two leaves a lane that another one takes.
 
 Rules: one round trip for any number of lanes of any number of topics; a lane of which there is much
 is read page by page. A position is written only by the member that holds the lane under its present
@@ -43,44 +47,47 @@ _BEGINNING = "LIMIT", 0, FIRST
 
 class LaneRecord(NamedTuple):
     """A lane as the store knows it. ``owner`` is a member, "-" (released), "?" (released while a
-    receiver might have a job) or "pull" (nothing is delivered)."""
+    receiver might have a job) or "pull" (nothing is delivered: the subscription is read from)."""
 
     owner: str
-    term: int
-    position: int
+    term: int  # 0 where no member has held it since it was made, or turned from or to "pull"
+    position: int  # the sequence up to which the log is done with
 
 
 class Acquired(NamedTuple):
     """A lane that this member holds now, and what it finds there.
 
-    ``former`` is who held it before ("-" where it was released, "?" where it was while a receiver
-    might have a job), ``parked`` what is parked or was put back past the position, ``redrives``
-    what was put back, ``seen_redrive`` the number of the last redrive that is among them,
-    ``ahead`` the ranges done beyond the position, and ``ahead_top`` the highest sequence that
-    the store keeps there, also if the position has passed it.
+    The position says what is done with; everything else here are exceptions to it: messages up to
+    it that are to be delivered all the same (put back), messages beyond it that are not (parked or
+    done), and those beyond it that have failed before and are retried with a delay.
     """
 
     client_id: str
-    term: int
+    term: int  # under which everything about the lane is written from now on
     position: int
-    former: str
-    troubles: dict[int, FailureHistory]
-    parked: Sequence[Sequences]
-    redrives: Sequences
-    seen_redrive: int = 0
-    ahead: Sequence[tuple[int, int]] = ()
-    ahead_top: int = 0
+    former: str  # its owner before, as in a record: a member, "-" or "?"
+    troubles: dict[int, FailureHistory]  # by sequence, of messages that are still to be delivered
+    parked: Sequence[Sequences]  # beyond the position: parked, and put back. The log passes these
+    redrives: (
+        Sequences  # all that were put back; they are read from what was parked, not from the log
+    )
+    seen_redrive: int = 0  # the number of the last redrive that is among ``redrives`` for certain
+    ahead: Sequence[tuple[int, int]] = ()  # the ranges done beyond the position
+    ahead_top: int = 0  # the highest sequence of any range kept, also where the position is past it
 
 
 _Taken = tuple[str, str, int, int, bytes]  # topic, client_id, TERM, position, the former owner
 
 
-# Lanes by topic and client_id: who holds each, its options, whether it takes envelopes.
+# Lanes by topic and client_id: their records, their options, whether they take envelopes.
 LanesOfTopics = dict[str, dict[str, tuple[LaneRecord, DurableOptions, bool]]]
 
 
 class Lanes(ParkedMessages):
-    """The lanes of one namespace, and their parked messages."""
+    """The lanes of one namespace, and their parked messages.
+
+    Rounds go over a pipelined connection of their own, in order; all the rest over the pool.
+    """
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection)
@@ -92,7 +99,8 @@ class Lanes(ParkedMessages):
         await self._asked.close()
 
     async def topics(self, after: str | None = None) -> list[str]:
-        """Return the next ``PAGE`` topics that have lanes, in order, behind the topic ``after``."""
+        """Return the next ``PAGE`` topics that have lanes, in order, behind the topic ``after``
+        (None: from the beginning). Fewer than that are the last ones. Raises ``StoreError``."""
         first = "-" if after is None else f"({after}"
         key = self._connection.key("durable")
         [found] = await self._connection.pipeline(
@@ -101,9 +109,11 @@ class Lanes(ParkedMessages):
         return [name.decode() for name in found]
 
     async def page(self, cursors: Mapping[str, int]) -> tuple[LanesOfTopics, dict[str, int]]:
-        """Return a part of the lanes of each topic, from its cursor on (0 is the beginning), and
-        the cursors of the topics of which there is more. A lane that is there from a topic's
-        beginning to its end is in one part at least."""
+        """Return a part of the lanes of each topic, and the cursors of the topics that have more.
+
+        ``cursors`` are by topic, 0 for the beginning. A lane that is there from a topic's first
+        part to its last is in at least one of them. Raises ``StoreError``.
+        """
         key = self._connection.key
         scans: list[Command] = [
             ("HSCAN", key("lanes", topic), cursor, "COUNT", SCANNED)
@@ -119,7 +129,10 @@ class Lanes(ParkedMessages):
         return await self._with_options(records), more
 
     async def find(self, wanted: Mapping[str, Collection[str]]) -> LanesOfTopics:
-        """Return the lanes of these client_ids, by topic, as far as they exist."""
+        """Return the lanes of these client_ids, by topic, as far as they exist.
+
+        Raises ``StoreError``.
+        """
         commands: list[Command] = [
             ("HMGET", self._connection.key("lanes", topic), *clients)
             for topic, clients in wanted.items()
@@ -132,7 +145,13 @@ class Lanes(ParkedMessages):
         return await self._with_options(records)
 
     async def _with_options(self, records: Mapping[str, Mapping[bytes, bytes]]) -> LanesOfTopics:
-        """Return the lanes of these records by topic and client_id."""
+        """Return the lanes of these records by topic and client_id.
+
+        Records and options are read one after the other, so a subscription may have changed between
+        the two. An event tells the reader of such a change, and the lane is read again; until then
+        unreadable or missing options count as the defaults. The loop has a turn after ``SCANNED``
+        lanes, since decoding takes longer than reading.
+        """
         commands: list[Command] = [
             ("HMGET", self._connection.key("options", topic), *lanes)
             for topic, lanes in records.items()
@@ -158,15 +177,21 @@ class Lanes(ParkedMessages):
     async def acquire(
         self, member: str, wanted: Mapping[str, Sequence[str]]
     ) -> tuple[dict[str, list[Acquired]], set[str]]:
-        """Take lanes; return those taken, and topics with lanes that others hold or that the store
-        refuses.
+        """Take lanes; return those taken by topic, and topics with lanes that other members hold or
+        that the store refuses.
 
-        The order is what makes it safe: the scripts take the lanes first, and what they hold is
-        read then, when nobody else writes it.
+        The order is what makes it safe: the scripts take the lanes first, and what the lanes hold
+        is read then, when no other member writes it. Lanes are taken in pieces, so that no script
+        holds the store up. A piece that the store refuses (a key of another type, perhaps) costs
+        its topic a later try, and no other topic anything. Reading follows ``PAGE`` lanes at a
+        time; where it fails as a whole the lanes stay taken, and the caller takes them again under
+        a higher TERM.
 
         Arguments:
-            member: who takes them; without a lease the script gives it none.
+            member: the taker; without a lease the script gives it none.
             wanted: client_ids by topic.
+
+        Raises ``StoreError`` where the store does not answer.
         """
         connection = self._connection
         key = connection.key
@@ -205,12 +230,13 @@ class Lanes(ParkedMessages):
 
         The beginning of each is read for all of them together; where there is more, that lane is
         read by itself. The count of redrives is read before the redrives, so that one that comes
-        between is found twice rather than never. What is of no use any more is deleted last, when
-        it is known which lanes could be read.
+        between is found twice rather than never, and what is parked before what was put back, since
+        messages move in that direction. What is of no use any more is deleted last, when it is
+        known which lanes could be read.
         """
         connection = self._connection
         key = connection.key
-        commands: list[Command] = [("GET", key("redrives"))]  # before those that it counts
+        commands: list[Command] = [("GET", key("redrives"))]
         for topic, client_id, _, position, _ in taken:
             pair = f"{topic}\0{client_id}"
             commands += [
@@ -245,7 +271,12 @@ class Lanes(ParkedMessages):
     async def _whole(self, lane: _Taken, parts: Sequence[Any], count: int) -> Found:
         """Return what is there of a lane whose beginning was read.
 
-        Raises ``StoreRefused`` where the store refuses a part of it."""
+        ``parts`` are the replies to its commands, ``count`` the redrives there had been before. A
+        lane with as many as were asked for is read again from its beginning, page by page: the
+        parts are of another moment, and pieces of two moments do not add up.
+
+        Raises ``StoreRefused`` where the store refuses a part of it.
+        """
         for part in parts:
             if isinstance(part, StoreError):
                 raise part
@@ -264,16 +295,23 @@ class Lanes(ParkedMessages):
         self, member: str, lanes: Mapping[tuple[str, bool], Sequence[PositionWrite]]
     ) -> None:
         """Give up lanes that this member does not deliver for any more, with their last positions,
-        and publish that. Lanes are by topic, and by whether they are quiet: no receiver can have a
-        job of a former owner."""
+        and publish that.
+
+        Lanes are by topic, and by whether they are quiet: no receiver can have a job of a former
+        owner. The next owner of one that is not has to find that out first.
+        Raises ``StoreError`` as ``round``.
+        """
         await self.round(member, Round({}, [], [], [], {}, lanes))
 
     async def round(self, member: str, work: Round, run_id: str | None = None) -> RoundReply:
         """Carry out a round in one round trip; several may be under way.
 
-        ``run_id`` is the run of the store's server under which the lanes were taken. What a lane
-        knows of its log is nothing in another run: the store may have lost the end of the log, and
-        the numbers come again.
+        Arguments:
+            member: holds the lanes that the round is about.
+            work: the round.
+            run_id: the run of the store's server under which the lanes were taken, None for any.
+                What a lane knows of its log is nothing in another run: the store may have lost the
+                end of the log, and the numbers come again.
 
         Raises ``StoreReplaced`` if the server is in another run: nothing was carried out.
         Raises ``StoreUnanswered`` if it is not known what was, and ``StoreError`` if nothing was.
@@ -289,11 +327,14 @@ class Lanes(ParkedMessages):
         try:
             return commands.reply(await self._line.ask_server(commands_to, READ_TIMEOUT_S))
         except StoreReplaced:
-            await self._line.close()  # should it be this connection that is the former server's
+            await self._line.close()  # this connection may be the one to the former server
             raise
 
     async def records(self, topic: str, clients: Sequence[str]) -> dict[str, LaneRecord]:
-        """Return the lanes of a topic's subscriptions, of those that are durable."""
+        """Return the records of those of a topic's subscriptions that are durable, by client_id.
+
+        Raises ``StoreError``.
+        """
         [found] = await self._connection.pipeline(
             [("HMGET", self._connection.key("lanes", topic), *clients)]
         )
@@ -304,9 +345,12 @@ class Lanes(ParkedMessages):
         }
 
     async def positions(self, topic: str, cursor: int = 0) -> tuple[dict[str, int], int]:
-        """Return a part of the positions of a topic's durable subscriptions, from a cursor on (0 is
-        the beginning), and the cursor of the next part, 0 where there is none. One that is there
-        from the beginning to the end is in one part at least."""
+        """Return a part of the positions of a topic's durable subscriptions, and the cursor of the
+        next part, 0 where there is none.
+
+        ``cursor`` is 0 for the first part. A subscription that is there from the first part to the
+        last is in at least one of them. Raises ``StoreError``.
+        """
         scan = "HSCAN", self._connection.key("lanes", topic), cursor, "COUNT", SCANNED
         [(following, found)] = await self._connection.pipeline([scan], READ_TIMEOUT_S)
         records = zip(found[::2], found[1::2], strict=True)
@@ -318,7 +362,7 @@ class Lanes(ParkedMessages):
         self, pairs: Sequence[tuple[str, str]]
     ) -> list[tuple[int, dict[int, FailureHistory]]]:
         """Return, for each (topic, client_id), how many messages are parked, and the failure
-        history of those that fail now, by sequence."""
+        history of those that fail now, by sequence. Raises ``StoreError``."""
         key = self._connection.key
         commands: list[Command] = []
         for topic, client_id in pairs:
@@ -331,7 +375,8 @@ class Lanes(ParkedMessages):
         ]
 
     async def tell(self, event: Leaving | MembersChanged) -> None:
-        """Publish an event for every member."""
+        """Publish an event for every member, once; raises ``StoreError``. It may be lost
+        (``messages.events``), so nothing is repeated."""
         channel = self._connection.channel("events")
         await self._connection.pipeline([("PUBLISH", channel, encode_event(event))])
 
@@ -343,7 +388,8 @@ def record_of(record: bytes) -> LaneRecord:
 
 
 def _acquired(lane: _Taken, parts: Sequence[Any], whole: Found) -> tuple[Acquired, list[int]]:
-    """Return a lane that was taken, and messages whose failed attempts are of no use any more."""
+    """Return a lane that was taken, and messages whose failed attempts are of no use any more:
+    those up to the position, which are done with, unless they were put back."""
     _, client_id, term, position, former = lane
     troubles, *_, top = parts
     redrives = whole.redrives

@@ -8,9 +8,9 @@ keeps what became of it:
 
 * ``fates`` asks for the same numbers again, as ``void``. The script returns the kept reply of an
   append that was carried out; any other is marked as given up, and does nothing if it comes later.
-* Each append names the number of the one before it of the same topic for as long as the fate of
-  that one is not known. The script refuses it unless the one before was carried out. So messages
-  of one topic are logged in the order in which they were taken, although batches may fail.
+* While the fate of an append is not known, the next one of the same topic names its number. The
+  script carries the next one out only if the former was. So messages of one topic are logged in the
+  order in which they were taken, although batches may fail.
 
 The connection is *strict* for the same reason: after a failure it refuses everything until
 ``mend``, so that nothing overtakes what has to be asked again.
@@ -35,10 +35,10 @@ from gearhorn.store.connection import READ_TIMEOUT_S, WRITE_TIMEOUT_S, Command, 
 from gearhorn.store.pipelined import PipelinedConnection
 from gearhorn.store.slowest import Slowest, read_slowest
 
-FETCH_BYTES = 8 * 1024 * 1024  # in one reply
+FETCH_BYTES = 8 * 1024 * 1024  # of payloads in one reply
 READ_ENTRIES = 1000  # read in one go: a few milliseconds of the store's time and of the loop's
 PRUNED = 10_000  # entries in one go: 2 ms of the store's time
-STEPS = 100  # of pruning after one reading of many lanes; then other logs have their turn
+STEPS = 100  # of ``PRUNED`` entries, after one reading of many lanes; then other logs go on
 READINGS = 5  # of many lanes for one purge, while lanes are made
 DUE = 100  # logs that one member prunes at a time
 TROUBLED_MS = 60_000  # until a log that could not be pruned is tried again
@@ -51,7 +51,8 @@ log = structlog.get_logger(__name__)
 
 
 def fresh_epoch() -> str:
-    """Return a name for an epoch: 16 random hexadecimal digits."""
+    """Return a name for an epoch: 16 random hexadecimal digits. A script that begins an epoch is
+    given one, since a server has the same random numbers in each run of a script."""
     return secrets.token_hex(8)
 
 
@@ -108,15 +109,13 @@ class Entry:
 
 
 class Place(NamedTuple):
-    """Where a log stands: its epoch, its first and last sequence, and the position of the
-    subscription that was asked for (0 where none was). ``what`` is "ok" or what was refused
-    (``fetch.lua`` lists it)."""
+    """Where a log stands, as ``fetch.lua`` returns it."""
 
-    what: str
+    what: str  # "ok", or what was refused: "epoch", "client", "pull", "ack" or "purge"
     epoch: str
-    first: int
-    last: int
-    position: int
+    first: int  # the lowest sequence that is still there
+    last: int  # the highest sequence that was given; first - 1 where the log is empty
+    position: int  # of the subscription that was asked for, 0 where none was
 
 
 class Append(NamedTuple):
@@ -128,7 +127,8 @@ class Append(NamedTuple):
 
 
 class Undone(StoreError):
-    """An append was not carried out, and never will be, even if it comes to the store later."""
+    """An append was not carried out, and never will be, even if it comes to the store later. Its
+    messages may be appended again, under a new number."""
 
 
 # What became of an append: where its messages stand, None where the topic has no log.
@@ -162,7 +162,8 @@ def entries_of(reply: Sequence[Any]) -> tuple[list[Entry], bool]:
 
 
 class Log:
-    """The logs of one namespace."""
+    """The logs of one namespace. Appends go over a strict pipelined connection of their own, all
+    the rest over the pool."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -172,7 +173,7 @@ class Log:
         self._unanswered = 0  # bytes
 
     async def close(self) -> None:
-        """Append nothing more."""
+        """Append nothing more; appends under way fail with ``StoreUnanswered``."""
         await self._line.close()
         await self._asked.close()
 
@@ -181,8 +182,11 @@ class Log:
         self._line.mend()
 
     def number(self, topics: Mapping[str, Sequence[Item]]) -> dict[str, Append]:
-        """Return the requests that append these messages, by topic. The caller writes them in the
-        order in which they were numbered."""
+        """Return the requests that append these messages, by topic.
+
+        The caller writes them (``append``) in the order in which they were numbered. From here on
+        until the fate of such a request is known, the topic's next request names it.
+        """
         appends = {}
         for topic, items in topics.items():
             append = Append(self._asked.next(), self._open.get(topic, 0), items)
@@ -216,6 +220,8 @@ class Log:
         size = sum(sum(map(len, parts)) for parts in messages.values())
 
         def commands_to(run_id: str) -> list[Command]:
+            """Return the commands for the server that gets them: under another run id than the
+            log's, the script begins a new epoch."""
             return [
                 self._command(topic, append, at, append.before, run_id, *messages[topic])
                 for topic, append in appends.items()
@@ -230,8 +236,12 @@ class Log:
         return self._appended(appends, replies, (StoreRefused, StoreNoWrites))
 
     async def fates(self, appends: Mapping[str, Append]) -> dict[str, Appended]:
-        """Return what became of appends, ``Undone`` for each that was not carried out. It never
-        will be, even if it is still on its way to the store."""
+        """Return what became of appends by topic, ``Undone`` for each that was not carried out. It
+        never will be, even if it is still on its way to the store.
+
+        Call it after ``append`` raised ``StoreUnanswered``, and ``mend``. May be called again.
+        Raises ``StoreError``; then nothing new is known.
+        """
         commands = [
             self._command(topic, append, (0, ""), "void") for topic, append in appends.items()
         ]
@@ -278,7 +288,12 @@ class Log:
         self, topic: str, first: int, count: int, size: int = FETCH_BYTES
     ) -> list[Entry]:
         """Return up to ``count`` messages from the sequence ``first`` on, of up to ``size`` bytes
-        together; the first one comes whatever its size."""
+        together; the first one comes whatever its size. Where ``first`` is gone, the log's first.
+
+        It is read in pieces of ``READ_ENTRIES``, with a turn of the loop between them. The script
+        returns one message at least. So a further piece that is over what is left of ``size`` is
+        one large message; it is left for the next call. Raises ``StoreError``.
+        """
         entries: list[Entry] = []
         while True:
             limit = min(count - len(entries), READ_ENTRIES)
@@ -300,12 +315,21 @@ class Log:
     ) -> Place | None:
         """Acknowledge and purge as asked, and return where the log stands; None: there is no log.
 
+        All of it is checked before anything is done (``fetch.lua``), so a refusal changes nothing.
+        A long purge takes several scripts; each is given the same arguments, and the
+        acknowledgement moves the position once, since a position does not go back. Where a log has
+        many lanes, their positions are read before; lanes that are made all the time make readings
+        void, so after ``READINGS`` of them the purge ends where it is.
+
         Arguments:
             topic: whose log.
             client_id: a durable subscription whose position is wanted, or "".
             epoch: the epoch that the caller knows; in another one nothing is changed. "" is any.
             ack: the position to move a subscription with ``pull`` to, or None.
             purge: the sequence up to which to forget what all have done with, or None.
+
+        Raises ``StoreError``; what was asked may have been done in part then, and asking again does
+        no harm.
         """
         key = self._connection.key
         keys = [key(name, topic) for name in ("log", "messages", "marks", "lanes", "drops")]
@@ -334,8 +358,12 @@ class Log:
         """Prune logs that are due, up to ``DUE`` of them; return the reading of the clock at which
         the next one is due, None where none will be.
 
-        ``clock_ms`` is the caller's reading of the members' clock. A log that the store refuses is
-        tried again a minute later, and does not hold the others up.
+        Any member may call this at any time: the script looks again whether a log is due, so what
+        two members do at once is done by the first. Up to ``DUE`` logs are pruned in one round
+        trip; those with many lanes by themselves after it. A log that the store refuses is tried
+        again a minute later, and does not hold the others up.
+
+        ``clock_ms`` is the caller's reading of the members' clock. Raises ``StoreError``.
         """
         key = self._connection.key
         due, following = await self._connection.pipeline(
@@ -371,13 +399,15 @@ class Log:
                 return
 
     def _prune_command(self, topic: str, clock_ms: int, slowest: Slowest) -> Command:
+        """Return the command that prunes one log, up to ``PRUNED`` entries."""
         key = self._connection.key
         own = ("log", "messages", "marks", "lanes", "logged", "places")
         keys = [*(key(name, topic) for name in own), key("clock"), key("due")]
         return self._connection.script("prune", keys, topic, clock_ms, PRUNED, *slowest)
 
     async def describe(self, topics: Sequence[str]) -> list[dict[str, str] | None]:
-        """Return the fields of each topic's log (see ``log.lua``); None: there is none."""
+        """Return the fields of each topic's log (see ``log.lua``); None: there is none. Raises
+        ``StoreError``."""
         commands = [("HGETALL", self._connection.key("log", topic)) for topic in topics]
         replies = await self._connection.pipeline(commands)
         return [
@@ -395,7 +425,8 @@ def _score_of(found: Sequence[Any]) -> int | None:
 
 
 def _logged(reply: Any) -> list[Logged] | Undone | None:
-    """Read what ``append.lua`` returns."""
+    """Return what became of one append, from what ``append.lua`` returns: a number for a message
+    that was logged, a text for one that had been logged before, perhaps under another epoch."""
     if not reply:
         return None
     if reply == b"void":

@@ -1,11 +1,16 @@
 """Parked messages in the store: those that were set aside for one subscription, and those that were
 put back.
 
-A message that failed too often is *parked*: it leaves the lane, and its text is kept until somebody
-puts it back (``redrive``: it is delivered again) or forgets it (``purge``). There may be a million
-of one subscription, so both go in pieces, the oldest first. A piece has a number under which the
-store keeps what became of it (``Asked``): where its reply is lost, the same piece is asked for
-again, and is not carried out twice.
+A message that failed too often is *parked*: it leaves the lane, and is kept until an operator puts
+it back (``redrive``: it is delivered again) or forgets it (``purge``). There may be a million of
+one subscription, so both go in pieces, the oldest first. A piece has a number under which the store
+keeps what became of it (``Asked``): where its reply is lost, the same piece is asked for again, and
+is not carried out twice. Without the number, a repetition would take the next thousand messages,
+which the operator did not ask for.
+
+A message is in one of two sets, the parked ones (``order``) or those put back (``redrive``), and
+its bytes stay in one hash throughout (``parked``). So putting back a thousand messages moves a
+thousand numbers, and not their payloads.
 
 Rules: one round trip reads or moves a bounded number of messages and bytes. Every method raises
 ``StoreError``.
@@ -24,14 +29,14 @@ from gearhorn.store.connection import READ_TIMEOUT_S, Connection
 from gearhorn.timing import Backoff
 
 LISTED = 500  # parked messages read in one go
-LISTED_BYTES = 8 * 1024 * 1024
+LISTED_BYTES = 8 * 1024 * 1024  # of them, as they are kept
 MOVED = 1000  # parked messages put back or forgotten in one go: two milliseconds of the store
 TRIES = 3  # to learn what became of such a request
 REDRIVEN = 1000  # subscriptions in one page
 
 
 class ParkedMessages:
-    """The parked messages of one namespace."""
+    """The parked messages of one namespace. ``Lanes`` is made of it."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -39,7 +44,11 @@ class ParkedMessages:
 
     async def redriven(self, after: int) -> list[tuple[str, str, int]]:
         """Return a page of (topic, client_id, number) of subscriptions that have messages put
-        back, in the order of the last redrive of each, from beyond the redrive ``after``."""
+        back, in the order of the last redrive of each, from beyond the redrive ``after``.
+
+        Members ask for it every few seconds with the highest number that they know, so a redrive is
+        found whether or not the event that told of it was heard. Raises ``StoreError``.
+        """
         bounds = f"({after}", "+inf", "LIMIT", 0, REDRIVEN
         key = self._connection.key("redriven")
         [found] = await self._connection.pipeline([("ZRANGEBYSCORE", key, *bounds, "WITHSCORES")])
@@ -55,14 +64,16 @@ class ParkedMessages:
         """Return messages that were put back, None for one that is gone.
 
         Their sizes are asked for first, so that no reply is much longer than ``limit``: of what is
-        wanted, the first messages are read that are so many bytes together, but at least one.
+        wanted, the first messages are read that are so many bytes together, but at least one. Then
+        each lane's messages are read by one command, all in one round trip. A size
+        that the store refuses counts as none, so that the reading finds the refusal.
 
         Arguments:
             wanted: (topic, client_id, sequences) of each lane.
             limit: in bytes.
 
         Returns a list for each lane, which may be shorter than was wanted, or the ``StoreError``
-        with which the store refused it.
+        with which the store refused it. Raises ``StoreError`` where it does not answer.
         """
         keys = [
             self._connection.key("parked", f"{topic}\0{client_id}")
@@ -93,7 +104,10 @@ class ParkedMessages:
     async def parked(
         self, topic: str, client_id: str, sequences: Sequence[int]
     ) -> list[Parked | None]:
-        """Return messages that are parked or were put back, None for each other sequence."""
+        """Return messages that are parked or were put back, None for each other sequence.
+
+        Raises ``StoreError``. The caller bounds how many it asks for, and with them the reply.
+        """
         if not sequences:
             return []
         name = self._connection.key("parked", f"{topic}\0{client_id}")
@@ -106,7 +120,8 @@ class ParkedMessages:
         """Return the oldest parked messages behind the sequence ``after``, and whether there are no
         more; None where there is no such durable subscription.
 
-        Up to ``limit`` are returned, and up to ``LISTED`` or ``LISTED_BYTES``.
+        Up to ``limit`` are returned, and up to ``LISTED`` or ``LISTED_BYTES``, but at least one
+        where there is one. Raises ``StoreError``.
         """
         key = self._connection.key
         pair = f"{topic}\0{client_id}"
@@ -125,8 +140,15 @@ class ParkedMessages:
         """Put parked messages back ("redrive") or forget them ("purge"), the oldest first; return
         how many, None where there is no such durable subscription.
 
-        ``limit`` is how many at most; None is all that are parked now. The last one is found first,
-        so that messages that are parked meanwhile are not taken.
+        The last one to take is found first, and bounds every piece. Otherwise a message that is put
+        back, fails and is parked again meanwhile would be taken again and again, and a redrive of a
+        subscription whose receiver always fails would not end.
+
+        Arguments:
+            topic: the subscription's topic.
+            client_id: the subscription.
+            how: "redrive" or "purge".
+            limit: how many at most; None is all that are parked now.
 
         Raises ``BadRequest`` where they would be put back for a subscription with ``pull``. If this
         raises ``StoreError``, some of them may have been taken.
@@ -157,7 +179,11 @@ class ParkedMessages:
         self, topic: str, client_id: str, *, how: str, last: int | str, limit: int
     ) -> int | None:
         """Take a piece of what ``take_parked`` is to take, up to the sequence ``last``; return what
-        ``redrive.lua`` returns. Where the reply is lost it is asked for again under its number."""
+        ``redrive.lua`` returns.
+
+        Where the reply is lost the piece is asked for again under its number, ``TRIES`` times in
+        all. A refusal is final: asking again would be refused again. Raises ``StoreError``.
+        """
         key = self._connection.key
         pair = f"{topic}\0{client_id}"
         own = [key(name, pair) for name in ("order", "parked", "redrive")]
@@ -181,7 +207,8 @@ class ParkedMessages:
         raise AssertionError("unreachable")
 
     async def are_parked(self, topic: str, pairs: Sequence[tuple[str, int]]) -> list[bool]:
-        """Return which messages (client_id, sequence) are parked."""
+        """Return, for each (client_id, sequence) of a topic, whether the message is parked. Raises
+        ``StoreError``."""
         key = self._connection.key
         commands = [("ZSCORE", key("order", f"{topic}\0{client}"), n) for client, n in pairs]
         return [score is not None for score in await self._connection.pipeline(commands)]

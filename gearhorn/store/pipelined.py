@@ -134,7 +134,8 @@ class PipelinedConnection:
         what makes it a pipeline. A batch that found room is queued for its answer before the drain,
         since the server may answer a long one while the rest is still being written. The order of
         the handlers below follows what is known: a time-out without a session means that nothing
-        was sent; any other failure ends the session, and with it all that is unanswered.
+        was sent; any other failure ends the session, and with it all that is unanswered. An asker
+        that is cancelled leaves the session to the others.
 
         Raises ``StoreUnanswered`` if it is not known which commands were carried out, and
         ``StoreError`` if none was.

@@ -1,9 +1,9 @@
 """The pool: a bounded number of connections to the store, and a queue for those who need one.
 
-redis-py has a pool too, but it raises an error when all connections are in use, sends a batch again
-after a lost connection, and finds out only in the middle of a batch that an idle connection was
-dropped by a middlebox. Here a caller waits for its turn, nothing is sent twice, and a connection
-that does not answer is found while it is idle, when its loss costs nothing.
+redis-py has pools too, but they find out only in the middle of a batch that a middlebox has dropped
+an idle connection, and repairing that by sending the batch again is what must not be done here. In
+this pool nothing is sent twice, and a connection that does not answer is found while it is idle,
+when its loss costs nothing.
 
 A connection is in one of three places: idle, in use, or gone. A caller takes the idle one that was
 used last, so that under little load the others stay idle and are closed as spare. A connection that

@@ -13,7 +13,8 @@ the store in a state that a new owner of the lane can go on from:
    crash between the two would lose the message.
 3. *Positions*, and with them what is done beyond each.
 4. *Lanes given up*, with their last positions. Nothing of a lane may follow, since another member
-   may hold it from here on. The event that tells of them follows, so that who hears it finds them.
+   may hold it from here on. The event that tells of them follows, so that a member that hears it
+   finds them free.
 5. *Reads* of logs, and the events for callers that wait. They change nothing.
 
 Every command that writes is fenced: it carries the member and the TERM, and the script does nothing
@@ -54,14 +55,15 @@ _NO_LANE: _About = "", ()
 
 
 class Parking(NamedTuple):
-    """A message to set aside; its payload, of ``size`` bytes, is in the store already."""
+    """A message to set aside. Its payload is in the store already, in the log or among those that
+    were put back, and is copied there: it does not travel."""
 
     topic: str
     client_id: str
-    term: int
+    term: int  # under which the member holds the lane
     sequence: int
-    message: Parked
-    size: int
+    message: Parked  # without its payload
+    size: int  # of the payload, in bytes
 
 
 class FailureWrite(NamedTuple):
@@ -93,11 +95,11 @@ class Wanted(NamedTuple):
 class Round(NamedTuple):
     """What the lanes of a member have for the store together."""
 
-    positions: Mapping[str, Sequence[PositionWrite]]
+    positions: Mapping[str, Sequence[PositionWrite]]  # by topic
     parkings: Sequence[Parking]
     notes: Sequence[FailureWrite]
     wanted: Sequence[Wanted]
-    done: Mapping[str, Sequence[bytes]]  # by process that waits
+    done: Mapping[str, Sequence[bytes]]  # by process that waits: lines of ``encode_done``
     # by topic, and whether the lanes are quiet: no receiver can have a job of a former owner
     released: Mapping[tuple[str, bool], Sequence[PositionWrite]]
 
@@ -117,7 +119,11 @@ class RoundReply(NamedTuple):
 
 
 class Commands:
-    """The commands of one round, each with the lanes that it is about."""
+    """The commands of one round, each with the lanes that it is about.
+
+    They are made in the order that the head of this module gives. ``reply`` reads the answers by
+    their places in it: failures, parkings, positions and lanes given up, the event, reads, events.
+    """
 
     def __init__(self, connection: Connection, member: str, work: Round) -> None:
         self._connection = connection
@@ -154,6 +160,10 @@ class Commands:
 
     def reply(self, replies: Sequence[Any]) -> RoundReply:
         """Return what became of the commands.
+
+        A refusal concerns every lane of its command. What was fenced is told in two ways: failures
+        and parkings are about one lane, and say 0; positions are about many, and list the lanes
+        that were not moved.
 
         Arguments:
             replies: one for each command, a ``StoreError`` where the store refused it.
@@ -194,9 +204,11 @@ class Commands:
         self._about.append(about)
 
     def _keys(self, topic: str, client_id: str, *names: str) -> Iterator[str]:
+        """Return the names of keys of one lane."""
         return (self._connection.key(name, f"{topic}\0{client_id}") for name in names)
 
     def _note(self, note: FailureWrite) -> Command:
+        """Return the command that writes what is known of messages (see ``note.lua``)."""
         key, pair = self._connection.key, (note.topic, note.client_id)
         names = ("trouble", "redrive", "parked", "order", "ahead")
         keys = [key("lanes", note.topic), *self._keys(*pair, *names), key("redriven")]
@@ -204,6 +216,7 @@ class Commands:
         return self._connection.script("note", keys, *rest, *note.sequences)
 
     def _park(self, parking: Parking) -> Command:
+        """Return the command that sets a message aside (see ``park.lua``)."""
         topic, client_id, term, sequence, message, size = parking
         key, pair = self._connection.key, (topic, client_id)
         names = ("order", "parked", "trouble", "redrive")
@@ -214,6 +227,7 @@ class Commands:
         return self._connection.script("park", keys, client_id, *rest)
 
     def _write_positions(self, holder: str, topic: str, writes: Sequence[PositionWrite]) -> None:
+        """Add the commands that move positions; ``holder`` holds the lanes afterwards."""
         for piece in _pieces(writes):
             self._add(
                 position_command(
@@ -227,17 +241,18 @@ class Commands:
             )
 
 
-def _pieces(some: Sequence[PositionWrite]) -> Iterator[Sequence[PositionWrite]]:
-    """Cut positions so that each piece holds the store for a moment only."""
+def _pieces(writes: Sequence[PositionWrite]) -> Iterator[Sequence[PositionWrite]]:
+    """Cut positions so that each piece holds the store for a moment only: ``PIECE`` lanes, or
+    ``RANGES`` ranges done beyond them, but one lane at least."""
     first = ranges = 0
-    for at, write in enumerate(some):
+    for at, write in enumerate(writes):
         ahead = write[4]
         if ahead is not None:
             ranges += len(ahead)
         if at - first == PIECE or (at > first and ranges > RANGES):
-            yield some[first:at]
+            yield writes[first:at]
             first, ranges = at, len(ahead or ())
-    yield some[first:]
+    yield writes[first:]
 
 
 def position_command(
@@ -247,8 +262,8 @@ def position_command(
 
     Arguments:
         connection: knows the names of keys.
-        member: who must hold the lanes for their positions to move.
-        holder: who holds them afterwards: the member, "-" or "?" (see ``acquire.lua``).
+        member: must hold the lanes for their positions to move.
+        holder: holds them afterwards: the member, "-" or "?" (see ``acquire.lua``).
         topic: the topic of all the lanes.
         writes: at most ``PIECE`` of them, so that the script is done in a few milliseconds.
     """

@@ -1,4 +1,4 @@
-"""Subscriptions in the store: who is subscribed to what, and how that changes.
+"""Subscriptions in the store: which client_ids are subscribed to what, and how that changes.
 
 Theory of operation. A topic may have a million subscriptions, and one command that returns them all
 would hold the store, the connection and the reader's event loop for a second. So a topic's
@@ -10,7 +10,7 @@ transaction, and the list changes meanwhile. What a read returns is right all th
   order never changes, and pages neither overlap nor leave gaps.
 * One that is subscribed or unsubscribed during the read may be returned or not. Its topic changed
   then, and the reader learns of that by message, by its next lease renewal or by the end of its
-  lease; the directory has such a read serve nobody who asked after the change, and drops it.
+  lease; the directory lets such a read serve only fan-outs that asked before, and drops it.
 * The client_ids of a page, their options and whether the topic has a log are of one moment: a
   script reads them. Otherwise a durable subscription that ends meanwhile would be seen without its
   options, as a direct one, and its receivers would get a bare copy, which they never asked for. One
@@ -40,33 +40,31 @@ WITHDRAW_S = 1.0  # other changes wait meanwhile, and are answered within 2 s
 
 class Change(NamedTuple):
     """A change of one pair: subscribed, unsubscribed, ended because its time is over or its queue
-    is full; or of a topic's retention.
-
-    ``options`` is JSON, of those that were given. ``drainer`` is the member that empties the queue
-    if the pair existed, or if nobody owns the queue; what else concerns that queue name is held off
-    until ``drained``. ``request`` is an id under which the store remembers what became of the
-    change, so that it can be applied again without being written twice; "" is none."""
+    is full; or of a topic's retention."""
 
     kind: Literal["subscribe", "unsubscribe", "expire", "overflow", "retain"]
     topic: str
-    client_id: str
-    queue: bytes
-    options: bytes = b"{}"
+    client_id: str  # "" of a retention, like ``queue``
+    queue: bytes  # the name that topic and client_id make together
+    options: bytes = b"{}"  # those that were given, as JSON
+    # The member that empties the queue if the pair existed, or if no pair owns the queue. All other
+    # changes that concern that queue name are held off until ``drained``. "" is none.
     drainer: str = ""
     start: bytes = b""  # where a durable subscription begins that is new, as JSON
     seen: int = 0  # of an overflow: a version; what was subscribed after it is spared
+    # The id under which the store remembers what became of the change, so that it can be applied
+    # again without being written twice. "" is none.
     request: str = ""
 
 
 class Applied(NamedTuple):
-    """What became of a change: a new ``version``, or the ``owner`` of the queue's name, or the
-    log's ``last`` sequence where it would start beyond; none of them where the queue is being
-    drained, or the pair is not the one that was to be ended."""
+    """What became of a change: a new ``version``, or the reason why it was not written. Where there
+    is neither, the queue is being drained, or the pair is not the one that was to be ended."""
 
-    version: int
+    version: int  # after the change; 0 where it was not written
     existed: bool  # whether the pair was subscribed before
-    owner: tuple[str, str] | None = None
-    last: int | None = None
+    owner: tuple[str, str] | None = None  # another pair, which owns the queue's name
+    last: int | None = None  # the log's last sequence: the subscription would start beyond it
     is_durable: bool = False  # whether lanes or the log are concerned
     parked: int | None = None  # messages discarded with the durability that it ended
     error: StoreError | None = None  # the store refused this one
@@ -74,31 +72,34 @@ class Applied(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """A part of a topic's list: client_ids, the options of those that have any, whether the topic
-    has a log, whether more of the list may follow, and the version before it was read."""
+    """A part of a topic's list."""
 
-    clients: list[bytes]
-    options: Mapping[bytes, SubscriptionOptions]
-    has_log: bool
-    more: bool = False
-    version: int = 0
+    clients: list[bytes]  # client_ids, in the order of their bytes
+    options: Mapping[bytes, SubscriptionOptions]  # of those that have any
+    has_log: bool  # whether the topic has a log: messages are appended before they are copied
+    more: bool = False  # whether more of the list may follow
+    version: int = 0  # the store's, before this part was read: later changes may be missing
 
 
 class Subscriptions:
-    """The subscriptions of one namespace."""
+    """The subscriptions of one namespace: changes, lists, and counters of drops."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._asked = Asked(connection)
 
     async def close(self) -> None:
-        """Count nothing more."""
+        """Count no drops any more, and have the store forget the numbers of those counted."""
         await self._asked.close()
 
     async def apply(
         self, changes: Sequence[Change], clock_ms: int
     ) -> tuple[list[Applied], list[Member]]:
         """Write changes; return what became of each, and the members as of just after.
+
+        Each change is atomic by itself, and they are written in order. The members are read behind
+        them in the same round trip: a member that is not among them joined after the changes, and
+        reads its first lists with them. So these are all that have to be told.
 
         ``clock_ms`` is the caller's reading of the members' clock.
         Raises ``StoreError``; then any of the changes may or may not have been written.
@@ -115,6 +116,7 @@ class Subscriptions:
         """Return what became of changes whose replies were not heard. None: it was not written, and
         never will be, although it may still be on its way. Each has a ``request``.
 
+        ``clock_ms`` is the caller's reading of the members' clock.
         Raises ``StoreError``; then nothing is known.
         """
         keys = [self._connection.key(name) for name in ("answers", "answered")]
@@ -127,6 +129,14 @@ class Subscriptions:
         ]
 
     def _command(self, change: Change, clock_ms: int) -> Command:
+        """Return the command that writes a change.
+
+        The lists of keys and arguments are those at the head of ``retain.lua`` and ``change.lua``,
+        which the scripts index by number; so they stand here in one place and in that order, and
+        the keys of rival pairs last, since there may be any number of them. Which of the two names
+        ``change.lua`` runs under decides what a store without memory refuses: subscriptions may not
+        be made there, but ended.
+        """
         key, topic = self._connection.key, change.topic
         answers = [key("answers"), key("answered")]
         if change.kind == "retain":
@@ -168,12 +178,21 @@ class Subscriptions:
         )
 
     async def drained(self, queue: bytes, drainer: str, request: str = "") -> None:
-        """A drain is over: let what concerns the queue be written again; raises ``StoreError``."""
+        """Take the mark of a drain that is over away, so that changes of the queue are written
+        again.
+
+        ``drainer`` and ``request`` are those of the change that began the drain; the mark of
+        another drain stays. Raises ``StoreError``.
+        """
         key, mark = self._connection.key("draining"), f"{drainer} {request}"
         await self._connection.pipeline([self._connection.script("unmark", [key], queue, mark)])
 
     async def draining(self, queues: Sequence[bytes]) -> set[bytes]:
-        """Return which of these queues a living member drains; raises ``StoreError``."""
+        """Return which of these queues a living member drains; raises ``StoreError``.
+
+        A mark whose member is gone counts for nothing. Marks are read before the members: a drainer
+        that is removed between the two, and its marks with it, counts as gone.
+        """
         key = self._connection.key
         marks, members = await self._connection.pipeline(
             [("HMGET", key("draining"), *queues), ("HKEYS", key("members"))]
@@ -186,11 +205,14 @@ class Subscriptions:
         }
 
     async def is_there(self) -> bool:
-        """Return whether the store answers at all."""
+        """Return whether the store answers at all: a list that cannot be read is no outage."""
         return await self._connection.is_there()
 
     async def read(self, topics: Sequence[str]) -> list[Listed | StoreError]:
         """Return the beginning of each topic's list, or why the store does not give it.
+
+        The beginnings of any number of lists are one round trip, with ``FIRST`` client_ids each:
+        few topics have more, and ``rest`` reads on where one has.
 
         Raises ``StoreError`` where the store does not answer, or is no primary.
         """
@@ -213,7 +235,12 @@ class Subscriptions:
     async def _parts(
         self, wanted: Sequence[tuple[str, bytes]], limit: int
     ) -> list[Listed | StoreError]:
-        """Read up to ``limit`` client_ids of each topic, from a lower bound in their order."""
+        """Read up to ``limit`` client_ids of each topic, from a lower bound in their order.
+
+        The version is read in front of the lists: a change that comes between is in them and not
+        counted by it, so the list is dropped once too often. In the opposite order a list without
+        the change would count as having it.
+        """
         key = self._connection.key
         commands: list[Command] = [("GET", key("version"))]
         for topic, first in wanted:
@@ -228,7 +255,7 @@ class Subscriptions:
         ]
 
     def number_drops(self) -> int:
-        """Return a number for drops that are to be counted together."""
+        """Return a number for drops that are to be counted together, once."""
         return self._asked.next()
 
     async def count_drops(self, number: int, drops: Mapping[tuple[str, str], int]) -> None:
@@ -251,7 +278,8 @@ class Subscriptions:
 
 
 def _listed(reply: Any, limit: int, version: int) -> Listed:
-    """Return a part of a list from the script's reply."""
+    """Return a part of a list from what ``page.lua`` returns. Most subscriptions of a topic have
+    the same options, so each text is decoded once, and the decoded options are shared."""
     clients, has_log, bodies = reply
     known = {body: decode_options(body) for body in set(bodies) if body is not None}
     options = {
@@ -263,14 +291,14 @@ def _listed(reply: Any, limit: int, version: int) -> Listed:
 
 
 def _rivals(change: Change) -> list[tuple[str, str]]:
-    """Return the other pairs that make the queue name of a change, where it matters who owns it."""
+    """Return the other pairs that make the queue name of a change, where its owner matters."""
     if change.kind != "subscribe" and not change.drainer:
         return []
     return [pair for pair in splits_of(change.queue) if pair != (change.topic, change.client_id)]
 
 
 def _applied(change: Change, reply: Any) -> Applied:
-    """Read what the script returns."""
+    """Return what became of a change, from what ``change.lua`` or ``retain.lua`` returns."""
     if isinstance(reply, StoreError):
         return Applied(0, False, error=reply)
     if isinstance(reply, int):  # a topic's retention

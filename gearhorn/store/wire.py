@@ -72,9 +72,9 @@ class _Parser(DefaultParser):  # type: ignore[misc, valid-type]
 class _Link(AbstractConnection):
     """A connection of redis-py's whose parts may be used when it is open.
 
-    redis-py's own methods to send and read guard against use by several tasks, and close the
-    connection when one of them is cancelled. The pool and the pipelined connection have to know
-    what is unanswered after a cancellation, so they read and write by themselves.
+    redis-py's own methods to send and read close the connection when they are cancelled, and wait
+    for one answer after the other. ``Wire`` reads and writes by itself: answers that are left after
+    a cancellation are counted, and the pool decides.
     """
 
     @property
