@@ -1,7 +1,11 @@
 """Delivery: the lanes of this member, from where they are taken to where they are given up.
 
-Rules: runs on the event loop. Puts together what runs lanes: ``HeldLanes`` (which there are),
-``Rounds`` (what they write, read and send), ``Outcomes`` (what becomes of their jobs).
+It puts together what runs lanes: ``HeldLanes`` (which there are), ``Rounds`` (what they write, read
+and send), ``Outcomes`` (what becomes of their jobs), ``Endings`` (what lets go of them). Everything
+outside deals with lanes through it: ``Ownership`` opens, closes and fences them, ``Quiet`` says
+when receivers of a former owner have ended, the ``Listener`` that messages were logged.
+
+Rules: runs on the event loop. It decides nothing about a lane; the lane's state does (``states``).
 """
 
 from __future__ import annotations
@@ -71,7 +75,7 @@ class Deliverer:
         job_servers.on_change(self._server_changed)
 
     async def run(self) -> None:
-        """Work the lanes off, without end."""
+        """Work the lanes off, without end. What crashes in it costs a round; see ``Rounds``."""
         await self._rounds.run()
 
     @property
@@ -85,7 +89,7 @@ class Deliverer:
         return self.held.topics
 
     def lanes(self) -> list[Lane]:
-        """Return every lane that is held."""
+        """Return every lane that is held, also those that close."""
         return self.held.all()
 
     def find(self, topic: str) -> dict[str, Lane]:
@@ -93,8 +97,16 @@ class Deliverer:
         return self.held.find(topic)
 
     def open(self, lane: Lane, acquired: Acquired) -> None:
-        """Begin to deliver for a lane that was just acquired; while it is settling, once it is
-        told to be quiet."""
+        """Begin to deliver for a lane that was just taken.
+
+        Arguments:
+            lane: as the store has it, with a TERM of this member's.
+            acquired: what its former owner left. Where a receiver may still have a job of that
+                owner, nothing is sent until ``quiet`` is called.
+        """
+        # What was left is taken over first: a lane that delivers before it knows what was parked
+        # would deliver that again. A lane of a former TERM in the same place ends before the new
+        # one stands there, so that the topic's log is left and followed again in that order.
         lane.inherit(acquired)
         former = self.find(lane.topic).get(lane.client_id)
         if former is not None:
@@ -107,16 +119,19 @@ class Deliverer:
             self.held.mark(lane)
 
     def quiet(self, lane: Lane) -> None:
-        """No receiver has a job of the lane's former owner."""
+        """No receiver has a job of the lane's former owner: it may send. Without effect where it
+        sends already, closes, or has ended."""
         if lane.apply(LaneEvent.RELEASED):
             self.held.touch(lane)
 
     def close(self, lane: Lane) -> None:
-        """Send nothing more for a lane, and release it when nothing is under way."""
+        """Send nothing more for a lane, and release it when nothing is under way. Jobs that no
+        receiver has taken are withdrawn as soon as that is found out (``JobWatcher``)."""
         self.held.close(lane)
 
     def fence(self, lane: Lane) -> None:
-        """A lane is not ours any more: withdraw what waits, and forget it."""
+        """A lane is not ours any more: withdraw what waits, and forget it. Receivers that have a
+        job finish it, and are not heard."""
         self._endings.fence(lane)
 
     def begin_run(self, run_id: str) -> None:
@@ -125,18 +140,20 @@ class Deliverer:
         self._rounds.begin_run(run_id)
 
     def abandon(self) -> None:
-        """Fence every lane."""
+        """Fence every lane: the lease is lost, or the store is another one."""
         self._endings.fence_all()
 
     async def stop(self) -> None:
-        """Do nothing more."""
+        """Do nothing more. What job servers hold stays there, for the next owners of the lanes to
+        wait for."""
         await self.outcomes.withdrawals.stop()
         await self._rounds.stop()
 
     # What wakes lanes
 
     def appended(self, topic: str, last: int) -> None:
-        """Messages were logged up to this sequence."""
+        """Messages were logged up to this sequence. Lanes whose windows are full are left alone:
+        they take what follows when something of them is done."""
         if not self._log_cache.hear(topic, last):
             return
         for lane in self.find(topic).values():
@@ -144,10 +161,11 @@ class Deliverer:
                 self.held.touch(lane)
 
     def missed(self) -> None:
-        """Anything may have been logged."""
+        """Anything may have been logged: have every lane look where its log ends."""
         self._log_cache.doubt()
         self._server_changed()
 
     def _server_changed(self) -> None:
+        """A job server came or went, or it counts as if: every lane may have something to send."""
         for lane in self.lanes():
             self.held.touch(lane)

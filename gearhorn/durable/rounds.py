@@ -155,7 +155,11 @@ class Rounds:
             self._tasks.spawn(self._take_up(self._held.take(), backoff), "deliveries")
 
     async def _take_up(self, lanes: list[Lane], backoff: Backoff) -> None:
-        """Work off one round; lanes to which something happens meanwhile wait for another."""
+        """Work off one round; lanes to which something happens meanwhile wait for another.
+
+        Whatever becomes of it, its lanes are handed back. A round that failed keeps its slot while
+        it waits, so a store that is away is asked ever more seldom.
+        """
         try:
             await self._exchange(lanes)
             backoff.reset()
@@ -177,6 +181,11 @@ class Rounds:
 
     async def _exchange(self, lanes: list[Lane]) -> None:
         """Tell the store what has happened, and send what may be sent then."""
+        # The head of the module says why in this order. In detail: messages are taken from memory
+        # before the store is told, since what is passed over moves positions, and once more
+        # afterwards, since the store's answer brings messages. Nothing that was taken is sent
+        # before the answer. A lane that got less than it has room for, or whose position has moved
+        # meanwhile, is worked off again.
         member = self._membership.id
         rereads = Rereads(self._log_cache, self._outcomes)
         live = [
@@ -225,6 +234,8 @@ class Rounds:
         self, lanes: Iterable[Lane], plan: Plan, taken: Taken
     ) -> tuple[list[_Written], Round]:
         """Return what these lanes tell the store, and ask of it."""
+        # A lane is released after everything that it has to write, which may be a later round's;
+        # with its position goes what it has done beyond that, as far as one round may have it.
         written: list[_Written] = []
         positions: dict[str, list[PositionWrite]] = {}
         released: dict[tuple[str, bool], list[PositionWrite]] = {}
@@ -258,6 +269,8 @@ class Rounds:
         reply: RoundReply,
     ) -> None:
         """Have happen what the store was told, lane by lane."""
+        # Fenced lanes come first: they are closed by that, and nothing that was written for them
+        # holds. What was refused is put back then; the rest counts as written, or as set aside.
         by_pair: dict[Pair, Lane] = {}
         if reply.fenced or reply.refused:
             by_pair = {(lane.topic, lane.client_id): lane for lane in lanes}
@@ -285,6 +298,7 @@ class Rounds:
                 self._outcomes.parked(delivery, (*pair, delivery.sequence) in reply.gone)
 
     def _put_back(self, lane: Lane, writes: list[FailureWrite | Delivery]) -> None:
+        """Have what was not written written by another round, unless its lane has ended."""
         if writes and lane.state is not LaneState.CLOSED:
             self._pending.put_back(lane, writes)
 
@@ -328,6 +342,8 @@ class Rounds:
             self._held.touch(lane)
 
     def _cache(self, plan: Plan, replies: Replies) -> None:
+        """Keep what was read, and tell the lanes that it concerns: those that were at a place which
+        the log has dropped, and those that have room where the log is longer than was known."""
         found = self._log_cache.take_in(plan, replies)
         for topic, gone, first in found.gaps:
             for lane in self._held.find(topic).values():
@@ -341,7 +357,8 @@ class Rounds:
             self._changed_lanes.add(topic)
 
     async def _read_redriven(self, lanes: Iterable[Lane]) -> None:
-        """Take messages that were put back."""
+        """Take messages that were put back. It is a round trip of its own, for lanes that have such
+        messages alone: these are kept elsewhere, and their sizes have to be asked for first."""
         asking = [
             lane
             for lane in lanes
@@ -397,7 +414,8 @@ class Rounds:
         return 0
 
     def _send_all(self, lanes: Iterable[Lane], at_s: float) -> None:
-        """Send what may be sent; without a lease the lanes are lost."""
+        """Send what may be sent; without a lease the lanes are lost. ``at_s`` is when the store
+        answered, which is when the deliveries count as sent."""
         may_send = self._job_servers.is_up and self._holds_lease()
         for lane in lanes:
             self._held.mark(lane)
@@ -414,6 +432,7 @@ class Rounds:
                 self._outcomes.shipping.add(delivery)
 
     def _holds_lease(self) -> bool:
+        """Whether every other member must still take this one for alive, with its lanes."""
         return now_s() <= self._membership.lease.until_s
 
 

@@ -1,5 +1,14 @@
 """The durable side of a member: builds what logs, delivers and reads; starts and stops it as one.
 
+The parts fall into four groups. *Into the log*: ``Appends``, ``Pruner``. *Out of it to receivers*:
+``Ownership`` (which lanes are this member's), ``Deliverer`` with all that runs lanes, and what
+watches their jobs (``JobWatcher``, ``Quiet``, ``Redrives``). *Out of it on request*: ``Fetching``,
+``ParkedRequests``. *Back to publishers*: ``AckWaiters``. What the store publishes reaches them
+through ``Listener``.
+
+Where a part depends on another it is given that when it is built, so that the order in ``__init__``
+is the order of needs. No part knows of this module.
+
 Rules: does nothing itself, but for telling the other members that the members have changed.
 """
 
@@ -47,6 +56,9 @@ class DurableTopics:
         job_servers: which deliveries go through.
         process: this worker's name, for members that tell it of receivers.
         drops: counts messages that a log had dropped before a subscription got them.
+
+    ``appends``, ``fetching``, ``parked`` and ``ack_waiters`` are for the parts that take requests;
+    ``log`` and ``lanes`` for those that describe what the store holds.
     """
 
     def __init__(
@@ -113,7 +125,11 @@ class DurableTopics:
         return self.appends.is_idle and not self.deliverer.count
 
     def start(self) -> None:
-        """Begin to deliver, prune and listen. Without the vital parts the member must not serve."""
+        """Begin to deliver, prune and listen. Without the vital parts the member must not serve.
+
+        Their names are those under which a crash is logged and counted. Vital is what messages or
+        lanes would stand still without; the others are made up for by polling, or by other members.
+        """
         self._membership.on_members(self._changed_lanes.add_all)
         vital = {
             "events": self._events.run,
@@ -132,34 +148,44 @@ class DurableTopics:
         self._tasks.keep("pruning", self._pruner.run)
 
     async def leave(self) -> None:
-        """Give every lane up as soon as no receiver has a job of it; ``is_idle`` tells when."""
+        """Give every lane up as soon as no receiver has a job of it; ``is_idle`` tells when that is
+        done. The other members are told first, so that they take each lane as it becomes free."""
         await self._ownership.leave()
 
     async def stop(self) -> None:
-        """End every part, and what it has open at the store."""
+        """End every part, and what it has open at the store: the loops first, since they begin
+        rounds and withdrawals."""
         await self._tasks.cancel()
         await self.deliverer.stop()
         await asyncio.gather(self.log.close(), self.lanes.close())
 
     def changed(self, topic: str, client_id: str | None = None) -> None:
-        """A topic's lanes may have changed, or one client's alone; "" is every topic."""
+        """A topic's lanes may have changed, or one client's alone; "" is every topic. They are
+        compared soon with what the store has (``Ownership``)."""
         self._changed_lanes.add(topic, client_id)
 
     async def wait_logged(self, topics: Sequence[str] | None) -> None:
         """Return once no message is on its way to the log for a fan-out that was taken before
-        now, and lanes of these topics (None: of any) that have ended deliver nothing more."""
+        now, and lanes of these topics (None: of any) that have ended deliver nothing more.
+
+        A member that is told of a removed subscription waits for this before it answers
+        (``Coherence.wait_sent``): nothing for that subscription may be on its way then.
+        """
         await asyncio.gather(self.appends.barrier(), self._ownership.wait_ended(topics))
 
     def abandon(self) -> None:
-        """The lease is lost: no lane is this member's any more."""
+        """The lease is lost: no lane is this member's any more. All of them are compared, and
+        taken again under the member's next id as far as they fall to it."""
         self.deliverer.abandon()
         self._changed_lanes.add_all()
 
     def members_changed(self) -> None:
-        """A member came or went: have the other members read who is there."""
+        """A member came or went: have the other members read who is there. Their lanes would move
+        without that too, but only after their next renewals."""
         self._tasks.spawn(self._tell_members(), "members")
 
     async def _tell_members(self) -> None:
+        """Publish that the members have changed; where that fails, renewals make up for it."""
         try:
             await self.lanes.tell(MembersChanged())
         except StoreError as error:
