@@ -127,6 +127,7 @@ def wire(config: Config) -> Parts:
         waiting=durable.ack_waiters,
         places=places,
         tag=tag.encode(),
+        clock=membership,
     )
     fanouts = Fanouts(config, directory, outbox, durable.appends)
 

@@ -153,7 +153,15 @@ class Appends:
             plan: what ``origin`` wants to have with the answer.
         """
         waiter = "" if message.background else self._process
-        info = Info(time.time(), message.unique, tuple(message.exclude), waiter)
+        info = Info(
+            time.time(),
+            message.unique,
+            tuple(message.exclude),
+            waiter,
+            message.headers,
+            message.expires_ms,
+            message.expires_at,
+        )
         item = _key(message), encode(info), message.payload
         topic = message.topic
         self._waiting.append((job, topic, item, origin, plan))

@@ -54,7 +54,7 @@ class Entries:
         """Keep entries, and forget those that were read longest ago."""
         if not entries:
             return
-        size = sum(len(entry.payload) + ENTRY_BYTES for entry in entries)
+        size = sum(entry.size + ENTRY_BYTES for entry in entries)
         kept = self._topics.get(topic)
         if kept is None:
             kept = self._topics[topic] = _Topic()
@@ -82,7 +82,7 @@ class Entries:
 
     def run(self, topic: str, first: int, count: int, size: int = KEPT_BYTES) -> list[Entry]:
         """Return up to ``count`` entries that follow each other from ``first`` on, of up to
-        ``size`` bytes of payloads, but one at least."""
+        ``size`` bytes together, but one at least."""
         kept = self._topics.get(topic)
         if kept is None:
             return []
@@ -95,7 +95,7 @@ class Entries:
             entry = known.get(sequence)
             if entry is None:
                 break
-            size -= len(entry.payload)
+            size -= entry.size
             if size < 0 and found:
                 break
             found.append(entry)

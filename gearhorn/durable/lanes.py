@@ -316,7 +316,7 @@ class Lane(Window[Delivery]):
         chosen: list[Entry] = []
         is_plain = not (self.skip or self.passed or self.troubles) and self.options.batch == 1
         for entry in entries:
-            if is_plain and entry.sequence == self.next and not entry.info.exclude:
+            if is_plain and entry.sequence == self.next and entry.is_plain:
                 self.next += 1  # as nearly always
                 delivery = Delivery(self, (entry,), entry.sequence, self.tail)
                 self.append(delivery)

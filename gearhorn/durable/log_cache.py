@@ -171,7 +171,7 @@ class LogCache:
             replies: for each part of it, what was read and whether that reached the log's end.
         """
         found = Found([], set(), [])
-        self._adapt(sum(entry.length for entries, _ in replies for entry in entries))
+        self._adapt(sum(entry.size for entries, _ in replies for entry in entries))
         for wanted, (entries, is_end) in zip(plan.reads, replies, strict=True):
             tail = self._tails.get(wanted.topic)
             planned, told = plan.tails.get(wanted.topic, (None, 0))

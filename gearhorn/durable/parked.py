@@ -80,7 +80,8 @@ class ParkedRequests:
                 return None
             entries, is_end = found
             for sequence, parked in entries:
-                if not reply.add(encode_parked_entry(sequence, parked), len(parked.payload)):
+                size = len(parked.payload) + parked.info.size
+                if not reply.add(encode_parked_entry(sequence, parked), size):
                     is_end = False
                     break
                 after = sequence

@@ -160,7 +160,7 @@ class PendingWrites:
             count = 0
             for write in islice(writes, left):
                 if isinstance(write, Delivery):
-                    size = write.entries[0].length
+                    size = write.entries[0].size
                     if size > left_bytes < PARKED_BYTES:
                         break
                     left_bytes -= size

@@ -64,7 +64,7 @@ class Rereads:
             if not delivery.is_bare or delivery.is_redriven or self._is_filled(delivery):
                 continue
             if self._bytes <= BYTES:
-                self._bytes += sum(entry.length for entry in delivery.entries)
+                self._bytes += sum(entry.size for entry in delivery.entries)
                 count = len(delivery.entries)
                 firsts = wanted.setdefault(lane.topic, {})
                 firsts[delivery.sequence] = max(firsts.get(delivery.sequence, 0), count)

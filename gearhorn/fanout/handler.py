@@ -19,6 +19,8 @@ Rules: runs on the event loop, and nothing waits. Each job is finished, whatever
 
 from __future__ import annotations
 
+import time
+
 import structlog
 
 from gearhorn.config import Config
@@ -106,6 +108,8 @@ class Fanouts:
                 return
             # The job lets go of its arguments: they are as large as the payload, which is kept.
             message = decode_fanout(job.take_arguments(), self._config.max_payload)
+            if message.expires_s:
+                message = message.expiring(self._outbox.clock.clock_ms, time.time())
             subscribers = self._directory.get(message.topic)
             if subscribers is not None:
                 self.begin(job, message, subscribers)
@@ -147,9 +151,9 @@ class Fanouts:
     def _check_size(self, message: Fanout, total: int) -> None:
         """Raise ``TooLarge`` for a message whose copies together are over ``max_fanout_bytes``."""
         config = self._config
-        if len(message.payload) * total > config.max_fanout_bytes:
+        if message.size * total > config.max_fanout_bytes:
             raise TooLarge(
-                f"{total} copies of {len(message.payload)} bytes are over --max-fanout-bytes "
+                f"{total} copies of {message.size} bytes are over --max-fanout-bytes "
                 f"{config.max_fanout_bytes}"
             )
 

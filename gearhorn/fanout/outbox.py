@@ -34,6 +34,7 @@ from gearhorn.gearman.worker import Job
 from gearhorn.messages.fanout import Fanout
 from gearhorn.requests import answering, attempt
 from gearhorn.tasks import Tasks
+from gearhorn.timing import MembersClock
 
 STEPS = 8  # slices of a list that are named in one turn of the loop: 4 ms
 WITHDRAW_S = 1.0  # how long a reply waits for a job server to withdraw copies
@@ -88,6 +89,7 @@ class Outbox:
         waiting: knows the fan-outs that wait for durable receivers.
         places: what foreground fan-outs may hold.
         tag: 8 bytes of ASCII, the member's own, which its foreground unique ids begin with.
+        clock: tells when messages expire.
     """
 
     def __init__(
@@ -100,8 +102,10 @@ class Outbox:
         waiting: AckWaiters,
         places: Places,
         tag: bytes,
+        clock: MembersClock,
     ) -> None:
         self.job_servers = job_servers
+        self.clock = clock
         self.backlog = backlog
         self.drops = drops
         self.overflow = overflow

@@ -71,7 +71,7 @@ class Plan:
 
         Raises ``Busy`` where there is none left.
         """
-        self.place = places.enter(len(self.message.payload), self.total)
+        self.place = places.enter(self.message.size, self.total)
 
     def note_logged(self, logged: Logged) -> None:
         """The message is in the log, for all durable receivers that it does not exclude."""

@@ -16,16 +16,18 @@ from msgspec import UNSET, UnsetType
 
 from gearhorn.errors import BadRequest, TooLarge
 from gearhorn.messages.codec import as_text, decode_body, encode
+from gearhorn.messages.headers import MAX_HEADER_BYTES, checked_headers
 from gearhorn.names import MAX_NAME_BYTES
 
 Priority = Literal["low", "normal", "high"]
 
 MAX_TIMEOUT_S = 86_400  # a day: a caller that has left keeps its place no longer
+MAX_EXPIRES_S = 10**9  # thirty years
 MAX_EXCLUDED = 10_000  # names in ``exclude``
 MAX_EXCLUDE_BYTES = 4 * 1024 * 1024  # of their JSON text
 MAX_VALUE_BYTES = 64 * 1024  # of the JSON text of any other key but ``payload``
-PLAIN_NAMES_BYTES = 128  # of ``unique`` and ``exclude`` that do not count
-_MOST_NAMES_BYTES = MAX_EXCLUDE_BYTES + MAX_VALUE_BYTES
+PLAIN_NAMES_BYTES = 128  # of ``unique``, ``exclude`` and ``headers`` that do not count
+_MOST_NAMES_BYTES = MAX_EXCLUDE_BYTES + MAX_VALUE_BYTES + MAX_HEADER_BYTES
 _QUOTE, _BACKSLASH = b'"\\'  # numbers: looking for one in bytes is quicker than for a text
 _ESCAPE_BYTES = 6  # at most, of a JSON string for one byte of UTF-8: \u0041
 _PERCENT = re.compile(r"(\d{1,9})%\Z", re.ASCII)
@@ -45,6 +47,8 @@ class _Body(msgspec.Struct, frozen=True, gc=False):
     exclude: list[str] | UnsetType = UNSET
     priority: Priority = "normal"
     encoding: Literal["base64"] | UnsetType = UNSET
+    headers: dict[str, str] | UnsetType = UNSET
+    expires: float | UnsetType = UNSET
 
 
 class _Texts(msgspec.Struct, gc=False):
@@ -60,10 +64,18 @@ class _Texts(msgspec.Struct, gc=False):
     exclude: msgspec.Raw | UnsetType = UNSET
     priority: msgspec.Raw | UnsetType = UNSET
     encoding: msgspec.Raw | UnsetType = UNSET
+    headers: msgspec.Raw | UnsetType = UNSET
+    expires: msgspec.Raw | UnsetType = UNSET
 
 
 class Fanout(msgspec.Struct, frozen=True, gc=False):
-    """One message to copy, decoded once (docs/protocol.rst, "fanout")."""
+    """One message to copy, decoded once (docs/protocol.rst, "fanout").
+
+    ``headers`` are None where there are none; ``header_bytes`` is what they count. ``expires_s`` is
+    how long the message may wait, 0.0 is without end. It begins when a worker takes the job, which
+    notes the end (``expiring``): ``expires_ms`` on the members' clock, and for receivers, who do
+    not know that clock, ``expires_at`` in Unix time. Both are 0 until then.
+    """
 
     topic: str
     payload: bytes
@@ -74,16 +86,41 @@ class Fanout(msgspec.Struct, frozen=True, gc=False):
     receipt: bool
     exclude: frozenset[str]
     priority: Priority
+    headers: dict[str, str] | None = None
+    header_bytes: int = 0
+    expires_s: float = 0.0
+    expires_ms: int = 0
+    expires_at: float = 0.0
+
+    @property
+    def size(self) -> int:
+        """What a copy counts where bytes are bounded: payload and headers."""
+        return len(self.payload) + self.header_bytes
 
     def without_payload(self) -> Fanout:
         """Return the same message for those who need its bytes no more."""
-        return msgspec.structs.replace(self, payload=b"")
+        return msgspec.structs.replace(self, payload=b"", headers=None, header_bytes=0)
+
+    def expiring(self, clock_ms: int, at: float) -> Fanout:
+        """Return the same message with the end of its time, which begins now.
+
+        Arguments:
+            clock_ms: the members' clock.
+            at: Unix time in seconds.
+        """
+        return msgspec.structs.replace(
+            self,
+            expires_ms=clock_ms + max(1, int(self.expires_s * 1000)),
+            expires_at=at + self.expires_s,
+        )
 
 
 class _Envelope(msgspec.Struct, frozen=True):
     topic: str
     at: float
     unique: str | UnsetType = UNSET
+    headers: dict[str, str] | UnsetType = UNSET
+    expires_at: float | UnsetType = UNSET
     payload: str | UnsetType = UNSET
     payload_base64: bytes | UnsetType = UNSET
 
@@ -111,8 +148,12 @@ def decode_fanout(body: bytes, max_payload: int) -> Fanout:
         raise BadRequest(
             f"timeout: expected seconds > 0 and <= {MAX_TIMEOUT_S}, got {raw.timeout:g}"
         )
-    if size > max_payload - _MOST_NAMES_BYTES and (raw.unique or raw.exclude):
-        _check_kept(size, raw, max_payload)
+    if raw.headers is UNSET and raw.expires is UNSET:
+        headers, header_bytes, expires_s = None, 0, 0.0
+    else:
+        headers, header_bytes, expires_s = _seldom(raw)
+    if size > max_payload - _MOST_NAMES_BYTES and (raw.unique or raw.exclude or headers):
+        _check_kept(size, raw, header_bytes, max_payload)
     return Fanout(
         raw.topic,
         payload,
@@ -123,17 +164,30 @@ def decode_fanout(body: bytes, max_payload: int) -> Fanout:
         raw.receipt,
         _excluded(raw.exclude) if raw.exclude else _NOBODY,
         raw.priority,
+        headers,
+        header_bytes,
+        expires_s,
     )
 
 
-def _check_kept(size: int, raw: _Body, max_payload: int) -> None:
+def _seldom(raw: _Body) -> tuple[dict[str, str] | None, int, float]:
+    """Return headers, what they count in bytes, and for how many seconds the message may wait;
+    raises ``BadRequest``."""
+    headers, size = checked_headers(raw.headers) if raw.headers else (None, 0)
+    expires_s = 0.0 if raw.expires is UNSET else raw.expires
+    if raw.expires is not UNSET and not 0 < expires_s <= MAX_EXPIRES_S:
+        raise BadRequest(f"expires: expected seconds > 0 and <= {MAX_EXPIRES_S}, got {expires_s:g}")
+    return headers, size, expires_s
+
+
+def _check_kept(size: int, raw: _Body, header_bytes: int, max_payload: int) -> None:
     """Raise ``TooLarge`` where what is kept besides a payload of ``size`` bytes makes a message too
     large."""
     excluded = raw.exclude or ()
-    names = sum(len(name.encode()) for name in (raw.unique or "", *excluded))
-    if size + names > max_payload and names > PLAIN_NAMES_BYTES:
+    kept = sum(len(name.encode()) for name in (raw.unique or "", *excluded)) + header_bytes
+    if size + kept > max_payload and kept > PLAIN_NAMES_BYTES:
         raise TooLarge(
-            f"payload, unique and exclude of {size + names} bytes are over --max-payload "
+            f"payload, unique, exclude and headers of {size + kept} bytes are over --max-payload "
             f"{max_payload}"
         )
 
@@ -246,5 +300,13 @@ def envelope(message: Fanout, at: float) -> bytes:
 
     ``at`` is Unix time in seconds; it informs and decides nothing.
     """
-    unique = message.unique or UNSET
-    return encode(_Envelope(message.topic, at, unique, **as_text(message.payload)))
+    return encode(
+        _Envelope(
+            message.topic,
+            at,
+            message.unique or UNSET,
+            message.headers or UNSET,
+            message.expires_at or UNSET,
+            **as_text(message.payload),
+        )
+    )

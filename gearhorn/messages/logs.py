@@ -13,6 +13,7 @@ from msgspec import UNSET, UnsetType
 
 from gearhorn.errors import BadRequest
 from gearhorn.messages.codec import as_text, decode_body, encode
+from gearhorn.messages.headers import bytes_of
 
 MAX_SECONDS = 10**9  # thirty years
 
@@ -41,12 +42,34 @@ class Logged(NamedTuple):
 
 class Info(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What a log entry holds besides payload, sequence and epoch. ``at`` is Unix time, which
-    informs and decides nothing; ``waiter`` is the worker process whose caller waits."""
+    informs and decides nothing; ``waiter`` is the worker process whose caller waits.
+
+    ``headers`` are as ``checked_headers`` leaves them, None where there are none. ``expires_ms`` is
+    the reading of the members' clock from which on nothing is begun with the message, 0 where it
+    does not expire; ``expires_at`` is the same in Unix time, for receivers.
+    """
 
     at: float
     unique: str | None = None
     exclude: tuple[str, ...] = ()
     waiter: str = ""
+    headers: dict[str, str] | None = None
+    expires_ms: int = 0
+    expires_at: float = 0.0
+
+    def is_expired(self, clock_ms: int) -> bool:
+        """Whether the message's time is over at this reading of the members' clock."""
+        return 0 < self.expires_ms <= clock_ms
+
+    def without_exclude(self) -> Info:
+        """Return the same for those who know already whom it is for."""
+        return msgspec.structs.replace(self, exclude=())
+
+    @property
+    def size(self) -> int:
+        """What it counts where bytes are bounded: unique id, exclusions and headers."""
+        size = len(self.unique or "") + sum(map(len, self.exclude))
+        return size + bytes_of(self.headers) if self.headers else size
 
 
 class FailureHistory(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -77,6 +100,8 @@ class _ListedParked(msgspec.Struct, frozen=True):
     error: str
     at: float
     first_at: float
+    headers: dict[str, str] | UnsetType = UNSET
+    expires_at: float | UnsetType = UNSET
     payload: str | UnsetType = UNSET
     payload_base64: bytes | UnsetType = UNSET
 
@@ -88,6 +113,8 @@ class _DurableEnvelope(msgspec.Struct, frozen=True):
     at: float
     attempt: int | UnsetType = UNSET
     unique: str | UnsetType = UNSET
+    headers: dict[str, str] | UnsetType = UNSET
+    expires_at: float | UnsetType = UNSET
     payload: str | UnsetType = UNSET
     payload_base64: bytes | UnsetType = UNSET
 
@@ -244,6 +271,8 @@ def durable_envelope(
         info.at,
         UNSET if attempt is None else attempt,
         info.unique or UNSET,
+        info.headers or UNSET,
+        info.expires_at or UNSET,
         **as_text(payload),
     )
 
@@ -264,6 +293,8 @@ def encode_parked_entry(sequence: int, one: Parked) -> bytes:
             trouble.error,
             trouble.at,
             trouble.first_at,
+            one.info.headers or UNSET,
+            one.info.expires_at or UNSET,
             **as_text(one.payload),
         )
     )

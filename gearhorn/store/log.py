@@ -68,11 +68,14 @@ class Entry:
         epoch: the life of the log in which it was appended.
         info: what the log holds besides.
         payload: its bytes, empty once they are not needed any more.
-        length: of the payload, in bytes; None where the payload is whole.
+        size: what it counts where bytes are bounded: its payload, its unique id, its exclusions,
+            its headers; None where the payload is whole.
         name: what the unique ids of its deliveries begin with, where that is made already.
+
+    ``is_plain`` says that it is for every subscription, whenever its turn comes.
     """
 
-    __slots__ = ("_bare", "epoch", "info", "length", "name", "payload", "sequence")
+    __slots__ = ("_bare", "epoch", "info", "is_plain", "name", "payload", "sequence", "size")
 
     def __init__(
         self,
@@ -80,7 +83,7 @@ class Entry:
         epoch: str,
         info: Info,
         payload: bytes,
-        length: int | None = None,
+        size: int | None = None,
         name: bytes = b"",
     ) -> None:
         # positional: one is made for each message that is read, and one more without its payload
@@ -89,23 +92,28 @@ class Entry:
         self.epoch = epoch
         self.info = info
         self.payload = payload
-        self.length = len(payload) if length is None else length
+        if info.exclude or info.unique or info.headers or info.expires_ms:
+            self.size = len(payload) + info.size if size is None else size
+            self.is_plain = not (info.exclude or info.expires_ms)
+        else:  # as nearly always
+            self.size = len(payload) if size is None else size
+            self.is_plain = True
         self._bare: Entry | None = None  # the same without its payload, once it was asked for
 
     def bare(self) -> Entry:
         """Return what is needed of a message that is under way: all but payload and exclusions."""
         if self._bare is None:  # else it was made for another lane
-            info = self.info
+            info, size = self.info, self.size
             if info.exclude:
-                info = Info(info.at, info.unique, (), info.waiter)
-            self._bare = Entry(self.sequence, self.epoch, info, b"", self.length, self.name)
+                info = info.without_exclude()
+                size = len(self.payload) + info.size
+            self._bare = Entry(self.sequence, self.epoch, info, b"", size, self.name)
         return self._bare
 
     @property
-    def size(self) -> int:
-        """What it counts where bytes are bounded: its payload, its unique id, its exclusions."""
-        info = self.info
-        return len(self.payload) + len(info.unique or "") + sum(map(len, info.exclude))
+    def length(self) -> int:
+        """Of the payload in bytes, also where it is not needed any more."""
+        return self.size - self.info.size
 
 
 class Place(NamedTuple):

@@ -219,6 +219,13 @@ class Waiting:
         self.fanouts.pop((topic, sequence), None)
 
 
+class Clock:
+    """The members' clock, which stands still unless a test sets it."""
+
+    def __init__(self) -> None:
+        self.clock_ms = 0
+
+
 class Bench:
     """An outbox with all of these, and a list of subscribers."""
 
@@ -238,6 +245,7 @@ class Bench:
         self.backlog = Backlog()
         self.waiting = Waiting()
         self.places = places or Places(1000, 1 << 30)
+        self.clock = Clock()
         self.outbox = Outbox(
             self.cluster,  # type: ignore[arg-type]
             backlog=self.backlog,  # type: ignore[arg-type]
@@ -246,6 +254,7 @@ class Bench:
             waiting=self.waiting,  # type: ignore[arg-type]
             places=self.places,
             tag=b"12345678",
+            clock=self.clock,
         )
         queues = [f"t_{name}".encode() for name in clients]
         overflow = dict.fromkeys(drop_old, "drop_old")

@@ -201,5 +201,5 @@ def test_a_long_unique_and_many_excluded_names_count_like_payload(
     if not is_refused:
         assert len(decode_fanout(body, 1000).payload) == size
         return
-    with pytest.raises(TooLarge, match="unique and exclude"):
+    with pytest.raises(TooLarge, match="unique, exclude and headers"):
         decode_fanout(body, 1000)

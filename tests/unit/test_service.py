@@ -7,6 +7,7 @@ from typing import Any
 from unittest.mock import AsyncMock, Mock
 
 from support.delivering import Cluster
+from support.fanouts import message
 from support.proxy import on_loop
 
 from gearhorn.durable.service import DurableTopics
@@ -30,9 +31,7 @@ def durable() -> DurableTopics:
 async def test_it_is_idle_until_a_message_comes() -> None:
     topics = durable()
     assert topics.is_idle
-    topics.appends.add(
-        Mock(), Mock(topic="t", unique=None, payload=b"", exclude=()), Mock(), Mock()
-    )
+    topics.appends.add(Mock(), message(b""), Mock(), Mock())
     assert not topics.is_idle
 
 
