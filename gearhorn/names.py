@@ -12,19 +12,47 @@ from gearhorn.errors import BadName, Reserved
 MAX_NAME_BYTES = 255  # docs/protocol.rst, "Names"
 MATCHMAKING = "__matchmaking"
 GOSSIP = "__gossip"
+SEGMENT, SOME, TAIL = ".", "*", ">"  # between segments; one segment; one or more, at the end
+MAX_SEGMENTS = 16  # of a pattern: what bounds the trie of all patterns
 _RESERVED_PREFIX = "__"
+_PATTERN_MARK = " "  # which no topic can have
 # gearmand's text protocol escapes nothing: U+0000-U+0020 and U+007F would break a line.
 _FORBIDDEN = frozenset(map(chr, [*range(0x21), 0x7F]))
 
 
-def queue_of(topic: str, client_id: str) -> bytes:
-    """Return the Gearman function that carries this subscription's copies."""
-    return f"{topic}_{client_id}".encode()
+def list_name(topic: str, pattern: bool) -> str:
+    """Return the name of a list of subscriptions: its topic, or its pattern behind a mark.
+
+    So a literal topic that looks like a pattern and that pattern are two lists. The store's keys,
+    what members tell each other, and whatever is kept by topic and client_id go by this name.
+    """
+    return _PATTERN_MARK + topic if pattern else topic
 
 
-def client_of(topic: str, queue: bytes) -> str:
-    """Return the client_id of a queue that is known to belong to ``topic``."""
-    return queue[len(topic.encode()) + 1 :].decode()
+def is_pattern(name: str) -> bool:
+    """Whether the name of a list is a pattern's."""
+    return name.startswith(_PATTERN_MARK)
+
+
+def shown_name(name: str) -> str:
+    """Return the topic or the pattern that a list is of."""
+    return name.removeprefix(_PATTERN_MARK)
+
+
+def is_reserved(topic: str) -> bool:
+    """Whether a topic is kept for gearhorn's workers; no pattern matches it then."""
+    return topic.startswith(_RESERVED_PREFIX)
+
+
+def queue_of(name: str, client_id: str) -> bytes:
+    """Return the Gearman function that carries the copies of a subscription, given by the name of
+    its list and its client_id."""
+    return f"{name.removeprefix(_PATTERN_MARK)}_{client_id}".encode()
+
+
+def client_of(name: str, queue: bytes) -> str:
+    """Return the client_id of a queue that is known to belong to the list ``name``."""
+    return queue[len(name.removeprefix(_PATTERN_MARK).encode()) + 1 :].decode()
 
 
 def splits_of(queue: bytes) -> Iterator[tuple[str, str]]:
@@ -58,6 +86,17 @@ def check_publish(topic: str) -> None:
     check_name("topic", topic)
     if topic.startswith(_RESERVED_PREFIX):
         raise Reserved(f"topic {topic}: names that begin with __ are kept for gearhorn's workers")
+
+
+def check_pattern(pattern: str) -> None:
+    """Raise ``BadName`` unless a name that may be a topic may be a pattern, too."""
+    segments = pattern.split(SEGMENT)
+    if len(segments) > MAX_SEGMENTS:
+        raise BadName(
+            f"topic: a pattern has at most {MAX_SEGMENTS} segments, this one has {len(segments)}"
+        )
+    if TAIL in segments[:-1]:
+        raise BadName(f"topic: in a pattern {TAIL} may only be the last segment")
 
 
 def check_subscription(topic: str, client_id: str, served: frozenset[bytes]) -> bytes:

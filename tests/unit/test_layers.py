@@ -10,7 +10,17 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "gearhorn"
 # From the bottom up; a module may import from its own layer and from those below.
 LAYERS = [
-    {"errors", "names", "messages", "timing", "tasks", "config", "logger", "__init__"},
+    {
+        "errors",
+        "names",
+        "patterns",
+        "messages",
+        "timing",
+        "tasks",
+        "config",
+        "logger",
+        "__init__",
+    },
     {"gearman", "store"},
     {"requests"},
     {"members"},
