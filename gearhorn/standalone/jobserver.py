@@ -1,13 +1,21 @@
 """gear's embedded job server, mended so that its clients see what gearmand would show them.
 
-gear gives the listening socket, the accept thread, the poll thread (epoll, edge-triggered) and the
-shutdown; what is read, kept and answered is ours. All requests are handled on the poll thread, so
-nothing here locks but the list of connections, which the accept thread appends to. Answers are
-collected and written once per read, so a pipelining client costs two system calls per buffer, not
-per job.
+Theory of operation. gear's own server differs from gearmand in much that a client can see, so a
+program that was tried beside it would meet another Gearman than in production. Of gear only the
+frame is in use: the listening socket, the accept thread, the poll thread (epoll, edge-triggered)
+and the shutdown. What is read, kept and answered is ours, in four parts: ``connection`` cuts bytes
+into requests, ``JobServer`` has a handler for each type of packet, ``queues`` keeps the books, and
+``commands`` answers text.
+
+All requests are handled on the poll thread, so nothing here locks but the list of connections,
+which the accept thread appends to. Answers are collected and written once per read, so a pipelining
+client costs two system calls per buffer, not per job.
 
 It runs within a process of its own: ``python -m gearhorn.standalone.jobserver --port 0``.
-The protocol is Gearman's PROTOCOL text; where that is silent, gearmand 1.1.20 was asked.
+
+Rules: the protocol is Gearman's PROTOCOL text; where that is silent, gearmand 1.1.20 was asked.
+``tests/contract/test_jobserver*.py`` asks both servers the same; docs/standalone.rst lists where
+they differ on purpose. A client that breaks the protocol costs its own connection.
 """
 
 from __future__ import annotations
@@ -19,7 +27,6 @@ import secrets
 import select
 import signal
 import socket
-import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import cast
@@ -27,25 +34,23 @@ from typing import cast
 import gear
 from gear import constants
 
-from gearhorn.standalone.commands import MAX_WORDS, Commands
+from gearhorn.standalone.commands import MAX_TOKENS, Commands
+from gearhorn.standalone.connection import HEADER, Link
 from gearhorn.standalone.queues import HIGH, LOW, NORMAL, Function, Job, Peer, QueueFull, Queues
 
 # Connections that may wait to be accepted: as many as a burst of reconnecting clients makes.
 BACKLOG = 512
 # Bytes per read: more gains nothing, less makes 8 MiB payloads slow.
 READ_SIZE = 1 << 18
-# Bytes of a text command, as in gearmand.
-MAX_LINE = 8192
 # Bytes of a unique id: gearmand takes 64 and then spoils the payload.
 MAX_UNIQUE = 63
-# How long the process may outlive its parent.
+# Between two checks whether the parent still lives: the process may outlive it for so long.
 PARENT_CHECK_S = 1.0
 # Packet types that gear does not know.
 GRAB_JOB_ALL = 39
 GET_STATUS_UNIQUE = 41
 STATUS_RES_UNIQUE = 42
 
-_HEADER = struct.Struct(">4sII")
 _SUBMITS = {
     constants.SUBMIT_JOB_HIGH: (HIGH, False),
     constants.SUBMIT_JOB: (NORMAL, False),
@@ -56,67 +61,6 @@ _SUBMITS = {
 }
 
 
-class Link(gear.ServerConnection, Peer):  # type: ignore[misc]  # gear is untyped
-    """One accepted connection: bytes in, requests out, and answers waiting to be written."""
-
-    def __init__(self, address: tuple[str, int], accepted: socket.socket) -> None:
-        gear.ServerConnection.__init__(self, address, accepted, use_ssl=False, client_id=None)
-        Peer.__init__(self)
-        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.received = bytearray()
-        self.unsent = bytearray()
-
-    def receive(self, data: bytes | memoryview) -> None:
-        """Take what was read, for ``requests``."""
-        self.received += data
-
-    def send(self, *data: bytes) -> None:
-        """Have this written by the next ``flush``."""
-        for piece in data:
-            self.unsent += piece
-
-    def name(self, client_id: bytes) -> None:
-        """Its client says what it is called."""
-        self.client_id = client_id
-
-    def requests(self) -> Iterator[tuple[int | None, bytes]]:
-        """Take the whole requests out of ``received``: (packet type, body) or (None, text line).
-
-        Raises gear.InvalidDataError for bytes that begin neither a request packet nor a line.
-        """
-        data, start = self.received, 0
-        try:
-            while start < len(data):
-                if data[start]:
-                    kind, begin, end = None, start, data.find(b"\n", start) + 1
-                    if not end and len(data) - start > MAX_LINE:
-                        raise gear.InvalidDataError("line too long")
-                else:
-                    if len(data) - start < _HEADER.size:
-                        return
-                    magic, kind, size = _HEADER.unpack_from(data, start)
-                    if magic != constants.REQ:
-                        raise gear.InvalidDataError(f"bad magic {magic!r}")
-                    begin = start + _HEADER.size
-                    end = begin + size if begin + size <= len(data) else 0
-                if not end:
-                    return
-                body, start = bytes(data[begin:end]), end
-                yield kind, body
-        finally:
-            del data[:start]
-
-    def flush(self) -> None:
-        """Write what the socket takes; the rest waits until epoll says that there is room."""
-        try:
-            while self.unsent:
-                del self.unsent[: self.conn.send(self.unsent)]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.unsent.clear()  # nobody reads it any more; the poll loop sees the hang-up
-
-
 class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
     """A Gearman job server in two threads of this process, running as soon as it is made.
 
@@ -124,13 +68,17 @@ class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
         host: the address to listen on.
         port: the port; 0: a free one, to be read from ``port``.
         attempts: a job is dropped (its client gets WORK_FAIL) when this many workers died of it,
-            gearmand's ``--job-retries``; 0: it is handed on for ever.
+            gearmand's ``--job-retries``; 0: it is handed on however many there were.
 
     Raises OSError if the address cannot be listened on. ``shutdown()`` ends it. Of gear.Server only
     the life of threads and connections is in use; its packet handlers are never called.
+
+    Methods in camel case are gear's, which calls them by these names.
     """
 
     def __init__(self, host: str = "127.0.0.1", port: int = 4730, attempts: int = 0) -> None:
+        # Everything stands before gear's constructor is called: it starts the threads, which use
+        # it.
         prefix = f"H:{socket.gethostname()[:32]}-{secrets.token_hex(4)}"
         self._queues = Queues(prefix.encode(), attempts)
         self._unsent: set[Link] = set()
@@ -144,7 +92,8 @@ class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
         self.socket.listen(BACKLOG)  # gear asked for a backlog of one
 
     def _table(self) -> dict[int, Callable[[Link, bytes], None]]:
-        """Packet type -> handler."""
+        """Packet type -> handler. A type without one is answered with an error, as any other
+        mistake of a client; the connection lives on."""
         table: dict[int, Callable[[Link, bytes], None]] = {
             constants.CAN_DO: self._can_do,
             constants.CAN_DO_TIMEOUT: self._can_do,  # the time limit is not kept
@@ -173,7 +122,11 @@ class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
     # gear's threads
 
     def connectLoop(self) -> None:
-        """Accept connections as Links until shutdown; runs on gear's accept thread."""
+        """Accept connections as Links until shutdown; runs on gear's accept thread.
+
+        gear's own would make connections of its class. A link is listed and registered with epoll
+        under one lock, so that the poll thread never hears of one that is not listed.
+        """
         poll = select.poll()
         poll.register(self.socket, select.POLLIN)
         poll.register(self.connect_wake_read, select.POLLIN)  # written to by shutdown()
@@ -188,6 +141,9 @@ class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
 
     def readFromConnection(self, link: Link) -> None:
         """Read until the socket is empty (the polling is edge-triggered) and handle each request.
+
+        Answers to what one read brought leave before the next read, so that a client that goes on
+        sending is answered meanwhile.
 
         Raises gear.DisconnectError when the peer has closed, OSError when the connection broke.
         """
@@ -209,7 +165,8 @@ class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
             self._flush()
 
     def _processPollEvent(self, link: Link, event: int) -> None:
-        # Unlike gear's: what was sent before a hang-up counts, and a fault ends this link only.
+        # Unlike gear's: what was sent before a hang-up counts, and a fault ends this link only. The
+        # link is flushed in any case, for the event may be that its socket has room again.
         try:
             self._unsent.add(link)
             self.readFromConnection(link)
@@ -221,6 +178,8 @@ class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
         self._flush()
 
     def _lostConnection(self, link: Link) -> None:
+        """Forget a link: as a client first, so that its own foreground jobs are not handed on, then
+        as a worker, whose jobs go back to their queues."""
         with self.connections_condition:
             self._unregisterConnection(link)
             if link in self.active_connections:
@@ -230,6 +189,8 @@ class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
         self._unserve(link, link.serves)
 
     def _flush(self) -> None:
+        """Write to every link that was answered, not only to the one that was read: a result goes
+        to the job's client, a NOOP to sleepers."""
         while self._unsent:
             self._unsent.pop().flush()
 
@@ -237,7 +198,7 @@ class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
 
     def _send(self, peer: Peer, kind: int, body: bytes = b"") -> None:
         link = cast(Link, peer)  # the queues were given no other peers
-        link.send(_HEADER.pack(constants.RES, kind, len(body)), body)
+        link.send(HEADER.pack(constants.RES, kind, len(body)), body)
         self._unsent.add(link)
 
     def _error(self, link: Link, code: bytes, text: bytes) -> None:
@@ -248,10 +209,15 @@ class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
         self._unsent.add(link)
 
     def _fail(self, job: Job) -> None:
+        """Tell the clients of a job that it has failed; a background job has none."""
         for client in job.clients:
             self._send(client, constants.WORK_FAIL, job.handle)
 
     def _wake(self, function: Function) -> None:
+        """Wake every worker that sleeps and serves the function, each once until it sleeps again.
+
+        gearmand does so too: the first to grab gets the job, the others sleep again.
+        """
         for worker in function.workers:
             if worker.asleep:
                 worker.sleep(False)
@@ -260,6 +226,8 @@ class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
     # Requests of clients
 
     def _submit(self, priority: int, background: bool, link: Link, body: bytes) -> None:
+        """Queue a job, or join one. Its handle is told before any worker is woken, so that a client
+        never hears of a job's end before it knows the job."""
         parts = body.split(b"\0", 2)
         if len(parts) < 3:
             self._error(link, b"INVALID_PACKET", b"A job needs a function, a unique and a payload")
@@ -282,6 +250,7 @@ class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
         self._send(link, constants.STATUS_RES, b"\0".join((handle, *state)))
 
     def _get_status_unique(self, link: Link, unique: bytes) -> None:
+        """Answer as for a handle, with the number of clients that wait besides."""
         job = self._queues.find(unique)
         clients = b"%d" % (len(job.clients) if job is not None else 0)
         self._send(link, STATUS_RES_UNIQUE, b"\0".join((unique, *_state(job), clients)))
@@ -290,6 +259,7 @@ class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
         self._send(link, constants.ECHO_RES, body)
 
     def _option(self, link: Link, option: bytes) -> None:
+        """gearmand knows one option: to be sent exceptions as such."""
         if option.lower() == b"exceptions":
             link.want_exceptions()
             self._send(link, constants.OPTION_RES, option)
@@ -311,6 +281,7 @@ class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
         self._unserve(link, link.serves)
 
     def _unserve(self, link: Link, names: Iterable[bytes]) -> None:
+        """A worker leaves functions. What it had in hand wakes others, or has cost too many."""
         returned, given_up = self._queues.unserve(link, names)
         for job in returned:
             self._wake(job.function)
@@ -318,6 +289,8 @@ class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
             self._fail(job)
 
     def _pre_sleep(self, link: Link, _: bytes) -> None:
+        """Let a worker sleep, unless a job has come since its last grab: then it is woken at once,
+        or that job would wait until the next one."""
         link.sleep(not self._queues.has_work(link))
         if not link.asleep:
             self._send(link, constants.NOOP)
@@ -333,6 +306,7 @@ class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
             self._send(link, constants.JOB_ASSIGN_UNIQ, body)
 
     def _take(self, link: Link) -> Job | None:
+        """Assign the worker its next job, or say that there is none. Who asks does not sleep."""
         link.sleep(False)
         job = self._queues.take(link)
         if job is None:
@@ -340,6 +314,8 @@ class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
         return job
 
     def _forward(self, kind: int, link: Link, body: bytes) -> None:
+        """Pass what a worker says of a job on to its clients. Only the worker that has the job may
+        say it: another may hold a handle of before."""
         job = link.assigned.get(_split(body, 1)[0])
         if job is None:
             self._error(link, b"JOB_NOT_FOUND", b"Job does not exist on server")
@@ -348,12 +324,17 @@ class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
             self._send(client, kind, body)
 
     def _work_status(self, link: Link, body: bytes) -> None:
+        """Keep how far a job is, for GET_STATUS, and pass it on."""
         handle, numerator, denominator = _split(body, 3)
         if job := link.assigned.get(handle):
             job.advance(numerator, denominator.rstrip(b"\0"))
         self._forward(constants.WORK_STATUS, link, body)
 
     def _finish(self, kind: int, link: Link, body: bytes) -> None:
+        """End a job and tell its clients. A second end finds no job, and is an error.
+
+        Clients that did not ask for exceptions would not understand one, and are told of a failure.
+        """
         job = self._queues.finish(link, _split(body, 1)[0])
         if job is None:
             self._error(link, b"JOB_NOT_FOUND", b"Job given in work result not found")
@@ -368,10 +349,10 @@ class JobServer(gear.Server):  # type: ignore[misc]  # gear is untyped
 
     def _text(self, link: Link, line: bytes) -> None:
         """Answer one line of the text protocol; gearmand closes on one of too many words."""
-        words = line.split()
-        if len(words) > MAX_WORDS:
+        tokens = line.split()
+        if len(tokens) > MAX_TOKENS:
             raise gear.InvalidDataError("too many words")
-        self._write(link, self._commands.answer(words))
+        self._write(link, self._commands.answer(tokens))
 
     def _workers(self) -> Iterator[bytes]:
         """The lines that tell of each connection: its functions as a worker."""
@@ -388,7 +369,7 @@ def _split(body: bytes, count: int) -> list[bytes]:
 
 
 def _state(job: Job | None) -> tuple[bytes, bytes, bytes, bytes]:
-    """Whether a job is known, whether it runs, and how far it is."""
+    """Whether a job is known, whether it runs, and how far it is, as STATUS_RES tells it."""
     if job is None:
         return b"0", b"0", b"0", b"0"
     return b"1", b"1" if job.worker else b"0", *job.progress
@@ -398,7 +379,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM, SIGINT or the end of the parent process.
 
     Prints ``listening HOST PORT`` once it is. Returns the exit status: 0, or 1 if the address
-    cannot be listened on.
+    cannot be listened on; the log line has "address already in use" in it, by which ``servers``
+    knows that another port may help.
+
+    The parent's end is found by asking, since a process that was started in a session of its own
+    gets no signal when it loses its parent; on Linux ``servers`` has the kernel send one besides.
     """
     parser = argparse.ArgumentParser(prog="gearhorn.standalone.jobserver", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")

@@ -1,6 +1,10 @@
 """The job queues of the embedded job server: which jobs wait, which run, by whom and for whom.
 
-Rules: bookkeeping only. No sockets, no threads, no clock and no words to send: ``jobserver.py``
+A job is in ``Queues.jobs`` from its submission to its end. Meanwhile it either waits, and stands in
+its function's ``waiting`` under its priority, or runs, and stands in its worker's ``assigned``;
+never in both. Clients that wait for it stand in ``Job.clients``, and the job in their ``awaits``.
+
+Rules: bookkeeping only. No sockets, no threads, no clock and nothing that is sent: ``jobserver.py``
 owns one ``Queues``, calls it on its poll thread alone, and tells the connections what came of it.
 The rules are gearmand's as seen by any client, without the traps that only lose jobs.
 """
@@ -23,14 +27,22 @@ class FunctionBusy(Exception):
 
 
 class Peer:
-    """What the queues know of one connection, as a worker and as a client."""
+    """What the queues know of one connection, as a worker and as a client.
+
+    Attributes:
+        serves: the functions it takes jobs of, in the order in which it is offered their jobs.
+        assigned: the jobs it has in hand, by handle, oldest first.
+        awaits: the foreground jobs whose end it is to be told.
+        asleep: it wants to be told when one of its functions has work.
+        wants_exceptions: an exception reaches it as one, otherwise as a failure.
+    """
 
     def __init__(self) -> None:
-        self.serves: OrderedDict[bytes, Function] = OrderedDict()  # asked for a job in this order
-        self.assigned: dict[bytes, Job] = {}  # by handle, oldest first
+        self.serves: OrderedDict[bytes, Function] = OrderedDict()
+        self.assigned: dict[bytes, Job] = {}
         self.awaits: set[Job] = set()
-        self.asleep = False  # it wants to be told when one of its functions has work
-        self.wants_exceptions = False  # otherwise an exception reaches it as a failure
+        self.asleep = False
+        self.wants_exceptions = False
 
     def sleep(self, is_asleep: bool) -> None:
         """It wants to be told when one of its functions has work, or no more."""
@@ -60,11 +72,15 @@ class Job:
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody still wants the job to be run."""
+        """Whether the job is still to be run: a client waits, or it was submitted in the background
+        at least once. gearmand forgets the latter when a client that joined it leaves."""
         return not self.cancelled and (self.background or bool(self.clients))
 
     def join(self, client: Peer | None) -> None:
-        """One more asks for it; None: in the background."""
+        """Another submit asks for it; None: in the background.
+
+        A client that submits it twice stands there twice, and is told of its end twice.
+        """
         if client is None:
             self.background = True
         else:
@@ -94,7 +110,7 @@ class Job:
         return self.deaths
 
     def release(self) -> None:
-        """A later submit with its unique is a new job."""
+        """A later submit with its unique id is a new job."""
         self.key = None
 
     def advance(self, numerator: bytes, denominator: bytes) -> None:
@@ -103,7 +119,11 @@ class Job:
 
 
 class Function:
-    """One function: its waiting jobs by priority, its workers, its limits."""
+    """One function: its waiting jobs by priority, its workers, its limits.
+
+    It stays when its last job and worker have gone, as in gearmand, until it is dropped: ``status``
+    goes on to list it, and its limits hold.
+    """
 
     __slots__ = ("limits", "name", "running", "waiting", "workers")
 
@@ -133,9 +153,13 @@ class Queues:
     """All jobs and functions of one job server.
 
     Arguments:
-        prefix: what every handle begins with; unique per start, lest a worker finishes with an old
-            handle somebody else's new job.
+        prefix: what every handle begins with; unique per start, or a worker that outlived a restart
+            could end another client's new job with an old handle.
         attempts: a job is dropped when this many workers died of it; 0: never.
+
+    Attributes:
+        functions: by name, in the order of their first use, which is that of ``status``.
+        jobs: by handle, oldest first.
     """
 
     def __init__(self, prefix: bytes, attempts: int = 0) -> None:
@@ -154,7 +178,10 @@ class Queues:
         """Queue a job, or join the one with the same function and unique that waits or runs.
 
         Arguments:
-            unique: empty: never joins; ``-``: the payload is the unique, if it is not empty.
+            name: the function's, which is made if it is new.
+            unique: empty: never joins; ``-``: the payload is the unique id, if it is not empty.
+            payload: dropped where the job joins another.
+            priority: ``HIGH``, ``NORMAL`` or ``LOW``; a job that is joined keeps its own.
             client: who waits for the result; None for a background job.
 
         Raises QueueFull for a new job over the function's limit; joining always succeeds.
@@ -169,11 +196,16 @@ class Queues:
         return job
 
     def find(self, unique: bytes) -> Job | None:
-        """The oldest job with this unique id that waits or runs, whatever its function."""
+        """The oldest job with this unique id that waits or runs, whatever its function; None where
+        there is none. All jobs are gone through: only GET_STATUS_UNIQUE asks."""
         return next((job for job in self.jobs.values() if unique and job.unique == unique), None)
 
     def leave(self, client: Peer) -> None:
-        """Forget a client: its waiting jobs go unless others want them; running ones stay."""
+        """Forget a client: its waiting jobs go unless others want them; running ones stay.
+
+        gearmand keeps a waiting one until a worker asks for it, and has it swallow later jobs with
+        its unique id: that is one of the traps.
+        """
         for job in client.awaits:
             job.leave(client)
             if job.worker is None and not job.wanted:
@@ -184,7 +216,8 @@ class Queues:
         """Withdraw a job and return the clients to be told, or None if there is no such job.
 
         A waiting job is gone; a running one runs on and is not run again, and its clients are told
-        once more when its worker ends it.
+        once more when its worker ends it. Its unique id is free at once: a later submit must not
+        join a job that is not run again.
         """
         job = self.jobs.get(handle)
         if job is None:
@@ -199,7 +232,7 @@ class Queues:
     # Workers
 
     def serve(self, worker: Peer, name: bytes) -> None:
-        """Let the worker take jobs of this function."""
+        """Let the worker take jobs of this function; it may be there already."""
         function = self.create(name)
         function.workers.add(worker)
         worker.serves[name] = function
@@ -208,7 +241,8 @@ class Queues:
         """Let the worker take no more jobs of these functions; what it holds of them goes back.
 
         Returns the jobs that wait again and the jobs that are given up, with clients to be told.
-        Jobs go back in reverse order of assignment, to the end of their queues, as in gearmand.
+        Jobs go back in reverse order of assignment, to the end of their queues, as in gearmand. One
+        that no client wants any more, or that was cancelled, goes without a word.
         """
         gone = {worker.serves.pop(name) for name in list(names) if name in worker.serves}
         for function in gone:
@@ -230,7 +264,11 @@ class Queues:
         return returned, given_up
 
     def take(self, worker: Peer) -> Job | None:
-        """Assign the worker its next job; its functions take turns, high goes before normal."""
+        """Assign the worker its next job; its functions take turns, high goes before normal.
+
+        gearmand serves the function that was registered last until it is empty (``--round-robin``
+        changes that); turns starve none, and a worker that relies on neither sees no difference.
+        """
         queue = _next(worker)
         if queue is None:
             return None
@@ -245,7 +283,8 @@ class Queues:
         return _next(worker) is not None
 
     def finish(self, worker: Peer, handle: bytes) -> Job | None:
-        """Remove a job that its worker has ended; None if the worker does not hold it."""
+        """Remove a job that its worker has ended, and return it with its clients; None if the
+        worker does not hold it, for instance because it has ended it before."""
         job = worker.assigned.get(handle)
         if job is not None:
             self._unassign(job)
@@ -255,7 +294,7 @@ class Queues:
     # Functions
 
     def create(self, name: bytes) -> Function:
-        """The function of this name, made if it is not there."""
+        """Return the function of this name, made if it is not there."""
         function = self.functions.get(name)
         if function is None:
             function = self.functions[name] = Function(name)
@@ -286,6 +325,8 @@ class Queues:
         priority: int,
         key: tuple[bytes, ...] | None,
     ) -> Job:
+        """Queue a new job; raises QueueFull. The limit counts jobs of all priorities that wait or
+        run, and holds for submits of its own priority, as in gearmand."""
         function = self.create(name)
         if 0 < function.limits[priority] <= function.total:
             raise QueueFull(name)
@@ -298,12 +339,13 @@ class Queues:
         return job
 
     def _unassign(self, job: Job) -> None:
+        """Take a job from its worker; it stands in no queue until the caller decides."""
         assert job.worker is not None
         del job.worker.assigned[job.handle]
         job.unassign()
 
     def _release(self, job: Job) -> None:
-        """A later submit with the job's unique is a new job."""
+        """A later submit with the job's unique id is a new job."""
         if job.key:
             self._by_key.pop(job.key, None)
             job.release()
@@ -318,12 +360,14 @@ class Queues:
 
 
 def _key(name: bytes, unique: bytes, payload: bytes) -> tuple[bytes, ...] | None:
+    """What a later submit has to have in common with a job to join it; None: it never does."""
     if unique == b"-":
         return (name, unique, payload) if payload else None
     return (name, unique) if unique else None
 
 
 def _next(worker: Peer) -> OrderedDict[bytes, Job] | None:
+    """The queue whose first job is the worker's next; None where nothing waits for it."""
     for function in worker.serves.values():
         for queue in function.waiting:
             if queue:

