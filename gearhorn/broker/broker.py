@@ -1,5 +1,14 @@
 """The broker: starts the parts of a worker in order, and stops them in reverse.
 
+Theory of operation. A worker is of use when it can answer everything that it may be asked, so it
+starts from the inside out: copies can be sent, then the store is known to be fit, then peers can
+reach this member, then it holds a lease, then it takes jobs. It stops from the outside in: no more
+jobs, then those in hand, then the lease, then the connections. In between each part runs by itself;
+nothing here is called while the worker serves.
+
+A store that does not answer when the worker starts is waited for, since the two may be started
+together. What waiting cannot mend ends the process with an error.
+
 Rules: one event loop runs everything. ``wiring`` says who is built from whom; docs/design.rst says
 what each task owns.
 """
@@ -32,7 +41,11 @@ log = structlog.get_logger(__name__)
 class Broker:
     """One worker process's worth of gearhorn; ``run`` it on an event loop.
 
-    Raises ``StartError`` for a configuration that waiting cannot mend.
+    Arguments:
+        config: every option, checked.
+
+    To be made on the event loop that ``run`` is called on, and run once. Raises ``StartError`` for
+    a configuration that waiting cannot mend.
     """
 
     def __init__(self, config: Config) -> None:
@@ -42,7 +55,11 @@ class Broker:
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set, then leave cleanly.
 
-        Raises ``StartError`` when the store belongs to another release.
+        ``stop`` may be set at any time, also while the worker is starting: what has been started is
+        stopped then. The members that are left learn of the end before the connections close: they
+        are told by gossip no more, find this member's record gone, and take its lanes.
+
+        Raises ``StartError`` when the store belongs to another release, or may evict keys.
         """
         parts = self._parts
         report_to_log(asyncio.get_running_loop())
@@ -66,7 +83,11 @@ class Broker:
         log.info("stopped")
 
     async def _start(self) -> None:
-        """Start the parts in the order in which each can rely on those before it."""
+        """Start the parts in the order in which each can rely on those before it.
+
+        Returns when a job server can send fan-outs. The checks of the store's policy and of vital
+        parts come last: until then there is nothing that they could take back.
+        """
         parts = self._parts
         parts.copies.start()  # 1. copies can be sent
         parts.control.start()  # 2. peers can be told
@@ -113,6 +134,8 @@ class Broker:
         self._log_what_is_left()
 
     def _log_what_is_left(self) -> None:
+        """Log what was not finished within ``STOP_S``. A fan-out in hand is given to another member
+        by its job server; one that lingers has its reply, and loses copies that no receiver has."""
         places = self._parts.outbox.places
         held = self._parts.intake.held + places.waiting
         if held or not places.lingering:
@@ -145,7 +168,10 @@ class Broker:
         await parts.store.close()
 
     async def _until(self, stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
-        """Do ``work`` unless ``stop`` comes first; return whether it was done."""
+        """Do ``work`` unless ``stop`` comes first; return whether it was done.
+
+        What it raises goes on to the caller. When it is cut short, its own end is waited for.
+        """
         stopped = asyncio.create_task(stop.wait())
         working = asyncio.create_task(work)
         await asyncio.wait([stopped, working], return_when=asyncio.FIRST_COMPLETED)

@@ -30,8 +30,19 @@ from gearhorn.names import GOSSIP, queue_of
 
 
 class Coherence(Caches):
-    """The caches of one member. The constructor's arguments are the parts that have some;
-    ``control`` are the connections on which gossip is sent."""
+    """The caches of one member.
+
+    Arguments:
+        directory: has lists, and jobs that wait for one.
+        limits: has set the backlog limits that lists ask for.
+        durable: has lanes, and messages on their way to a log.
+        job_servers: the clients that copies go through.
+        outbox: has fan-outs that go out little by little, or that wait for a server.
+        overflow: has copies that wait for room.
+        drops: has counters of subscriptions that may end.
+        gossiper: has the list of those who listen to gossip.
+        control: the clients that gossip goes through.
+    """
 
     def __init__(
         self,
@@ -57,7 +68,11 @@ class Coherence(Caches):
         self._control = control
 
     def drop(self, topic: str, is_durable: bool = True, client_id: str | None = None) -> None:
-        """Forget what is cached of a topic: see ``Caches.drop``."""
+        """Forget what is cached of a topic: see ``Caches.drop``.
+
+        All of it is one turn of the loop, so the order of the parts has no effect. With an empty
+        client_id the topic's retention changed, and no queue.
+        """
         if is_durable:
             self._durable.changed(topic, client_id)
         self._directory.drop(topic)
@@ -94,6 +109,8 @@ class Coherence(Caches):
         await self._drops.wait_written(topics)
 
     async def _wait_copies(self, topics: Sequence[str] | None) -> None:
+        """Return once the copies at hand are answered, and those that wait for room have got it or
+        are dropped. Without a server and without copies there is nothing to wait for."""
         if self._job_servers.is_up or self._outbox.has_unsent:
             await self._outbox.portions.wait_sent(topics)
             await self._job_servers.barrier()

@@ -5,6 +5,11 @@ Theory of operation. A page costs what is on it, and nothing scans all topics. O
 leaves the store's connections and the memory to requests that subscribe and publish. The longest
 reply is 16 MiB: the page ends earlier where names are long, and its cursor leads on.
 
+A reply is put together from five sources, none of which waits for another: the members' states are
+in memory, subscriptions come from the store page by page, logs and lanes from the store for what is
+on the page, and backlogs from a poll of the job servers that all requests share for ten seconds.
+They are of different moments. That does no harm: a description informs, and decides nothing.
+
 Rules: runs on the event loop, which has its turn after every ``STEP`` subscriptions.
 """
 
@@ -43,7 +48,7 @@ from gearhorn.tasks import Tasks
 
 SMALL = 100  # subscriptions of a page that needs not wait for large ones
 SMALL_PAGES = 4  # that are made at a time
-STEP = 500  # subscriptions
+STEP = 500  # subscriptions between two turns of the loop, or in one question to the store
 NO_OWNERS = ("-", "?", "pull")  # what stands in a lane's record where no member delivers for it
 
 
@@ -81,11 +86,23 @@ class Descriptions:
         self._tasks.spawn(answer(job, self._reply), "description")
 
     async def _reply(self, job: Job) -> bytes:
+        """Return the answer to a request, when it is its turn.
+
+        Raises ``RequestError`` for what cannot be described, ``StoreError`` where the store does
+        not answer; ``requests.answer`` tells the caller.
+        """
         request = decode_describe(job.arguments)
         async with self._small if request.limit <= SMALL else self._large:
             return encode(await self._describe(request))
 
     async def _describe(self, request: Describe) -> Described:
+        """Put the answer together.
+
+        The page comes first, since it decides which topics' logs are read. A topic that is asked
+        for by name may have a log and no subscription, or nothing: that is ``unknown:`` on the
+        first page, while a later page may be empty because the subscriptions ended meanwhile. The
+        cursor names the pair with which the page ends.
+        """
         topic = request.topic if isinstance(request.topic, str) else None
         if topic is not None:
             check_name("topic", topic)
@@ -103,7 +120,7 @@ class Descriptions:
         return Described(self._gossiper.known(), topics, cursor)
 
     async def _logs(self, names: Sequence[str]) -> dict[str, DescribedLog]:
-        """Return the logs of those topics that have one."""
+        """Return the logs of those topics that have one; they are read ``STEP`` at a time."""
         found: dict[str, DescribedLog] = {}
         for at in range(0, len(names), STEP):
             part = names[at : at + STEP]
@@ -114,7 +131,12 @@ class Descriptions:
     async def _topics(
         self, pages: list[tuple[str, list[Stored]]], logs: dict[str, DescribedLog]
     ) -> dict[str, DescribedTopic]:
-        """Describe what is on a page."""
+        """Describe what is on a page.
+
+        Arguments:
+            pages: topics with those of their subscriptions that are on it.
+            logs: those of the topics that have one.
+        """
         waiting, at = await self._backlog.recent() if pages else ({}, None)
         lanes = await self._lanes(pages, logs)
         topics: dict[str, DescribedTopic] = {}
@@ -134,7 +156,8 @@ class Descriptions:
     async def _lanes(
         self, pages: list[tuple[str, list[Stored]]], logs: dict[str, DescribedLog]
     ) -> dict[tuple[str, str], DescribedDurable]:
-        """Return how the durable subscriptions of a page stand in the logs of their topics."""
+        """Return how the durable subscriptions of a page stand in the logs of their topics, by
+        topic and client_id; none of a topic without a log."""
         found: dict[tuple[str, str], DescribedDurable] = {}
         for topic, page in pages:
             durable = [stored for stored in page if stored.options.durable]
@@ -203,7 +226,15 @@ def _lane(
     last: int,
     count: tuple[int, dict[int, FailureHistory]],
 ) -> DescribedDurable:
-    """Describe one lane; ``count`` are its parked messages, and its messages that failed."""
+    """Describe one lane ("describe_fanout" in docs/protocol.rst).
+
+    Arguments:
+        record: who delivers for it, under which TERM, and up to where it is done.
+        options: the subscription's.
+        last: the sequence of the log's last message, from which the lag is counted.
+        count: how many messages are parked for it, and what failed so far of those under way, by
+            sequence.
+    """
     parked, failures = count
     return DescribedDurable(
         record.position,
@@ -222,6 +253,8 @@ def _lane(
 
 
 def _log(fields: dict[str, str]) -> DescribedLog:
+    """Describe a log as the store keeps it. ``bytes`` counts all that was ever logged and ``floor``
+    what of that is gone; caps that were never set are the usual ones."""
     return DescribedLog(
         fields["epoch"],
         int(fields["first"]),

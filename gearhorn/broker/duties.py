@@ -17,7 +17,15 @@ from gearhorn.members.presence import Presences
 
 
 class MemberDuties(Duties):
-    """The duties of a member, each forwarded to the part that fulfils it."""
+    """The duties of a member, each forwarded to the part that fulfils it.
+
+    Arguments:
+        caches: forgets and waits.
+        presences: serves the queues that bear the member's id.
+        burials: empties queues of members that have gone.
+        durable: delivers, and has to know who the members are.
+        changes: takes the changes that this member makes by itself.
+    """
 
     def __init__(
         self,
@@ -39,7 +47,8 @@ class MemberDuties(Duties):
         await self._presences.appear(member)
 
     async def disappear(self, member: str) -> None:
-        """Stop serving a member's own queues, and fail what waits there."""
+        """Stop serving a member's own queues, and fail what waits there. Lanes that it had under
+        that id are shared out anew."""
         await self._presences.disappear(member)
         self._durable.members_changed()
 
@@ -64,6 +73,6 @@ class MemberDuties(Duties):
         self._changes.expire(pairs)
 
     def bury(self, member: str) -> None:
-        """Fail what waits for a member that was removed."""
+        """Fail what waits for a member that was removed, and share out the lanes that it had."""
         self._burials.add(member)
         self._durable.members_changed()

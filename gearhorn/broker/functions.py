@@ -1,7 +1,12 @@
 """Functions: the Gearman functions that a member serves, and the handler of each one's jobs.
 
+A job arrives with the name of its function, and goes to the handler that ``serve`` has for it. The
+names are options, since two installations may share job servers under different names; within one
+of them all members have to use the same.
+
 Rules: the only table from a function's name to its handler. A new kind of request is a name here,
-an option in ``config``, and a row in one of the tables of ``serve``.
+an option in ``config``, and a row in one of the tables of ``serve`` (docs/contributing.rst lists
+every file to touch).
 """
 
 from __future__ import annotations
@@ -19,13 +24,18 @@ from gearhorn.gearman.worker import Job
 from gearhorn.members.changes import Changes
 from gearhorn.requests import REQUEST_BYTES
 
+# How many jobs of each kind a worker has at a time, by weight: a ``fanout`` job weighs as many
+# copies as it makes. What is beyond stays with the job server, and is free for other members.
 FANOUTS_IN_HAND = 4 * WINDOW_COPIES  # one window on its way, three at hand
-CHANGES_IN_HAND = 1024
+CHANGES_IN_HAND = 1024  # two rounds of changes
 READS_IN_HAND = 64  # each up to 8 MiB; those that wait for a message are not counted
 
 
 class Functions:
-    """The names of the functions, from the options of ``config``."""
+    """The names of the functions, from the options of ``config``.
+
+    ``register`` is a second name for ``subscribe``, for clients that call it so.
+    """
 
     def __init__(self, config: Config) -> None:
         # the longest payload, where each byte is escaped: "\\u0041" is six for one
@@ -41,7 +51,8 @@ class Functions:
 
     @property
     def all(self) -> frozenset[bytes]:
-        """Every function: no receiver's queue may be called like one."""
+        """Every function: no receiver's queue may be called like one ("Names" in
+        docs/protocol.rst), or copies would come back as requests."""
         return frozenset(
             {
                 self.fanout,
@@ -67,7 +78,17 @@ class Functions:
     ) -> None:
         """Have the jobs of every function taken by ``intake`` and handled by these parts.
 
-        One table and one call for each kind of connection; their order has no effect.
+        Arguments:
+            intake: the connections, in three kinds; it says why there are three.
+            fanouts: takes messages.
+            changes: takes subscribes, unsubscribes and retains.
+            descriptions: tells of members, topics and subscriptions.
+            fetching: hands log messages to those who ask for them.
+            parked: lists, puts back and purges parked messages.
+
+        Each kind gets one table and one call; their order has no effect. Fan-outs have one function
+        and need no table. A handler may answer later than it is called; if it raises,
+        ``gearman.worker`` fails the job.
         """
         handlers: dict[bytes, Callable[[Job], None]] = {
             self.describe: descriptions.handle,

@@ -40,7 +40,7 @@ from gearhorn.tasks import Tasks
 from gearhorn.timing import now_s
 
 JOBS_PER_S = 200.0  # of all members together, whatever their number
-MEETING_S = 0.1  # before an unknown sender has the members read again
+MEETING_S = 0.1  # an unknown sender has the members read again, at most once in that time
 SILENT_INTERVALS = 3  # in which no peer was heard: isolated
 
 log = structlog.get_logger(__name__)
@@ -75,27 +75,32 @@ class Gossiper:
         self._own = own
         self._burials = burials
         self._told: set[str] = set()  # members that messages were sent to
-        self._asking = False  # who the members are
+        self._asking = False  # whether it is being read who the members are
         self._tasks = Tasks()
         self._base_s = interval_s
-        self._heard: dict[str, tuple[MemberState, float]] = {}
-        self._listeners: Subscribers | None = None  # that are no members
-        self._reading = False  # who they are
-        self._changed = 0  # times that they did
+        self._heard: dict[str, tuple[MemberState, float]] = {}  # by member, and when
+        # Clients that subscribe to ``__gossip``; None where they are not known.
+        self._listeners: Subscribers | None = None
+        self._reading = False  # whether it is being read who they are
+        self._changed = 0  # how often they have changed
         self._owed: Counter[int] = Counter()  # messages by server that it has not answered
         self._since_s = now_s()  # when it was last alone, or heard
         self.state = "solitary"
 
     @property
     def interval_s(self) -> float:
-        """The seconds between two messages of one member."""
+        """The seconds between two messages of one member: as many as keep all members together
+        under ``JOBS_PER_S``."""
         members = self._membership.count
         listeners = len(self._listeners.queues) if self._listeners else 0
         jobs = members * (members - 1 + listeners)
         return max(self._base_s, jobs / JOBS_PER_S)
 
     def known(self) -> list[MemberState]:
-        """Return every member's last state, this one's present state first."""
+        """Return every member's last state, this one's present state first.
+
+        Of a peer that has not been heard only the id is known.
+        """
         self._forget()
         others = [state for state, _ in self._heard.values()]
         silent = [MemberState(peer) for peer in self._membership.peers if peer not in self._heard]
@@ -106,16 +111,22 @@ class Gossiper:
         self._tasks.keep("gossip", self._run)
 
     async def _run(self) -> None:
+        """Send now and then, without end. The times vary by a tenth, so that members that were
+        started together do not go on sending together."""
         while True:
             await asyncio.sleep(self.interval_s * random.uniform(1.0, 1.1))
             self._forget()
             self._judge()
             self._send()
             if not self._reading:
-                self._tasks.spawn(self._look_up(), "gossip listeners")
+                self._tasks.spawn(self._read_listeners(), "gossip listeners")
 
     def hear(self, job: Job) -> None:
-        """Take one message; the job is finished, with ``bad_request:`` for what is none."""
+        """Take one message; the job is finished, with ``bad_request:`` for what is none.
+
+        A sender that is not known may have joined since the members were last read, so they are
+        read again; a message of a member that has gone is dropped then.
+        """
         try:
             told = decode_gossip(job.arguments)
         except BadRequest as error:
@@ -129,7 +140,11 @@ class Gossiper:
             self._tasks.spawn(self._meet(told), "new member")
 
     async def stop(self) -> None:
-        """Send no more, and bury the queues of members that have gone since."""
+        """Send no more, and bury the queues of members that have gone since.
+
+        They are read once more for that: a member that went a moment ago may have been sent a
+        message that nothing takes.
+        """
         await self._tasks.cancel()
         await self._membership.refresh()
         self._forget()
@@ -145,6 +160,8 @@ class Gossiper:
             self._note(told)
 
     def _note(self, told: MemberState) -> None:
+        """Keep what a peer said; log an error for a new one with other job servers, since no part
+        of gearhorn can mend that ("Several job servers" in docs/protocol.rst)."""
         if told.member not in self._heard and told.servers != self._own.now(self.state).servers:
             log.error(
                 "members have different job servers, and copies of one queue go to different ones",
@@ -155,6 +172,7 @@ class Gossiper:
         self._heard[told.member] = (told, self._since_s)
 
     def _forget(self) -> None:
+        """Keep nothing of members that have gone."""
         for member in self._heard.keys() - self._membership.peers.keys():
             del self._heard[member]
         for member in self._told - self._membership.peers.keys():
@@ -162,7 +180,12 @@ class Gossiper:
             self._burials.add(member)
 
     def _judge(self) -> None:
-        """Judge how this member stands among the others."""
+        """Judge how this member stands among the others; log it where that changes.
+
+        ``isolated`` without a lease, or where no peer was heard for ``SILENT_INTERVALS``;
+        ``solitary`` without peers; else ``clustered``. A peer that joins has as long to be heard,
+        counted from when this member was last alone.
+        """
         at_s = now_s()
         if at_s > self._membership.lease.until_s:
             state = "isolated"
@@ -212,8 +235,9 @@ class Gossiper:
         self._listeners = None
         self._changed += 1
 
-    async def _look_up(self) -> None:
-        """Read the subscribers of ``__gossip``, for the next message."""
+    async def _read_listeners(self) -> None:
+        """Read the subscribers of ``__gossip``, for the next message. What was read is dropped
+        where they changed meanwhile, and where the store does not answer the former ones stay."""
         self._reading = True
         changed = self._changed
         try:
@@ -238,6 +262,7 @@ class _Outcome:
         self._owed[self._place] -= 1
 
     def finished(self, submission: Submission, index: int, result: Result) -> None:
+        """Raise ``AssertionError``: a job server tells the end of foreground copies only."""
         raise AssertionError("a background copy is not finished towards its submitter")
 
     def broke(self, submission: Submission) -> None:

@@ -1,7 +1,7 @@
 """Own state: what a member tells of itself, to its peers and in ``describe_fanout``.
 
-Rules: reads the counters of other parts and keeps none. What it returns is described in
-docs/protocol.rst, "Between workers".
+Rules: reads the counters of other parts and keeps none, so that a figure cannot get out of step
+with the part that it is about. What the figures mean to a reader says docs/protocol.rst, "Gossip".
 """
 
 from __future__ import annotations
@@ -24,7 +24,20 @@ from gearhorn.timing import now_s
 
 
 class OwnState:
-    """Collects a member's state from its parts; the constructor's arguments are those parts."""
+    """Collects a member's state from its parts.
+
+    Arguments:
+        servers: the job servers, which peers compare with their own: a member with others sends the
+            copies of a queue elsewhere.
+        membership: who this member is, and what it knows.
+        directory: how much is cached.
+        durable: how many lanes are held.
+        job_servers: the clients that copies go through.
+        places: how many foreground fan-outs wait.
+        intake: the workers that take jobs.
+
+    Uptime counts from when this is made.
+    """
 
     def __init__(
         self,
@@ -55,21 +68,23 @@ class OwnState:
         topics, subscriptions = self._directory.size
         fanouts = self._intake.fanouts
         return MemberState(
-            self._membership.id,
-            socket.gethostname(),
-            os.getpid(),
-            state,
-            self._membership.known,
-            __version__,
-            round(now_s() - self._started_s, 3),
-            time.time(),
-            self._servers,
-            topics,
-            subscriptions,
-            sum(worker.held for worker in fanouts) + self._places.waiting,
-            self._durable.deliverer.count,
-            sum(worker.taken for worker in fanouts),
-            sum(client.accepted for client in self._job_servers.clients),
-            sum(worker.failed for worker in [*fanouts, *self._intake.changes]),
-            self._membership.reaped,
+            member=self._membership.id,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            state=state,
+            version=self._membership.known,
+            release=__version__,
+            uptime=round(now_s() - self._started_s, 3),
+            at=time.time(),
+            servers=self._servers,
+            topics=topics,
+            subscriptions=subscriptions,
+            # A foreground fan-out that waits for its receivers is in no worker's hand any more.
+            in_flight=sum(worker.held for worker in fanouts) + self._places.waiting,
+            lanes=self._durable.deliverer.count,
+            fanouts=sum(worker.taken for worker in fanouts),
+            # Copies of durable deliveries and of gossip go through other clients: not counted here.
+            copies=sum(client.accepted for client in self._job_servers.clients),
+            errors=sum(worker.failed for worker in [*fanouts, *self._intake.changes]),
+            reaped=self._membership.reaped,
         )

@@ -100,7 +100,10 @@ class Serving:
                 log.error("store still unreachable; giving fan-outs to other members")
 
     async def _apply(self) -> None:
-        """Close the connections that must not be there, open those that may be there again."""
+        """Close the connections that must not be there, open those that may be there again.
+
+        What is due is found anew each time, so that two reasons may come and go in any order.
+        """
         due: set[Worker] = set()
         if self._is_standing_down:
             due = set(self._intake.all)

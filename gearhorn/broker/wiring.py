@@ -1,7 +1,14 @@
 """Wiring: who is built from whom, from the bottom up.
 
+To find out who talks to whom, read ``wire`` from top to bottom: the arguments of a part are all
+that it can reach. Where two parts need each other, the lower one has a protocol for what it needs
+of the upper one, and is given it when it starts (``Membership.start``) or right after both are
+built (``Limits.attach``).
+
 Rules: every constructor call of a worker's parts is here, nothing else is. No part is built before
 what it needs; ``Limits`` alone is told afterwards where the lists are that it sets limits for.
+Nothing runs: no task is started and no connection opened, and a part that is being built does no
+more to another than ask to be told of its changes.
 """
 
 from __future__ import annotations
@@ -50,39 +57,49 @@ from gearhorn.store.subscriptions import Subscriptions
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What ``Broker`` starts and stops."""
+    """What ``Broker`` starts and stops, in the order in which it is built."""
 
-    servers: list[Server]
-    store: Connection
-    subscriptions: Subscriptions
-    membership: Membership
+    servers: list[Server]  # the job servers, as they were given
+    store: Connection  # Redis or Valkey, through a pool
+    subscriptions: Subscriptions  # who is subscribed to what, in the store
+    membership: Membership  # the lease, and who the peers are
+    # Connections to every job server, three times. Answers come in the order of what was written,
+    # so what must not wait behind a list of 100,000 copies has a connection of its own.
     copies: JobServers  # which copies go through
     control: JobServers  # members talk through them: nothing else delays it
     deliveries: JobServers  # which durable topics are delivered through
-    limits: Limits
-    backlog: Backlog
-    directory: Directory
-    drops: Drops
-    durable: DurableTopics
-    outbox: Outbox
-    burials: Burials
-    changes: Changes
-    gossiper: Gossiper
-    presences: Presences
-    duties: MemberDuties
-    intake: Intake
-    serving: Serving
+    limits: Limits  # how many copies queues may hold, set at the job servers
+    backlog: Backlog  # how many they hold, polled
+    directory: Directory  # lists that are cached, and jobs that wait for one
+    drops: Drops  # counters of copies that had no room
+    durable: DurableTopics  # logs, and lanes that deliver from them
+    outbox: Outbox  # what all fan-outs share
+    burials: Burials  # queues of members that have gone
+    changes: Changes  # subscribes and unsubscribes, written in rounds
+    gossiper: Gossiper  # what members tell of themselves
+    presences: Presences  # the queues that bear this member's id
+    duties: MemberDuties  # what follows from what happens to the membership
+    intake: Intake  # the connections on which jobs are taken
+    serving: Serving  # whether they are
 
 
 def wire(config: Config) -> Parts:
-    """Build a worker's parts; nothing runs yet.
+    """Build a worker's parts; nothing runs yet. An event loop must be running.
 
-    Raises ``StartError`` for a configuration that waiting cannot mend.
+    Arguments:
+        config: every option, checked as far as that is possible without connecting.
+
+    Raises ``StartError`` for a configuration that waiting cannot mend: the store's URL, or
+    certificates that cannot be read.
+
+    The order is that of dependence, in groups: each needs those above it, and no group could stand
+    higher. It has nothing to do with the order of starting, which is ``Broker``'s.
     """
     servers = [Server(*server) for server in config.servers]
     tls = tls_context(config)
 
-    # The store and the membership
+    # The store and the membership. The lease is shared: the membership renews it, and whoever uses
+    # a cached list reads it. Connections are named after the first id, which may change later.
     store = Connection(config.redis, config.namespace, config.store_connections)
     subscriptions = Subscriptions(store)
     lease = Lease(config.lease, config.serve_stale)
@@ -90,13 +107,18 @@ def wire(config: Config) -> Parts:
     client_id = connection_name(membership.id)
     change_queue = ChangeQueue()
 
-    # The job servers, three times: see ``Parts``
+    # The job servers, three times: see ``Parts``. The limits are those on one packet that is
+    # received: a receipt's results, a peer's answer, and a delivery's outcome. The clients for
+    # copies alone log that a server came or went, since the three see the same.
     copies = JobServers(servers, tls, client_id, limit=RESULTS_BYTES + KEPT_BYTES, logs_state=True)
     control = JobServers(servers, tls, client_id, limit=REQUEST_BYTES)
     deliveries = JobServers(servers, tls, client_id, limit=KEPT_BYTES)
     burials = Burials(copies.clients, tls)
 
-    # Lists, and the limits of the queues on them
+    # Lists, and the limits of the queues on them. A list is read together with its limits, and a
+    # limit that was overtaken has its list read again: that is the one circle, which ``attach``
+    # closes. When a server comes or goes, limits that were set before a list's first copy have to
+    # be set anew, so those lists are read again.
     limits = Limits(copies, default=config.max_backlog, limit=config.max_cached)
     backlog = Backlog(copies, limits, membership)
     lists = Lists(subscriptions, limits, backlog)
@@ -104,7 +126,8 @@ def wire(config: Config) -> Parts:
     limits.attach(directory)
     copies.on_change(directory.drop_marked)
 
-    # Durable topics
+    # Durable topics. The tag names this process, whatever id it has as a member at the time: to the
+    # members that tell it of receivers, and in the unique ids of foreground copies.
     functions = Functions(config)
     tag = secrets.token_hex(4)  # of this process
     drops = Drops(subscriptions, change_queue)
@@ -116,7 +139,8 @@ def wire(config: Config) -> Parts:
         drops=drops,
     )
 
-    # Fan-outs
+    # Fan-outs. What they share is in the outbox, so that a fan-out holds one reference, not seven:
+    # there may be thousands of them.
     overflow = Overflow(copies, limits, drops)
     places = Places(config.max_foreground, config.max_fanout_bytes)
     outbox = Outbox(
@@ -131,7 +155,8 @@ def wire(config: Config) -> Parts:
     )
     fanouts = Fanouts(config, directory, outbox, durable.appends)
 
-    # What members tell each other of themselves
+    # What members tell each other of themselves. The intake is built here, for its counters; it
+    # gets its functions at the end, when there are handlers for them.
     intake = Intake(servers, tls, client_id)
     own_state = OwnState(
         servers=servers,
@@ -151,7 +176,8 @@ def wire(config: Config) -> Parts:
         interval_s=config.gossip_interval,
     )
 
-    # Changes of subscriptions, and who is told of them
+    # Changes of subscriptions, and who is told of them. ``Coherence`` stands over everything that
+    # is cached, and is what matchmaking and changes know of it (``Caches``).
     caches = Coherence(
         directory=directory,
         limits=limits,
@@ -176,7 +202,7 @@ def wire(config: Config) -> Parts:
         served=functions.all,
     )
 
-    # Where requests come in
+    # Where requests come in. Handlers come last, since a request may need any part.
     descriptions = Descriptions(
         gossiper=gossiper,
         listing=Listing(store),
