@@ -1,5 +1,8 @@
 """Changed lanes: which lanes are to be compared with what the store has.
 
+A thousand clients may subscribe to a topic of a hundred thousand in a minute. So single lanes are
+told from whole topics, and these from everything: only what is named is read from the store.
+
 Rules: pure, but for the event that wakes ``Ownership``. Several parts add to it; ``Ownership``
 alone takes from it. What was added twice before it is taken is compared once.
 """

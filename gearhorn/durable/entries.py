@@ -42,7 +42,11 @@ class _Topic:
 
 
 class Entries:
-    """The entries that were read last. ``limit`` is in bytes."""
+    """The entries that were read last. ``limit`` is in bytes.
+
+    Lanes walk through a log one behind another. So forgetting the oldest read hits those that lag
+    most, and these read parts of their own anyhow.
+    """
 
     def __init__(self, limit: int = KEPT_BYTES) -> None:
         self._limit = limit
@@ -51,7 +55,7 @@ class Entries:
         self._reads: OrderedDict[_Read, None] = OrderedDict()  # the oldest first
 
     def add(self, topic: str, entries: Sequence[Entry]) -> None:
-        """Keep entries, and forget those that were read longest ago."""
+        """Keep entries that follow each other, and forget those that were read longest ago."""
         if not entries:
             return
         size = sum(entry.size + ENTRY_BYTES for entry in entries)
@@ -68,6 +72,7 @@ class Entries:
             self._forget_oldest()
 
     def _forget_oldest(self) -> None:
+        """Forget what one read brought, except what a later one brought again."""
         read, _ = self._reads.popitem(last=False)
         self._size -= read.size
         kept = self._topics[read.topic]
@@ -82,7 +87,8 @@ class Entries:
 
     def run(self, topic: str, first: int, count: int, size: int = KEPT_BYTES) -> list[Entry]:
         """Return up to ``count`` entries that follow each other from ``first`` on, of up to
-        ``size`` bytes together, but one at least."""
+        ``size`` bytes together, but one at least. None are returned only where the first is not in
+        memory: what is behind a missing entry must not be delivered before it."""
         kept = self._topics.get(topic)
         if kept is None:
             return []

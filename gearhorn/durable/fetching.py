@@ -58,7 +58,7 @@ class Fetching:
         self._tasks.spawn(answer(job, self._reply), "fetching")
 
     def appended(self, topic: str) -> None:
-        """Messages of a topic were logged: fetches that wait for them go on."""
+        """Messages of a topic were logged: fetches that wait for them ask the store again."""
         self._sleepers.call(topic)
 
     def missed(self) -> None:
@@ -66,8 +66,13 @@ class Fetching:
         self._sleepers.call_all()
 
     async def _reply(self, job: Job) -> bytes:
-        """Return the reply to a request, b"" where nobody can get it any more. Raises ``Unknown``,
-        ``BadRequest``, ``Busy`` where too many wait, and ``StoreError``."""
+        """Return the reply to a request, b"" where its client is gone. Raises ``Unknown``,
+        ``BadRequest``, ``Busy`` where too many wait, and ``StoreError``.
+
+        A fetch without ``wait`` goes through the loop once. One that waits gives its grab back with
+        the first sleep (``job.wait``), and finds out after each whether its client is still there:
+        a reply that is lost does no harm, as nothing is acknowledged by being read.
+        """
         request = decode_fetch(job.arguments)
         check_name("topic", request.topic)
         client_id = request.client_id if isinstance(request.client_id, str) else ""
@@ -93,7 +98,8 @@ class Fetching:
                     return b""
 
     async def _place(self, request: Fetch, client_id: str, is_first: bool) -> Place:
-        """Return where a log stands; the first time, acknowledge and purge as requested."""
+        """Return where a log stands; the first time, acknowledge and purge as requested. Raises
+        ``Unknown`` and ``BadRequest`` for what the store refuses, and ``StoreError``."""
         epoch = request.epoch if isinstance(request.epoch, str) else ""
         ack = request.ack if isinstance(request.ack, int) and is_first else None
         purge = request.purge if isinstance(request.purge, int) and is_first else None
@@ -104,7 +110,10 @@ class Fetching:
         self, request: Fetch, place: Place, client_id: str, must_reply: bool
     ) -> bytes | None:
         """Return the reply with what there is to read; None where that is nothing, unless
-        ``must_reply``."""
+        ``must_reply``: the time to wait is over.
+
+        A slot is held while messages are read and encoded, which bounds the memory of all replies.
+        """
         reply = Reply()
         async with self._slots:
             last, passed = await self._fill(reply, request, place, client_id)
@@ -121,7 +130,11 @@ class Fetching:
         self, reply: Reply, request: Fetch, place: Place, client_id: str
     ) -> tuple[int, int]:
         """Read messages into a reply. Return the log's last sequence, and up to which sequence
-        messages exclude the client before the first that does not (0: none do)."""
+        messages exclude the client before the first that does not (0: none do).
+
+        It goes on page by page until the reply is full, or the log ends where the store said that
+        it does: a topic that is published to all the time would otherwise keep it here.
+        """
         after = place.position if client_id else request.after
         assert isinstance(after, int)
         last, passed = place.last, 0
@@ -143,7 +156,7 @@ class Fetching:
 
 
 async def _add(reply: Reply, topic: str, entries: Iterable[Entry]) -> None:
-    """Add messages to a reply, as many as it has room for."""
+    """Add messages to a reply, as many as it has room for, with turns for others between them."""
     for entry in entries:
         message = durable_envelope(
             topic, entry.sequence, entry.epoch, None, entry.info, entry.payload

@@ -53,7 +53,12 @@ log = structlog.get_logger(__name__)
 
 
 class JobWatcher:
-    """Finds out what receivers do with the deliveries of this member, and tells ``Outcomes``."""
+    """Finds out what receivers do with the deliveries of this member, and tells ``Outcomes``.
+
+    Arguments:
+        deliverer: holds the lanes, and has the outcomes of their jobs.
+        job_servers: are asked, over the connections that submitted the jobs.
+    """
 
     def __init__(self, deliverer: Deliverer, job_servers: JobServers) -> None:
         self._deliverer = deliverer
@@ -62,7 +67,8 @@ class JobWatcher:
         self._deaths_s: dict[Delivery, float] = {}  # when to read for one again
 
     async def run(self) -> None:
-        """Poll, without end."""
+        """Poll, without end. The time between two polls follows the shortest time-out of the lanes
+        that are busy, as a time-out that begins late ends late."""
         while True:
             tick_s = TICK_S
             for lane in islice(self._deliverer.held.busy, LANES_TIMED):
@@ -72,7 +78,8 @@ class JobWatcher:
 
     async def poll(self, at_s: float, limit: int) -> None:
         """Ask for the deliveries that are due at ``at_s``; where more than ``limit`` are, only for
-        those of queues on which a receiver has a job."""
+        those of queues on which a receiver has a job. Each is put off when it is asked for, not
+        when the answer comes, or one that never comes would have it asked for in every poll."""
         due = self._due(at_s)
         if len(due) > limit:
             due = await self._with_receivers(due, at_s)
@@ -136,12 +143,14 @@ class JobWatcher:
         return running
 
     def _postpone(self, delivery: Delivery, at_s: float) -> None:
-        """Note when to ask for a delivery the next time."""
+        """Note when to ask for a delivery the next time: after a quarter of the time that it has
+        been out, so that a receiver which takes it early is noticed early."""
         waited_s = at_s - delivery.sent_s
         longest_s = min(LONGEST_ASK_S, 2 * delivery.options.timeout / PART)
         delivery.ask_at(at_s + min(max(waited_s / 4, _first_s(delivery)), longest_s))
 
     def _told(self, delivery: Delivery, job: Job, is_known: bool, is_running: bool) -> None:
+        """Take the answer for a job, unless its delivery has gone on meanwhile."""
         if delivery.job is not job or delivery.state is not State.SENT:
             return
         if is_running:
@@ -159,7 +168,11 @@ class JobWatcher:
             wait_s = await self.poll_deaths(now_s())
 
     async def poll_deaths(self, at_s: float) -> float:
-        """Find jobs on which receivers died; return in how many seconds to do that again."""
+        """Find jobs on which receivers died; return in how many seconds to do that again.
+
+        Such a job was given out and waits, and nothing else is known of it. It counts as taken: its
+        time runs, and where receivers go on dying, that time ends the attempt.
+        """
         wait_s = DEATHS_S
         for place, suspects in self._suspects(at_s).items():
             if not self._job_servers.clients[place].is_up:
@@ -179,7 +192,12 @@ class JobWatcher:
 
     def _suspects(self, at_s: float) -> dict[int, dict[bytes, tuple[Delivery, Job]]]:
         """Return, by server and handle, deliveries on which receivers may have died, and the jobs
-        that these are."""
+        that these are.
+
+        The list of jobs is read for all of them or for none. It is read when one is due: each is
+        due ever more seldom, so that deliveries which wait for receivers that are away for days do
+        not have it read every two seconds. Deliveries that are over are forgotten with each call.
+        """
         former, self._deaths_s = self._deaths_s, {}
         suspects: dict[int, dict[bytes, tuple[Delivery, Job]]] = {}
         is_due = False
@@ -202,5 +220,5 @@ class JobWatcher:
 
 
 def _first_s(delivery: Delivery) -> float:
-    """Return how long after it was sent a delivery is asked for."""
+    """Return how many seconds after it was sent a delivery is asked for."""
     return min(delivery.options.timeout / PART, 1.0)

@@ -239,14 +239,14 @@ class Lane(Window[Delivery]):
         self.in_round = False
         return self.is_dirty
 
-    def is_written(self, position: int, count: int) -> None:
+    def note_written(self, position: int, count: int) -> None:
         """The store has a position, and ``count`` of what was done beyond it."""
         self.stored = position
         del self.ahead[:count]
         if self.ahead_top <= position and not self.ahead:
             self.ahead_top = 0
 
-    def is_late(self, sequence: int) -> None:
+    def note_late(self, sequence: int) -> None:
         """A receiver acknowledged a message that was parked; the store keeps it as such."""
         self.ahead_top = max(self.ahead_top, sequence)
 
@@ -312,6 +312,8 @@ class Lane(Window[Delivery]):
         """Make deliveries of the entries that follow in the log; there must be room for them.
 
         Returns those that have to rest first: they failed under a former owner."""
+        # In the log's order. First the usual case. Otherwise what was gathered for a batch ends at
+        # whatever cannot be in it: a gap, a message that is over, or one that failed before.
         resting: list[Delivery] = []
         chosen: list[Entry] = []
         is_plain = not (self.skip or self.passed or self.troubles) and self.options.batch == 1
@@ -357,7 +359,7 @@ class Lane(Window[Delivery]):
         if passed and passed[0][0] <= sequence:
             # a position that stands still lets no more pass under many owners than under one
             if self.tail is not None and sequence == passed[0][0]:
-                self.tail.cover_one()
+                self.tail.cover_inherited()
                 self.beyond += 1
             return True
         return bool(entry.info.exclude) and self.client_id in entry.info.exclude

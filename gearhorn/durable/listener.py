@@ -1,7 +1,10 @@
 """The listener: what the store's channel for every member tells, handed to the parts it concerns.
 
-Rules: runs on the event loop; decides nothing. An event makes a part look sooner; each part looks
-by itself too, since events may be lost.
+Redis keeps nothing of what it publishes, so an event is lost with the connection that would have
+brought it. No part may rest on events: each polls as well, and an event only makes it do so sooner.
+When the connection is there again, ``missed`` has every part behave as if everything had happened.
+
+Rules: runs on the event loop; decides nothing.
 """
 
 from __future__ import annotations
@@ -56,7 +59,8 @@ class Listener:
         self._tasks = tasks
 
     def hear(self, text: bytes) -> None:
-        """Take an event; raises ``ValueError`` where it lacks a part."""
+        """Take an event as it was published. One of an unknown kind, as a later release may have,
+        is passed over. Raises ``ValueError`` where it lacks a part."""
         match decode_event(text):
             case Appended(topic, last):
                 self._deliverer.appended(topic, last)
@@ -71,7 +75,8 @@ class Listener:
                 self._tasks.spawn(self._membership.refresh(), "members")
 
     def missed(self) -> None:
-        """Have every part look for itself: anything may have been published unheard."""
+        """Have every part look for itself: anything may have been published unheard. Redrives and
+        members are left out, which are polled every few seconds in any case."""
         self._deliverer.missed()
         self._fetching.missed()
         self._changed_lanes.add_all()

@@ -172,7 +172,7 @@ class Outcomes:
         counts it as done beyond the position if that has not passed it."""
         self.shipping.forget(delivery)
         if delivery.lane.state is not LaneState.CLOSED:
-            delivery.lane.is_late(delivery.sequence)
+            delivery.lane.note_late(delivery.sequence)
             self._pending.late(delivery)
             self._held.touch(delivery.lane)
 

@@ -1,10 +1,13 @@
 """Parked requests: ``parked_fanout`` lists messages that were set aside, puts them back, or purges
 them.
 
+Any member answers, whether it holds the lane or not, since all of it is in the store. What puts
+messages back only writes there, under a number; the member that holds the lane finds out by itself
+(``Redrives``), and takes the lane anew with them. So a redrive is answered before anything of it is
+delivered.
+
 Rules: runs on the event loop, a task for each request. A list has at most ``REPLY_BYTES``, or one
-message; it says where the next page begins. What puts messages back only writes to the store: the
-member that holds the lane finds out by itself (``Redrives``). See docs/protocol.rst,
-"parked_fanout".
+message; it says where the next page begins. See docs/protocol.rst, "parked_fanout".
 """
 
 from __future__ import annotations
@@ -69,7 +72,12 @@ class ParkedRequests:
         )
 
     async def _list(self, request: ParkedRequest, limit: int) -> bytes | None:
-        """Return a page of parked messages; None where there is no such durable subscription."""
+        """Return a page of parked messages; None where there is no such durable subscription.
+
+        The store is asked again and again, because one of its answers is bounded in bytes too. A
+        message for which the reply has no room is the next page's first: ``after`` in the reply is
+        the last that was taken, and None where there are no more.
+        """
         reply = Reply()
         after = request.after
         is_end = False

@@ -289,7 +289,7 @@ class Rounds:
                 continue
             if reply.refused and (lane.topic, lane.client_id) in reply.refused:
                 continue
-            lane.is_written(position, ahead)
+            lane.note_written(position, ahead)
             if is_release:
                 self._endings.release(lane)
         for delivery in taken.parked:

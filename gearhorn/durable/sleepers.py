@@ -25,7 +25,15 @@ AT_ONCE = 64  # woken, and without the store's answer
 
 
 class Sleeper:
-    """One fetch; a context, which has to be left."""
+    """One fetch; a context, which has to be left.
+
+    It calls ``expect`` and asks the store, then ``answered``, and ``sleep`` if there was nothing;
+    then it begins again.
+
+    Arguments:
+        sleepers: whom it belongs to.
+        topic: whose messages it waits for.
+    """
 
     def __init__(self, sleepers: Sleepers, topic: str) -> None:
         self._sleepers = sleepers
@@ -48,19 +56,22 @@ class Sleeper:
         self._sleepers.expect(self._topic, self)
 
     def answered(self) -> None:
-        """The store has answered: another one may be woken."""
+        """The store has answered: another sleeper may be woken. Without effect where this one was
+        not woken, since it did not take a turn from any other."""
         if self._is_awake:
             self._is_awake = False
             self._sleepers.answered()
 
     async def sleep(self, longest_s: float) -> None:
-        """Wait until a message has come, or for ``longest_s`` seconds. Raises ``Busy``."""
+        """Wait until a message has come, or for ``longest_s`` seconds. It ends at once where one
+        came since ``expect``. Raises ``Busy`` where ``LIMIT`` fetches wait."""
         with self._sleepers.waiting(), contextlib.suppress(TimeoutError):
             async with asyncio.timeout(longest_s):
                 await self._came
 
     def wake(self) -> bool:
-        """A message has come; return whether that ends a sleep."""
+        """A message has come; return whether that ends a sleep. It does not where the fetch has
+        ended meanwhile: it was called, and then its client's time was over."""
         if self._came.done():
             return False
         self._came.set_result(None)
@@ -69,7 +80,11 @@ class Sleeper:
 
 
 class Sleepers:
-    """The fetches that wait, by topic."""
+    """The fetches that wait, by topic, and those that were called and have not been woken yet.
+
+    They are woken in the order in which they were called. A sleeper is in one of both at a time: it
+    leaves the first when it is called, and joins it again by ``expect``.
+    """
 
     def __init__(self) -> None:
         self._expecting: dict[str, dict[Sleeper, None]] = {}
@@ -115,5 +130,6 @@ class Sleepers:
             self.call(topic)
 
     def _wake(self) -> None:
+        """Wake those that were called, as long as not too many are awake."""
         while self._called and self._awake < AT_ONCE:
             self._awake += self._called.popleft().wake()

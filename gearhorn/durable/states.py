@@ -1,5 +1,13 @@
 """States of deliveries and lanes, and what follows from what.
 
+A delivery is sent, taken by a receiver, and done; or it fails and rests, and is sent again, until
+it is set aside. Two things complicate this. gearmand does not tell when a receiver takes a job, so
+SENT and TAKEN differ by what was found out, and every end may come in both. And a receiver whose
+time is over may still acknowledge (LATE), in whatever state the delivery is by then.
+
+LOSE and WITHDRAWN lead back to READY without an attempt. The lane closes in both cases, so it is
+not sent again under the same TERM.
+
 Rules: pure. ``DELIVERIES`` is the table of one job, ``LANES`` that of a subscription; an event
 without a row changes nothing.
 """
@@ -13,7 +21,7 @@ class State(IntEnum):
     """Of one delivery."""
 
     READY = auto()  # to be sent
-    SENT = auto()  # submitted; nobody is known to have taken it
+    SENT = auto()  # submitted; no receiver is known to have taken it
     TAKEN = auto()  # a receiver has it
     WITHDRAWING = auto()  # its job is being cancelled; a receiver may have taken it meanwhile
     RESTING = auto()  # waits for its next attempt
@@ -37,7 +45,7 @@ class Event(IntEnum):
     EXPIRE_LAST = auto()  # EXPIRE, and no attempt is left
     LOSE = auto()  # its job server went away
     REFUSE = auto()  # its job server does not take it
-    WITHDRAW = auto()  # the lane closes, and nobody is known to have taken it
+    WITHDRAW = auto()  # the lane closes, and no receiver is known to have taken it
     WITHDRAWN = auto()  # its job is cancelled, and no receiver has it
     DUE = auto()  # its rest is over
     PARK = auto()  # it is set aside
@@ -91,7 +99,7 @@ class LaneState(Enum):
     TAKING_OVER = auto()  # a receiver may still have a job of the former owner
     OPEN = auto()
     CLOSING = auto()  # sends nothing more; gives the lane up when nothing is under way
-    CLOSED = auto()  # is nobody's, or another member's
+    CLOSED = auto()  # is free, or another member's
 
 
 class LaneEvent(Enum):

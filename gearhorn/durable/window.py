@@ -1,9 +1,13 @@
 """Windows: the deliveries of a lane that are not done, in the log's order.
 
-Rules: pure. The window is a doubly linked chain, because receivers finish in any order: a delivery
-that ends in the middle leaves at a cost that does not depend on how many others there are. Each
-link writes its own two references only, so every change of the chain is a message to each of the
-links that it concerns.
+The window is a doubly linked chain, because receivers finish in any order: a delivery that ends in
+the middle leaves at a cost that does not depend on how many others there are. A list would be
+searched and moved for each, and a lane may have a thousand deliveries under way.
+
+How many links are in which state is counted along, since every round asks that of every lane.
+
+Rules: pure. Each link writes its own two references only, so every change of the chain is a message
+to each of the links that it concerns.
 """
 
 from __future__ import annotations
@@ -66,8 +70,9 @@ class Link:
         if done.through > self.through:
             self.through, self.epoch = done.through, done.epoch
 
-    def cover_one(self) -> None:
-        """A message behind this delivery was done under a former owner."""
+    def cover_inherited(self) -> None:
+        """A message behind this delivery was done under a former owner. It counts like one that was
+        done under this owner, in the bound on how far a lane goes ahead of its oldest message."""
         self.beyond += 1
 
     def succeed(self, link: Link) -> None:
@@ -76,7 +81,8 @@ class Link:
 
 
 class Stateful(Link):
-    """A link with the state by which a window counts it."""
+    """A link with the state by which a window counts it. Whatever changes the state tells the lane,
+    which keeps the counts (``Lane.moved``)."""
 
     __slots__ = ()
     state: Any  # State; a slot of the delivery
@@ -146,8 +152,8 @@ class Window(Generic[L]):
         return False
 
     def replace(self, link: L, links: Sequence[L]) -> None:
-        """Put links, of which none has neighbours and each has the state of ``link``, in its
-        place."""
+        """Put links, of which none has neighbours and each has the state of ``link``, in its place:
+        the single messages of a batch that failed, in the log's order."""
         before, after = link.before, link.after
         link.detach()
         for former, following in zip((before, *links), (*links, after), strict=True):
@@ -163,8 +169,8 @@ class Window(Generic[L]):
         self.counts[link.state] += len(links) - 1
 
     def detach_all(self) -> None:
-        """Hold no link any more. Without this, a chain that somebody still knows a link of would
-        stay in memory as a whole, and be freed by a recursion as deep as it is long."""
+        """Hold no link any more. Otherwise a shipment that still knows a link would keep the whole
+        chain in memory, and freeing that would recurse as deep as the chain is long."""
         link = self.head
         while link is not None:
             link = link.detach()
