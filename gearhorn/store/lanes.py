@@ -68,9 +68,7 @@ class Acquired(NamedTuple):
     former: str  # its owner before, as in a record: a member, "-" or "?"
     troubles: dict[int, FailureHistory]  # by sequence, of messages that are still to be delivered
     parked: Sequence[Sequences]  # beyond the position: parked, and put back. The log passes these
-    redrives: (
-        Sequences  # all that were put back; they are read from what was parked, not from the log
-    )
+    redrives: Sequences  # all that were put back; their payloads are with the parked messages
     seen_redrive: int = 0  # the number of the last redrive that is among ``redrives`` for certain
     ahead: Sequence[tuple[int, int]] = ()  # the ranges done beyond the position
     ahead_top: int = 0  # the highest sequence of any range kept, also where the position is past it

@@ -58,3 +58,5 @@ def test_a_file_begins_with_what_it_is_for(name: str) -> None:
         assert re.search(r"\bKEYS: 1 ", header), "the header numbers the keys"
         assert re.search(r"\bARGV: 1 ", header), "the header numbers the arguments"
         assert "\n-- Returns " in header, "the header says what comes back"
+        assert "\n-- Atomic, because " in header, "the header says why no two commands will do"
+    assert "\n-- Cost: " in header, "the header says how long the store is held up"

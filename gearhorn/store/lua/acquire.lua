@@ -1,12 +1,22 @@
--- Take lanes of one topic that nobody holds, or that this member holds already: a new TERM.
--- KEYS: 1 the lanes  2 the members  3 the last TERM given   ARGV: 1 the member  2… client_ids
--- A lane's record is "OWNER TERM POSITION"; the owner is "-" where it was released, "?" where it was
--- while a receiver might have a job of a former owner, "pull" where nothing is delivered. TERMs are
--- counted over all topics, so that one never comes again, also where a subscription is made anew; and
--- are no lower than the store's time in microseconds, which no count outruns, so that they rise where
--- the store lost its data.
--- Returns for each client false where there is no such lane, {0} where another member holds it,
--- else {TERM, position, the former owner}.
+-- Take lanes of one topic that no living member holds, or that this member holds already. Each gets
+-- a new TERM, under which its new owner writes from now on.
+--
+-- A lane's record is "OWNER TERM POSITION". OWNER is a member; "-" where the lane was released; "?"
+-- where it was released while a receiver might have a job of a former owner; "pull" where nothing
+-- is delivered. TERMs are counted over all topics, so that none comes again where a subscription is
+-- ended and made anew. They are no lower than the store's time in microseconds, which no count
+-- outruns, so that they rise even where the store lost its data. All lanes of one call get the same
+-- TERM: it only has to be higher than any that the lane had.
+--
+-- Atomic, because between the check that the former owner is no member and the write of the new
+-- record, another member could take the lane, or the owner could join again: two members would
+-- deliver the same messages, each under a TERM that the store takes.
+--
+-- KEYS: 1 the lanes  2 the members  3 the last TERM given
+-- ARGV: 1 the member that takes them; one without a lease takes none  2… client_ids
+-- Returns for each client false where there is no such lane, {0} where another member holds it (or
+-- nothing is delivered), else {TERM, position, the former owner}.
+-- Cost: for each lane at most three commands on a hash; the caller names 500 at most.
 
 local given = nil -- one for all lanes of this call
 local function term_now()

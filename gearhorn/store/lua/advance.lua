@@ -1,15 +1,31 @@
--- Move the positions of lanes of one topic, for the member that holds them.
+-- Move the positions of lanes of one topic, for the member that holds them; also give lanes up.
+--
+-- A position is written only where the lane's record has the member and the TERM (a *fence*), and
+-- only as far as the log goes: the log has that sequence, and had it under the same epoch. A store
+-- that was restarted may have lost the end of its log, and gives the numbers again; a position of
+-- before would pass over messages that were never delivered.
+--
+-- Atomic, because another member could take the lane between the check of its record and the write:
+-- the former owner would set the position, and the owner, back to its own. And the position moves
+-- together with what is done beyond it: a new owner that found one without the other would deliver
+-- again what was done.
+--
 -- KEYS: 1 the lanes  2 the log  3… what lanes have done beyond their positions
--- ARGV: 1 the member  2 who holds them from now on: the member, "-" or "?"  3… for each lane its
---       client_id, its TERM, its position, the epoch of the message there ('' where it has not
---       moved), and what is done beyond it: '' where nothing is and was, else
---       "K FIRST LAST EPOCH FIRST LAST EPOCH …", K being the number of its key
+-- ARGV: 1 the member  2 the owner from now on: the member, "-" or "?" (see acquire.lua)  3… for
+--       each lane its client_id, its TERM, its position, the epoch of the message there ('' where
+--       it has not moved), and what is done beyond it: '' where nothing is and was, else "K FIRST
+--       LAST EPOCH FIRST LAST EPOCH …", K being the number of its key
 -- Returns the client_ids of lanes that this member does not hold under that TERM, or whose position
 -- or messages the log knows nothing of: the store lost them.
+-- Cost: two commands for all lanes together, and for each range beyond one more. The caller names
+-- 500 lanes and 2,000 ranges at most. This runs once or twice for every acknowledged message of a
+-- quiet system, so records are compared as text, and read and written together.
 
 local place = redis.call('HMGET', KEYS[2], 'epoch', 'base', 'last')
 local epoch, base, last = place[1], tonumber(place[2] or 0), tonumber(place[3] or -1)
 
+-- Whether the log has a sequence, under this epoch ('' is any). Under which epochs messages before
+-- the present one were logged is not kept: those are taken as they are.
 local function knows(position, under)
     return position <= last and (under == '' or position < base or under == epoch)
 end
@@ -37,7 +53,7 @@ for n, client in ipairs(clients) do
     local at = 5 * n - 2
     local position, more = tonumber(ARGV[at + 2]), ARGV[at + 4]
     local record = records[n]
-    local mine = ARGV[1] .. ' ' .. ARGV[at + 1] .. ' '
+    local mine = ARGV[1] .. ' ' .. ARGV[at + 1] .. ' ' -- what the record begins with
     local key, new
     local is_known = record and string.sub(record, 1, #mine) == mine
         and knows(position, ARGV[at + 3])
@@ -52,7 +68,7 @@ for n, client in ipairs(clients) do
             for _, range in ipairs(new) do
                 redis.call('ZADD', key, range[1], range[2])
             end
-            redis.call('ZREMRANGEBYSCORE', key, '-inf', ARGV[at + 2])
+            redis.call('ZREMRANGEBYSCORE', key, '-inf', ARGV[at + 2]) -- the position covers them
         end
     else
         fenced[#fenced + 1] = client

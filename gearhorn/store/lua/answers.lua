@@ -1,9 +1,18 @@
--- What became of a change is remembered under its request's id, so that who has not heard the reply
--- can ask again without writing twice; put in front of the scripts that change something.
--- The answers are a hash, id -> reply; beside them stands when each was given, by the members' clock.
+-- What became of a change is remembered under its request's id, so that a caller that has not heard
+-- the reply can ask again without writing twice; put in front of the scripts that change something.
+-- The answers are a hash, id -> reply; beside them stands when each was given, by the members'
+-- clock.
+--
+-- Both functions run in the script that writes the change, and only there: a reply that was
+-- remembered by a second command could be lost with the connection between the two, and the change
+-- would be written again.
+--
+-- Cost: a command to recall, three to remember, and now and then the deletion of a hundred answers.
+-- An answer is kept for two minutes: by then its caller has asked again or has been told
+-- "unavailable". The number is bounded besides, since a clock that stands still ends no minute.
 
 local KEPT, KEPT_MS, AT_ONCE = 10000, 120000, 100 -- answers kept, for how long, forgotten in one go
-local OFTEN = 16 -- answers between two looks for old ones: each look forgets more than came meanwhile
+local OFTEN = 16 -- answers between two searches for old ones: each forgets more than came meanwhile
 
 -- Returns what was replied to a request, false where it was withdrawn, or nil.
 local function recall(answers, request)

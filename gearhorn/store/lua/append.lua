@@ -1,21 +1,36 @@
--- Append messages to a topic's log, atomically and once.
+-- Append messages to a topic's log, in order and once.
+--
+-- A message gets the next sequence, unless its dedup key was logged within two minutes: then the
+-- former place is returned. If the server's run id is another one than the log's, a new epoch
+-- begins first, since the restart may have lost the end of the log.
+--
+-- Atomic, because the sequence is read, given and raised: two appends between these steps would
+-- give one number twice. A plain XADD could number by itself, but not tell repeats, keep the marks
+-- of blocks, hold the caps, and publish the number that it gave. What became of the request is kept
+-- in the same step (asked.lua); a second command would leave a gap in which the messages are logged
+-- and the caller, asking again, logs them once more.
+--
 -- KEYS: 1 the log  2 its messages  3 the marks of its blocks  4 when which unique was logged
 --       5 where each was logged  6 the clock  7 when which log is due for pruning
---       8 the requests of the member's process  9 all who ask
+--       8 the requests of the member's process  9 all askers
 -- ARGV: 1 topic  2 the caller's reading of the clock, ms  3 a fresh epoch  4 the channel of events
 --       5 the number of this request  6 that of the topic's request before it where that may not
 --       have been carried out, or 0; "void" gives this request up, unless it has been carried out
---       7 the run id of the server, which whoever connects asks for once: INFO costs more than XADD
---       8… for each message what tells repeats ('' is nothing), its info and its payload
--- Returns false where the topic has no log; "void" where the request was given up, or the one before
--- it is not carried out; else {epoch, for each message its sequence, or "SEQUENCE EPOCH" where it
--- had been logged before}.
+--       7 the run id of the server, which each new connection asks for once: INFO costs more than
+--       XADD  8… for each message its dedup key ('' is none), its info and its payload
+-- Returns false where the topic has no log; "void" where the request was given up, or the one
+-- before it was not carried out; else {epoch, for each message its sequence, or "SEQUENCE EPOCH"
+-- where it had been logged before}.
+-- Cost: an XADD for each message, up to four more commands for one with a dedup key, a dozen for
+-- the call. Redis copies each payload twice on the way, for the arguments and for the command: that
+-- is what holds the store where messages are large. The caller sends 500 messages and 8 MiB at
+-- most.
 
-local REMEMBERED = 120000 -- ms
+local REMEMBERED = 120000 -- ms: for how long a dedup key tells repeats
 
 local number = tonumber(ARGV[5])
 
--- Keep the reply for whoever asks again; of messages that follow each other in few bytes.
+-- Keep the reply, should it be asked for again; of messages that follow each other in few bytes.
 local function finish(reply, first, count)
     local result = 'none'
     if reply and count == #reply - 1 then
@@ -27,7 +42,7 @@ local function finish(reply, first, count)
     return reply
 end
 
--- Returns the reply that was kept.
+-- Returns the reply that finish kept.
 local function again(result)
     if result == 'none' then
         return false
@@ -53,6 +68,7 @@ if ARGV[6] == 'void' then
     remember(KEYS[8], KEYS[9], number, 'void')
     return 'void'
 end
+-- the messages of a topic are logged in the order in which they were taken, or not at all
 if ARGV[6] ~= '0' and (recall(KEYS[8], tonumber(ARGV[6])) or 'void') == 'void' then
     return 'void'
 end
@@ -70,7 +86,8 @@ if run ~= log.run then
     redis.call('HSET', log.key, 'epoch', log.epoch, 'base', log.last + 1, 'run', run)
 end
 
--- Forget what was logged long ago, faster than it comes; where nothing comes any more pruning does it.
+-- Forget dedup keys that were logged long ago, more than this call adds; where nothing comes any
+-- more pruning does it.
 local function forget_uniques()
     local old = redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', now - REMEMBERED, 'LIMIT', 0,
         100 + 2 * (#ARGV - 7) / 3)
@@ -94,7 +111,7 @@ for at = 8, #ARGV, 3 do
     local unique, info, payload = ARGV[at], ARGV[at + 1], ARGV[at + 2]
     local former = false
     if unique ~= '' then
-        if not has_uniques then
+        if not has_uniques then -- once, and not where no message has a key
             has_uniques = true
             forget_uniques()
         end
@@ -131,10 +148,12 @@ if last == before then
 end
 log.last, log.bytes = last, bytes
 redis.call('HSET', log.key, 'last', last, 'bytes', bytes, 'mark', log.mark)
+-- an empty log is never due; the first message makes it so
 if was_idle and redis.call('ZSCORE', KEYS[7], ARGV[1]) == 'inf' then
     redis.call('ZADD', KEYS[7], now + 1000 * math.min(2 * log.max_age, 60), ARGV[1])
 end
 
 cap(log)
+-- an event only hastens what is read anyhow: a user that may not publish can still append
 redis.pcall('PUBLISH', ARGV[4], 'appended\0' .. ARGV[1] .. '\0' .. last)
 return finish(reply, before + 1, last - before)

@@ -1,9 +1,16 @@
--- What became of numbered requests; put in front of scripts that must not be carried out twice.
--- Whoever asks numbers its requests from 1 on, and has a hash with a field for each of the last of
--- them: NUMBER % SLOTS -> "NUMBER RESULT". RESULT is "void" where it was given up before it came:
--- should it come late, nothing is done.
--- All who ask are a sorted set: the key of each hash -> the members' clock when it was first seen that
--- nothing more had been asked, 0 where something has been asked since.
+-- What became of numbered requests; put in front of scripts that must not be carried out twice. An
+-- asker numbers its requests from 1 on, and has a hash with a field for each of the last of them:
+-- NUMBER % SLOTS -> "NUMBER RESULT". RESULT is "void" where the request was given up before it
+-- came: should it come late, nothing is done. All askers are a sorted set: the key of each hash ->
+-- the members' clock when it was first seen that nothing more had been asked, 0 where something has
+-- been asked since.
+--
+-- A script recalls first, does its work and remembers, in one atomic step. As commands of their
+-- own, a repetition that comes between the work and the remembering would do the work again.
+--
+-- Cost: a command to recall, two to remember, whatever was asked before. The slots bound the
+-- memory; a request whose slot has a higher number is older than 1,024 others and counts as given
+-- up.
 
 local SLOTS = 1024
 

@@ -1,4 +1,12 @@
--- Subscribe or unsubscribe one pair, atomically.
+-- Subscribe or unsubscribe one pair, or end one whose time is over or whose queue is full.
+--
+-- Atomic, because a subscription is told by many keys: the list, the options, the time of its end,
+-- a lane with its parked messages, the topic's log, the version that all members compare. Members
+-- read lists by other scripts, and between two commands one would read a pair without its options,
+-- send bare copies to a durable subscription, or cache a list under a version that it does not
+-- have. Two pairs that make one queue name could each find the name free before either is written.
+-- And a drain's mark has to stand before the next change of that queue is checked against it.
+--
 -- KEYS: 1 the topic's clients  2 their options  3 their drops  4 the version  5 the change log
 --       6 its floor  7 the topics  8 the clock  9 what expires  10 queues being drained
 --       11 the members  12 the log  13 its messages  14 the lanes  15 topics with lanes
@@ -14,9 +22,12 @@
 --       9 the request's id, or ''  10… the client_ids that go with KEYS 28…
 -- Returns {version, whether the pair existed before, 1 where lanes or the log are concerned, parked
 -- messages discarded or -1, 1 where the caller is to drain the queue}; {0, n} where pair n owns the
--- queue name; {0, 0} where the queue is being drained, or what is to be ended is not what was meant;
--- {0, -1, last} where it would start beyond the log. Only the first is remembered: nothing is written
--- with the others.
+-- queue name; {0, 0} where the queue is being drained, or what is to be ended is not what was
+-- meant; {0, -1, last} where it would start beyond the log. Only the first is remembered: nothing
+-- is written with the others.
+-- Cost: about twenty commands on single members of sets and hashes. What may be large (parked
+-- messages, a log) is unlinked, which frees it in another thread; only messages that were put back,
+-- where a subscription turns to pull, are moved at once, and cost their number.
 
 local RIVALS, NAMES = 27, 9 -- KEYS and ARGV before those of other pairs
 local kind, topic, client, queue = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -26,7 +37,7 @@ local function now()
     return clock_now(KEYS[8], ARGV[6])
 end
 
--- Whether a living member drains the queue. A mark without its member is taken away.
+-- Returns whether a living member drains the queue. A mark without its member is taken away.
 local function is_held_off()
     local mark = redis.call('HGET', KEYS[10], queue)
     if not mark then
@@ -67,7 +78,8 @@ local function end_lane()
     return parked
 end
 
--- Whether the subscription is still the one that somebody wants to end.
+-- Returns whether the subscription is still the one that is to be ended: a member noticed some time
+-- ago that its time was over or its queue full, and it may have been subscribed again since.
 local function is_meant()
     if kind == 'expire' then
         local at = redis.call('ZSCORE', KEYS[9], pair)
@@ -80,7 +92,7 @@ local function is_meant()
     return true
 end
 
--- End the pair.
+-- End the pair. The mark is set with the end, so that no change of the queue comes between the two.
 local function finish()
     local drainer = kind == 'unsubscribe' and ARGV[5] or ''
     if not is_meant() or (drainer ~= '' and is_held_off()) then
@@ -93,7 +105,7 @@ local function finish()
     if redis.call('ZCARD', KEYS[1]) == 0 then
         redis.call('ZREM', KEYS[7], topic)
     end
-    -- what a pair that is gone already has left on its queue is nobody's, unless another owns it
+    -- what a pair that is gone already has left on its queue is of no use, unless another owns it
     local drains = drainer ~= '' and (existed == 1 or not owner())
     if drains and redis.call('HEXISTS', KEYS[11], drainer) == 1 then
         redis.call('HSET', KEYS[10], queue, drainer .. ' ' .. ARGV[9])
@@ -133,8 +145,8 @@ local function merged(former, given)
     local options = former and cjson.decode(former) or {}
     for key, value in pairs(given) do
         if key == 'durable' and type(value) == 'table' and options.durable then
-            for one, what in pairs(value) do
-                options.durable[one] = what
+            for name, choice in pairs(value) do
+                options.durable[name] = choice
             end
         elseif value == cjson.null or key == 'durable' and not value then
             options[key] = nil
@@ -145,7 +157,8 @@ local function merged(former, given)
     return options
 end
 
--- Let a lane be delivered for, or not: nobody delivers for a subscription that is read from.
+-- Let a lane be delivered for, or not: no member delivers for a subscription that is read from. The
+-- record's new owner fences the member that held the lane.
 local function set_pull(pull)
     local record = redis.call('HGET', KEYS[14], client)
     local is_pull = string.sub(record, 1, 5) == 'pull '
@@ -175,7 +188,8 @@ local function keep(options)
     end
 end
 
--- Make the pair, or make it again.
+-- Make the pair, or make it again. Everything that may refuse it comes first; from the ZADD on all
+-- of it is written.
 local function subscribe()
     if is_held_off() then
         return {0, 0}
@@ -205,7 +219,7 @@ local function subscribe()
         log = log or make_log(KEYS[12], KEYS[13], KEYS[23], KEYS[16], topic, ARGV[8])
         local start = start_of(log)
         redis.call('HSET', KEYS[14], client, string.format('- 0 %.0f', start))
-        if start < log.last then
+        if start < log.last then -- a reading of many positions may miss this one (see slowest)
             redis.call('HINCRBY', KEYS[12], 'joined', 1)
         end
         redis.call('ZADD', KEYS[15], 0, topic)

@@ -1,15 +1,23 @@
 -- What a fetch asks of a log besides messages: where it stands, to acknowledge, to purge.
+-- Everything is checked before anything is done, so a refusal changes nothing.
+--
+-- Atomic, because what is purged depends on every lane's position: a durable subscription that is
+-- made, or a position that is read, between the reading and the purge could be behind what goes.
+-- Acknowledgements read and write one record: of two callers that acknowledge at once, the lower
+-- position could win. What a subscription has missed is counted in the same step, once.
+--
 -- KEYS: 1 the log  2 its messages  3 the marks of its blocks  4 the lanes
 --       5 the topic's drops
 -- ARGV: 1 client_id, or ''  2 the epoch the caller knows, or ''  3 the position to move to, or ''
 --       4 up to where to purge, or ''
 --       5 the mark and 6 the position of a reading of many lanes (see slowest), or ''
 -- Returns false where there is no log; else {what, epoch, first, last, position, messages that a
--- pull subscription has missed, 1 where there is more to purge, 2 where the
--- lanes are to be read first}; what is 'ok', 'epoch' (another
--- one: nothing is changed), 'client' (no durable subscription), 'pull' (one that is delivered to),
--- 'ack' or 'purge' (beyond the last). What a subscription has missed is counted here, once: nobody
--- delivers for it.
+-- pull subscription has missed, 1 where there is more to purge, 2 where the lanes are to be read
+-- first}; what is 'ok', 'epoch' (another one: nothing is changed), 'client' (no durable
+-- subscription), 'pull' (one that is delivered to), 'ack' or 'purge' (beyond the last). What a
+-- subscription has missed is counted here, since no member delivers for it and would notice.
+-- Cost: without a purge a handful of commands. A purge reads up to 2,000 positions and forgets up
+-- to 100,000 entries or 32 MiB: a few milliseconds; the caller asks again while there is more.
 
 local log = open_log(KEYS[1], KEYS[2], KEYS[3])
 if not log then

@@ -1,13 +1,26 @@
--- Join or renew a lease, atomically.
+-- Join or renew a lease, and learn what has changed.
+--
+-- A renewal writes up to which version the member knows every change, and returns what came after.
+-- So the next renewal, which says that these are known, is what other members rely on.
+--
+-- Atomic, because the version, the topics that changed up to it and the members are of one moment:
+-- a change between two of them would be counted as known and not be among the topics, and the
+-- member would use an old list under a good lease. A joining member takes the version as known that
+-- its record has; a change in between would be told to a list of members without it. And a record
+-- that was removed between the check and the write would come back to life.
+--
 -- KEYS: 1 the members  2 the version  3 the change log  4 its floor  5 the clock  6 what expires
 --       7 the run id that the data was last served under  8 the layout  9 a word for the data
 -- ARGV: 1 "join" or "renew"  2 the member  3 the version up to which it knows every change, or -1
 --       4 its lease, ms  5 its reading of the clock, ms  6 the server's run id
---       7 "settled" where everybody's lease under the former run has lapsed  8 the layout's number
+--       7 "settled" where every lease under the former run has lapsed  8 the layout's number
 --       9 how many expired pairs are handed out at once  10 a fresh word for data that has none
 -- Returns {0} where the store does not know the member; else {1, version, the topics that changed
 -- since or false for everything, the members as a flat list, the clock, pairs that expired, whether
 -- the data was last served under this run, the word that stands for the data}.
+-- Cost: a dozen commands, the members, up to 100 expired pairs, and the topics that changed since:
+-- all that are kept, 11,000 at most, beyond which it is "everything". A member renews every third
+-- of its lease.
 
 redis.call('SET', KEYS[8], ARGV[8], 'NX') -- an emptied store is ours again
 local former = redis.call('HGET', KEYS[1], ARGV[2])

@@ -1,5 +1,11 @@
 -- Keep or forget what is known of messages of one durable subscription, for the member that holds
 -- the lane.
+--
+-- Atomic, because another member could take the lane between the check of its record and the write,
+-- and what it read then would be changed behind its back. A message that was parked or put back is
+-- told by three keys: a reader between them would find it in the order without its bytes, or not at
+-- all and deliver it once more.
+--
 -- KEYS: 1 the lanes  2 the pair's failed attempts  3 its messages put back  4 those messages
 --       5 its parked messages' order  6 what is done beyond its position
 --       7 which subscriptions have messages that were put back
@@ -7,6 +13,8 @@
 --       "redriven", done with after it was put back; or "late", acknowledged after it was parked
 --       5 topic  6 what is kept of failed attempts  7… sequences
 -- Returns 1, or 0 where the member does not hold the lane under that TERM.
+-- Cost: a command for each sequence that failed or is cleared, up to eight for one that was parked
+-- or put back; the caller names 1,000 at most.
 
 local record = redis.call('HGET', KEYS[1], ARGV[1])
 local mine = ARGV[2] .. ' ' .. ARGV[3] .. ' '

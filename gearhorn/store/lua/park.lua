@@ -1,17 +1,25 @@
 -- Set a message aside for one durable subscription. Its payload is copied from the log, or from
 -- where it was put back: it does not travel. As many are kept as the topic's log may have, and as
 -- many bytes; the oldest go, and count as dropped.
+--
+-- Atomic, because another member could take the lane between the check of its record and the write,
+-- and deliver the message while it is parked. A message that was put back moves to the parked ones:
+-- between two commands it would be in both places, and be delivered though it is parked, or in
+-- none, and be lost. The caps are held in the same step, so that no burst of failures outruns them.
+--
 -- KEYS: 1 the lanes  2 the parked messages' order  3 the messages  4 the failed attempts
 --       5 those put back  6 the log  7 the topic's drops  8 the log's messages
 --       9 which subscriptions have messages that were put back
 -- ARGV: 1 client_id  2 the member  3 TERM  4 sequence  5 topic  6 the message as it is kept, up to
 --       its payload  7 the payload's length
 -- Returns 0 where the member does not hold the lane under that TERM, -1 where the message is no
--- more, else 1 and 1 for each that goes.
+-- more, else 1 plus the number of those that go.
+-- Cost: about ten commands and a copy of the payload; at most 1,000 old messages go with it.
 
 local GOES = 1000 -- at most, for one that comes
 
--- Returns what goes in front of a payload, the last of a message, as a binary string of MessagePack.
+-- Returns what goes in front of a payload, the last of a message, as a binary string of
+-- MessagePack.
 local function header_of(payload)
     if #payload < 256 then
         return struct.pack('>BB', 0xc4, #payload)
@@ -48,10 +56,10 @@ if not payload then
 end
 
 local caps = redis.call('HMGET', KEYS[6], 'max_messages', 'max_bytes')
-local most, bytes = tonumber(caps[1] or MAX_MESSAGES), tonumber(caps[2] or MAX_BYTES)
+local limit, bytes = tonumber(caps[1] or MAX_MESSAGES), tonumber(caps[2] or MAX_BYTES)
 local count, gone = redis.call('ZCARD', KEYS[2]), 0
 while count > 1 and gone < GOES
-    and (count > most or tonumber(redis.call('HGET', KEYS[3], 'bytes') or 0) > bytes) do
+    and (count > limit or tonumber(redis.call('HGET', KEYS[3], 'bytes') or 0) > bytes) do
     local oldest = redis.call('ZPOPMIN', KEYS[2])[1]
     forget_parked(KEYS[3], oldest)
     count, gone = count - 1, gone + 1

@@ -1,10 +1,18 @@
--- Change a topic's retention settings, atomically.
+-- Change a topic's retention settings; make its log, or end it.
+--
+-- Atomic, because the log begins with its first setting or durable subscription and ends with the
+-- last of both: a subscription that is made between the check and the deletion would lose its log.
+-- The version rises in the same step, since members learn by it whether the topic has a log.
+--
 -- KEYS: 1 the log  2 its messages  3 the lanes  4 when which log is due  5 when which unique was
 --       logged  6 where each was  7 the version  8 the change log  9 its floor  10 the clock
 --       11 the marks of the log's blocks  12 what became of requests  13 when each was answered
 -- ARGV: 1 topic  2 the settings given, as JSON; null returns to the default  3 a fresh epoch
 --       4 the caller's reading of the clock, ms  5 the request's id, or ''
--- Returns the new version. Without any setting left the log goes with its last durable subscription.
+-- Returns the new version. Without any setting left the log goes with its last durable
+-- subscription.
+-- Cost: about twenty commands. A log that goes is unlinked; of one that has become too large up to
+-- 100,000 entries or 32 MiB go at once, and pruning is due for the rest.
 
 local found = recall(KEYS[12], ARGV[5])
 if found ~= nil then
