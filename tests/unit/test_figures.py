@@ -11,7 +11,6 @@ YET = {
     "positional": 3,
     "foreign": 6,
     "unnamed": 4,
-    "untested": 2,
 }
 EXPLAINED = 0.24  # of the lines that are not blank are comments and docstrings, at least
 
@@ -39,7 +38,7 @@ def test_files_and_functions_are_short() -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_does_not_keep_a_rule_becomes_less(rule: str, places: list[figures.Place]) -> None:
-    assert len(places) <= YET[rule], "\n".join(names(places))
+    assert len(places) <= YET.get(rule, 0), "\n".join(names(places))
 
 
 def test_the_source_explains_itself() -> None:
