@@ -16,7 +16,7 @@ comparing each with each would take minutes. So a poll compares in two ways:
 Why fresh messages wait for one poll: the delivering member nearly always tells within that time,
 and then they cost nothing.
 
-Rules: runs on the event loop. What a poll finds is looked up and told in portions, so that the loop
+Rules: runs on the event loop. What a poll finds is asked for and told in portions, so that the loop
 has its turns. A poll that fails is repeated whole, from the positions of the one before.
 """
 
@@ -36,7 +36,7 @@ from gearhorn.timing import now_s
 
 POLL_S = 0.5  # between two polls, or
 POLL_DUTY = 10  # so many times as long as the last one took
-PORTION = 1000  # receivers looked up and told in one go
+PORTION = 1000  # receivers asked for and told in one go
 _PARKED = "too many attempts"  # where the member that parked the message did not tell why
 
 log = structlog.get_logger(__name__)

@@ -35,7 +35,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from hashlib import sha256
 from itertools import repeat
@@ -85,7 +85,13 @@ _Append = tuple[Job, str, Item, Origin[Any], Any]
 
 
 class _Round:
-    """Messages that are written together, and the requests for them by topic."""
+    """Messages that are written together, and the requests for them by topic.
+
+    Arguments:
+        batch: in the order in which they were handed over.
+        appends: as they were numbered, to ask for their fates.
+        task: ends with the store's answer.
+    """
 
     __slots__ = ("appends", "batch", "began_s", "task")
 
@@ -98,7 +104,8 @@ class _Round:
         self.began_s = asyncio.get_running_loop().time()
 
     def keep(self, batch: list[_Append]) -> None:
-        """Keep these messages; of the others it is known what became of them."""
+        """Keep these messages; of the others it is known what became of them. The fates of topics
+        without one are not asked for."""
         if not batch:  # as nearly always
             self.batch, self.appends = [], {}
             return
@@ -135,7 +142,7 @@ class Appends:
         self._barriers: deque[tuple[int, asyncio.Future[None]]] = deque()
         # By topic, which message is its last one that is not worked off; in ascending order.
         self._lasts: dict[str, int] = {}
-        self._followers: dict[int, list[tuple[Job, Callable[[], None]]]] = {}  # by its number
+        self._followers: dict[int, list[tuple[Job, Origin[Any], Any]]] = {}  # by its number
         self.waiting_since: float | None = None
 
     @property
@@ -178,8 +185,7 @@ class Appends:
         """Tell ``origin`` that a message is not logged, once those of its topic are worked off that
         wait now, of which there are some: what it sends must not overtake them. ``job`` is failed
         if it raises."""
-        then = partial(origin.logged, plan, None)
-        self._followers.setdefault(self._lasts[topic], []).append((job, then))
+        self._followers.setdefault(self._lasts[topic], []).append((job, origin, plan))
 
     async def barrier(self) -> None:
         """Return once everything that was handed over before now is worked off."""
@@ -190,6 +196,8 @@ class Appends:
 
     async def write(self) -> None:
         """Write what comes, without end; more than one round may be under way."""
+        # A slot is taken before the messages: all that comes while none is free goes with the next
+        # round.
         while True:
             await self._came.wait()
             await self._slots.acquire()
@@ -207,7 +215,11 @@ class Appends:
                 self._slots.release()
 
     async def tell(self) -> None:
-        """Take the answers and tell them, in order and without end."""
+        """Take the answers and tell them, in order and without end.
+
+        A round that is not answered holds up those behind it, whose messages may be later ones of
+        its topics.
+        """
         while True:
             round_ = await self._rounds.get()
             count = len(round_.batch)
@@ -220,15 +232,16 @@ class Appends:
             went_well()
 
     def _pass(self, count: int) -> None:
-        """Messages of one round are worked off."""
+        """Messages of one round are worked off: its slot is free, and what waited for them goes on.
+        Followers come before barriers, since a barrier promises that nothing is on its way."""
         self._slots.release()
         self._passed += count
         lasts = self._lasts
         while lasts and lasts[topic := next(iter(lasts))] <= self._passed:
             del lasts[topic]
         for number in [number for number in self._followers if number <= self._passed]:
-            for job, then in self._followers.pop(number):
-                attempt(job, then)
+            for job, origin, plan in self._followers.pop(number):
+                attempt(job, partial(origin.logged, plan, None))
         while self._barriers and self._barriers[0][0] <= self._passed:
             self._barriers.popleft()[1].set_result(None)
 
@@ -310,7 +323,8 @@ class Appends:
             await self._finish(round_)
 
     async def _write_again(self, unknown: list[_Round], undone: deque[_Append]) -> None:
-        """Write messages one round after the other, until one is not answered."""
+        """Write messages one round after the other, until one is not answered. What its job server
+        has given to another member meanwhile is left out: that member logs it."""
         while undone and not unknown:
             batch = [append for append in _portion(undone) if not append[0].is_given_back]
             if batch and not await self._finish(round_ := self._write(batch)):
@@ -318,7 +332,8 @@ class Appends:
                 self._patience = min(2 * self._patience, MAX_PATIENCE)
 
     async def _fates(self, unknown: Iterable[_Round]) -> list[_Found] | None:
-        """Return what became of rounds; None where that is not known yet."""
+        """Return what became of rounds; None where that is not known yet. All of it or nothing: to
+        tell a later message before an older one is known would change their order."""
         known = []
         for round_ in unknown:
             try:
@@ -355,20 +370,23 @@ class Appends:
         return again
 
     def _is_away(self, since: float, error: StoreError) -> None:
-        """The store did not answer a round that began at ``since``."""
+        """The store did not answer a round that began at ``since``. This is logged once, until it
+        answers again; ``StoreOutage`` reads ``waiting_since``."""
         if self.waiting_since is None:
             self.waiting_since = since
             log.error("store unreachable; messages wait to be logged", error=str(error))
 
 
 def _break(batch: Iterable[_Append]) -> None:
-    """Finish the jobs of a round that are not finished: gearhorn has a fault."""
+    """Finish the jobs of a round that are not finished: gearhorn has a fault. Whether their
+    messages are logged is not known; a publisher that publishes again should give a ``unique``."""
     for job, *_ in batch:
         job.fail(str(InternalError()))
 
 
 def _portion(waiting: deque[_Append]) -> list[_Append]:
-    """Take what one round writes away from the front of what waits."""
+    """Take what one round writes away from the front of what waits: so many messages, and so many
+    bytes, but one at least. The oldest go first, of whatever topic."""
     batch: list[_Append] = []
     size = 0
     while waiting and len(batch) < ROUND and size < ROUND_BYTES:

@@ -161,7 +161,7 @@ class Deliverer:
                 self.held.touch(lane)
 
     def missed(self) -> None:
-        """Anything may have been logged: have every lane look where its log ends."""
+        """Anything may have been logged: have every lane read to where its log ends."""
         self._log_cache.doubt()
         self._server_changed()
 

@@ -1,7 +1,7 @@
 """The job watcher: asks the job servers which deliveries receivers have taken, or died on.
 
 Theory of operation. A receiver has ``timeout`` seconds from when it takes a delivery, but gearmand
-tells nobody that it took a job, nor that it died on one (docs/gearmand.rst, "Status and admin
+does not tell that it took a job, nor that it died on one (docs/gearmand.rst, "Status and admin
 commands"). Two things are polled, and each may become expensive.
 
 *Was a job taken?* A delivery that has been out for a while is asked for by itself (GET_STATUS), a
@@ -64,7 +64,7 @@ class JobWatcher:
         self._deliverer = deliverer
         self._job_servers = job_servers
         self._tables_s: dict[int, float] = {}  # when a server's table may be read again
-        self._deaths_s: dict[Delivery, float] = {}  # when to read for one again
+        self._deaths_s: dict[Delivery, float] = {}  # when to read the list of jobs for it
 
     async def run(self) -> None:
         """Poll, without end. The time between two polls follows the shortest time-out of the lanes

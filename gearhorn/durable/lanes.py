@@ -94,7 +94,7 @@ class Delivery(Attempts):
 
     def apply(self, event: Event) -> tuple[Action, ...]:
         """Let an event happen; return what follows. Whatever waited for the former state to last
-        is dropped, and a lane that closes looks whether it can be given up."""
+        is dropped, and a lane that closes is worked off, as it may be given up by that."""
         row = DELIVERIES.get((self.state, event))
         if row is None:
             return ()
@@ -210,8 +210,8 @@ class Lane(Window[Delivery]):
         return True
 
     def moved(self, former: State, state: State, is_lost: bool = False) -> None:
-        """A delivery is in another state now; ``is_lost``: a receiver may have its job, and nobody
-        hears of it any more. A lane that closes is looked at, whatever it was that happened."""
+        """A delivery is in another state now; ``is_lost``: a receiver may have its job, of which
+        nothing more is heard. A lane that closes is worked off, whatever it was that happened."""
         self.counts[former] -= 1
         self.counts[state] += 1
         if is_lost:

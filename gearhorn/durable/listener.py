@@ -75,8 +75,8 @@ class Listener:
                 self._tasks.spawn(self._membership.refresh(), "members")
 
     def missed(self) -> None:
-        """Have every part look for itself: anything may have been published unheard. Redrives and
-        members are left out, which are polled every few seconds in any case."""
+        """Have every part find out by itself: anything may have been published unheard. Left out
+        are redrives and members, which are polled every few seconds in any case."""
         self._deliverer.missed()
         self._fetching.missed()
         self._changed_lanes.add_all()

@@ -176,7 +176,7 @@ class Outcomes:
             self._pending.late(delivery)
             self._held.touch(delivery.lane)
 
-    # From those who look at the job servers
+    # From the job watcher
 
     def taken(self, delivery: Delivery) -> None:
         """A receiver was seen with the job: its time runs from now on. The time is that of the

@@ -73,7 +73,13 @@ class StoreServer(Protocol):
 
 
 def owner_of(members: Sequence[str], queue: bytes) -> str:
-    """Return the member that should deliver to a queue; there must be one member at least."""
+    """Return the member that should deliver to a queue. Where a member comes or goes, only its own
+    share of the queues has another owner.
+
+    Arguments:
+        members: their ids, in any order; there must be one at least.
+        queue: its name on the job servers.
+    """
     return max(members, key=lambda member: sha256(member.encode() + b"\0" + queue).digest())
 
 
@@ -113,7 +119,11 @@ class Ownership:
 
     async def wait_ended(self, topics: Sequence[str] | None) -> None:
         """Return once the lanes of these topics (None: of any) that have ended, and that were
-        added to the changed lanes, deliver nothing more."""
+        added to the changed lanes, deliver nothing more.
+
+        A comparison that is under way may have read the store before they ended. So the next one
+        is waited for, which is begun at once.
+        """
         held = self._deliverer.topics
         if not held or (topics is not None and not set(topics) & set(held)):
             return
@@ -125,13 +135,16 @@ class Ownership:
         await asyncio.shield(self._comparison)
 
     def leaves(self, member: str) -> None:
-        """A member gives its lanes up: it is no owner any more, whatever the store says."""
+        """A member gives its lanes up: it is no owner any more, whatever the store says. Its record
+        stays there until it stops."""
         if member != self._membership.id:
             self._leaving.add(member)
             self._changed_lanes.add_all()
 
     async def leave(self) -> None:
-        """Give every lane up, as soon as no receiver has a job of it."""
+        """Give every lane up, as soon as no receiver has a job of it. The others are told first, so
+        that none is given up before its next owner knows that it is the owner; where they cannot be
+        told, they take the lanes once this member's record is gone."""
         self._is_leaving = True
         try:
             await self._lanes.tell(Leaving(self._membership.id))
@@ -176,7 +189,8 @@ class Ownership:
         await self._membership.joined.wait()
 
     def _postpone(self, comparison: asyncio.Future[None] | None) -> None:
-        """A comparison has failed; what waits for it waits for the next one."""
+        """A comparison has failed; what waits for it waits for the next one. Where that has those
+        that wait already, both are told together."""
         if comparison is None:
             return
         if self._comparison is None:
@@ -185,7 +199,8 @@ class Ownership:
             self._comparison.add_done_callback(lambda _: comparison.set_result(None))
 
     async def _compare(self, changed: Changed) -> None:
-        """Compare lanes that may have changed."""
+        """Compare lanes that may have changed. Members that left and are gone are forgotten first;
+        then a new run of the store, which gives up every lane that would be compared."""
         self._leaving &= self._membership.peers.keys()
         self._notice_run()
         if changed.is_all:
@@ -221,13 +236,15 @@ class Ownership:
         await self._compare_all(left)
 
     async def _compare_all(self, topics: Iterable[str]) -> None:
-        """Compare every lane of any number of topics."""
+        """Compare every lane of any number of topics, a page of topics at a time."""
         ordered = sorted(topics)
         for at in range(0, len(ordered), PAGE):
             await self._compare_topics(ordered[at : at + PAGE])
 
     async def _compare_topics(self, topics: Sequence[str]) -> None:
-        """Compare every lane of these topics, part by part."""
+        """Compare every lane of these topics, part by part. A lane that is held here, and that no
+        part had, has ended: it was held before the first part was read, and parts leave out no lane
+        that is there all the time."""
         here = {topic: set(self._deliverer.find(topic)) for topic in topics}
         cursors = dict.fromkeys(topics, 0)
         while cursors:
@@ -262,7 +279,13 @@ class Ownership:
                     self._deliverer.fence(lane)
 
     async def _take(self, topic: str, lanes: _Records) -> None:
-        """Keep, take or give up lanes of a topic, as the store has them."""
+        """Keep, take or give up lanes of a topic, as the store has them.
+
+        Lanes with ``pull`` have no owner: their receivers fetch.
+        """
+        # Lanes that are held keep their options up to date by this comparison alone. Those that
+        # the store says are this member's, without being held, are released before any is taken:
+        # their next owner may wait for them already.
         member = self._membership.id
         members = self._owners()
         wanted: list[str] = []
@@ -283,7 +306,7 @@ class Ownership:
             await self._acquire(member, topic, wanted, lanes)
 
     def _owners(self) -> list[str]:
-        """Return the members that may own lanes: none of those that leave."""
+        """Return the members that may own lanes: none of those that leave, this one included."""
         members = [member for member in self._membership.peers if member not in self._leaving]
         if not self._is_leaving:
             members.append(self._membership.id)
@@ -302,7 +325,8 @@ class Ownership:
             self._open(topic, taken, durable, envelope)
 
     def _open(self, topic: str, taken: Acquired, durable: DurableOptions, envelope: bool) -> None:
-        """Begin to deliver for a lane that was taken."""
+        """Begin to deliver for a lane that was taken. Should a receiver have a job of the former
+        owner, it is waited for no longer than its time-out."""
         lane = Lane(
             topic,
             taken.client_id,

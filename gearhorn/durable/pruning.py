@@ -18,7 +18,7 @@ from gearhorn.store.asked import Askers
 from gearhorn.store.log import Log
 from gearhorn.timing import MembersClock
 
-LONGEST_S = 1.0  # between two rounds: a log may become due earlier than was said
+LONGEST_S = 1.0  # between two rounds: a log may become due earlier than the store said
 SHORTEST_S = 0.02  # even where more is due than one round prunes
 
 log = structlog.get_logger(__name__)

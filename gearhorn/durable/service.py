@@ -137,7 +137,7 @@ class DurableTopics:
             "appended": self.appends.tell,
             "ownership": self._ownership.run,
             "delivery": self.deliverer.run,
-            "looks": self._job_watcher.run,
+            "job watch": self._job_watcher.run,
             "quiet": self._quiet.run,
             "redrives": self._redrives.run,
         }
