@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 GEARMAN_PORT = 4730  # IANA
-LEAST_STORE_CONNECTIONS = 8  # five have a purpose of their own, three are shared by all else
+MIN_STORE_CONNECTIONS = 8  # five have a purpose of their own, three are shared by all else
 DEFAULT_REDIS = "redis://localhost:6379/0"
 
 _SERVER = re.compile(

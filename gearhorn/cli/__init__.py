@@ -1,1 +1,1 @@
-"""The commands."""
+"""The command ``gearhorn-worker``: from options, environment and file to a running worker."""

@@ -1,7 +1,12 @@
-"""``gearhorn-worker``: options, environment and file into a ``Config``, and the process around it.
+"""``gearhorn-worker``: its options, and the process around the worker.
+
+The order of a start: standard streams, signals, options, log, with ``--standalone`` the servers,
+the event loop, the worker. Each is taken back in reverse, however the process ends. ``main`` can be
+called by itself, as tests do; ``run`` is what the installed command and ``python -m`` call.
 
 Rules: the command line wins over ``GEARHORN_...``, which wins over the TOML file of ``--config``.
-A wrong value says what was expected and what it got, and the exit code is 2.
+Exit codes: 0 stopped as asked; 1 the worker cannot start, or a server of ``--standalone`` cannot; 2
+a wrong option or file; 128 and the signal's number after a second signal.
 """
 
 from __future__ import annotations
@@ -10,134 +15,38 @@ import asyncio
 import contextlib
 import gc
 import os
-import signal
 import sys
-import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-import structlog
 
 import gearhorn
 from gearhorn.broker.broker import Broker
 from gearhorn.cli.logs import LEVELS, open_standard_streams, set_up_logs
-from gearhorn.config import (
-    DEFAULT_REDIS,
-    LEAST_STORE_CONNECTIONS,
-    Config,
-    parse_seconds,
-    parse_server,
-    parse_size,
+from gearhorn.cli.options import (
+    CONNECTIONS,
+    COUNT,
+    FILE,
+    FUNCTION,
+    INTERVAL,
+    LEASE,
+    NAMESPACE,
+    SERVER,
+    SIZE,
+    STALE,
+    read_config,
 )
-from gearhorn.errors import BadName, StartError
+from gearhorn.cli.process import Stopping, heed_signals
+from gearhorn.config import DEFAULT_REDIS, Config, parse_server
+from gearhorn.errors import StartError
 from gearhorn.gearman.server import Server
-from gearhorn.names import check_name
 from gearhorn.standalone.servers import Standalone, StandaloneError
 from gearhorn.standalone.servers import start as start_standalone
 
 _DEFAULTS = Config()
-_ENDINGS = (signal.SIGTERM, signal.SIGINT)
-_came: list[int] = []  # signals to end that came before the worker serves
-
-log = structlog.get_logger(__name__)
-
-
-class _Parsed(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.5 on
-    """A value that a function of ``config`` reads; its ``ValueError`` is shown."""
-
-    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
-        self.name = name
-        self._parse = parse
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):  # a default, which needs no reading
-            return value
-        try:
-            return self._parse(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-def _parse_function(text: str) -> str:
-    try:
-        check_name("it", text)
-    except (BadName, UnicodeEncodeError) as error:
-        raise ValueError(f"expected a function name, got {text!r}: {error}") from None
-    return text
-
-
-def _parse_namespace(text: str) -> str:
-    if not text or not text.isprintable() or set(text) & set("{} "):
-        raise ValueError(f"expected a word without braces or spaces, got {text!r}")
-    return text
-
-
-_SERVER = _Parsed("server", parse_server)
-_SIZE = _Parsed("size", parse_size)
-_FUNCTION = _Parsed("function name", _parse_function)
-_NAMESPACE = _Parsed("namespace", _parse_namespace)
-_LEASE = _Parsed("seconds", partial(parse_seconds, minimum=0.5, limit=3600))
-_STALE = _Parsed("seconds", partial(parse_seconds, minimum=0, limit=86400 * 365))
-_INTERVAL = _Parsed("seconds", partial(parse_seconds, minimum=0.1, limit=3600))
-_COUNT = click.IntRange(min=1)
-_CONNECTIONS = click.IntRange(min=LEAST_STORE_CONNECTIONS, max=10_000)
-_SECRET = {"redis"}  # whose value no text shows
-_NOT_IN_FILE = {"config", "help", "version"}
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-
-
-def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
-    """Make the file's values the defaults of every other parameter."""
-    if path is None:
-        return
-    try:
-        values = tomllib.loads(path.read_bytes().decode())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise click.BadParameter(f"{path}: {error}", ctx, param) from None
-    known = {one.name: one for one in ctx.command.params if one.name not in _NOT_IN_FILE}
-    defaults: dict[str, Any] = {}
-    for key, value in values.items():
-        name = key.replace("-", "_")
-        if name not in known:
-            expected = ", ".join(sorted(known))
-            came = repr(key) if name.isidentifier() else "a key that is none"
-            raise click.BadParameter(f"{path}: expected one of {expected}, got {came}", ctx, param)
-        try:
-            defaults[name] = _as_text(known[name], value)
-        except ValueError as error:
-            raise click.BadParameter(f"{path}: {key}: {error}", ctx, param) from None
-    ctx.default_map = defaults
-
-
-def _as_text(param: click.Parameter, value: Any) -> str | list[str]:
-    """Return a value of the file as it would stand on the command line; ``ValueError`` tells
-    which type was expected."""
-    if param.nargs == -1:
-        words = value.split() if isinstance(value, str) else value
-        if isinstance(words, list) and all(isinstance(word, str) for word in words):
-            return words
-        raise ValueError(f"expected a string or an array of strings, got {value!r}")
-    if isinstance(value, str):
-        return value
-    if isinstance(param, click.Option) and param.is_flag:
-        if isinstance(value, bool):
-            return str(value)
-        raise ValueError(f"expected a boolean, got {value!r}")
-    if param.type in (_SIZE, _COUNT, _CONNECTIONS):
-        if isinstance(value, int) and not isinstance(value, bool):
-            return str(value)
-        raise ValueError(f"expected an integer, got {value!r}")
-    if param.type in (_LEASE, _STALE, _INTERVAL):
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return str(value)
-        raise ValueError(f"expected a number, got {value!r}")
-    if param.name in _SECRET:
-        raise ValueError(f"expected a string, got {type(value).__name__}")
-    raise ValueError(f"expected a string, got {value!r}")
 
 
 @click.command(
@@ -148,14 +57,14 @@ def _as_text(param: click.Parameter, value: Any) -> str | list[str]:
     }
 )
 @click.argument(
-    "servers", metavar="[HOST[:PORT]]...", type=_SERVER, nargs=-1, envvar="GEARHORN_SERVERS"
+    "servers", metavar="[HOST[:PORT]]...", type=SERVER, nargs=-1, envvar="GEARHORN_SERVERS"
 )
 @click.option(
     "--config",
-    type=_FILE,
+    type=FILE,
     is_eager=True,
     expose_value=False,
-    callback=_read_config,
+    callback=read_config,
     help="TOML file; its keys are the options' names, and `servers`.",
 )
 @click.option(
@@ -163,13 +72,13 @@ def _as_text(param: click.Parameter, value: Any) -> str | list[str]:
 )
 @click.option(
     "--store-connections",
-    type=_CONNECTIONS,
+    type=CONNECTIONS,
     default=_DEFAULTS.store_connections,
     help="Connections to the store at most; what needs one queues.",
 )
 @click.option(
     "--namespace",
-    type=_NAMESPACE,
+    type=NAMESPACE,
     default=_DEFAULTS.namespace,
     help="Keeps clusters that share one Redis apart.",
 )
@@ -180,61 +89,65 @@ def _as_text(param: click.Parameter, value: Any) -> str | list[str]:
     type=click.Path(file_okay=False, path_type=Path),
     help="With --standalone: keep the store's data here between runs.",
 )
-@click.option("--ssl-ca", type=_FILE, help="Speak TLS to the job servers; verified with this CA.")
-@click.option("--ssl-cert", type=_FILE, help="This worker's certificate, if they ask for one.")
-@click.option("--ssl-key", type=_FILE, help="Its key.")
-@click.option("--fanout-function", type=_FUNCTION, default=_DEFAULTS.fanout_function)
-@click.option("--subscribe-function", type=_FUNCTION, default=_DEFAULTS.subscribe_function)
-@click.option("--register-function", type=_FUNCTION, default=_DEFAULTS.register_function)
-@click.option("--unsubscribe-function", type=_FUNCTION, default=_DEFAULTS.unsubscribe_function)
-@click.option("--describe-function", type=_FUNCTION, default=_DEFAULTS.describe_function)
-@click.option("--retain-function", type=_FUNCTION, default=_DEFAULTS.retain_function)
-@click.option("--fetch-function", type=_FUNCTION, default=_DEFAULTS.fetch_function)
-@click.option("--parked-function", type=_FUNCTION, default=_DEFAULTS.parked_function)
+# TLS: see gearman.tls; the store has its own, by a URL that begins with rediss
+@click.option("--ssl-ca", type=FILE, help="Speak TLS to the job servers; verified with this CA.")
+@click.option("--ssl-cert", type=FILE, help="This worker's certificate, if they ask for one.")
+@click.option("--ssl-key", type=FILE, help="Its key.")
+# Names of the functions that the worker serves: others, to run two clusters on one job server.
+@click.option("--fanout-function", type=FUNCTION, default=_DEFAULTS.fanout_function)
+@click.option("--subscribe-function", type=FUNCTION, default=_DEFAULTS.subscribe_function)
+@click.option("--register-function", type=FUNCTION, default=_DEFAULTS.register_function)
+@click.option("--unsubscribe-function", type=FUNCTION, default=_DEFAULTS.unsubscribe_function)
+@click.option("--describe-function", type=FUNCTION, default=_DEFAULTS.describe_function)
+@click.option("--retain-function", type=FUNCTION, default=_DEFAULTS.retain_function)
+@click.option("--fetch-function", type=FUNCTION, default=_DEFAULTS.fetch_function)
+@click.option("--parked-function", type=FUNCTION, default=_DEFAULTS.parked_function)
+# Bounds: what is beyond is refused with a code (docs/protocol.rst, "Requests, replies, errors").
 @click.option(
-    "--max-payload", type=_SIZE, default=_DEFAULTS.max_payload, help="Bytes in one payload."
+    "--max-payload", type=SIZE, default=_DEFAULTS.max_payload, help="Bytes in one payload."
 )
 @click.option(
     "--max-fanout-bytes",
-    type=_SIZE,
+    type=SIZE,
     default=_DEFAULTS.max_fanout_bytes,
     help="Payload times copies; and what waiting foreground fan-outs hold.",
 )
 @click.option(
     "--max-foreground",
-    type=_COUNT,
+    type=COUNT,
     default=_DEFAULTS.max_foreground,
     help="Foreground fan-outs that may wait for receivers.",
 )
 @click.option(
     "--max-backlog",
-    type=_COUNT,
+    type=COUNT,
     default=_DEFAULTS.max_backlog,
     help="Copies that may wait on a queue, unless its subscription says otherwise.",
 )
 @click.option(
     "--max-cached",
-    type=_COUNT,
+    type=COUNT,
     default=_DEFAULTS.max_cached,
     help="Subscriptions kept in memory.",
 )
+# Times of the cluster: all members of a namespace should have the same.
 @click.option(
     "--lease",
-    type=_LEASE,
+    type=LEASE,
     default=_DEFAULTS.lease,
     metavar="SECONDS",
     help="How long a dead worker can hold up a change of a subscription.",
 )
 @click.option(
     "--serve-stale",
-    type=_STALE,
+    type=STALE,
     default=_DEFAULTS.serve_stale,
     metavar="SECONDS",
     help="Go on with lists that may be old so long after the store is lost.",
 )
 @click.option(
     "--gossip-interval",
-    type=_INTERVAL,
+    type=INTERVAL,
     default=_DEFAULTS.gossip_interval,
     metavar="SECONDS",
     help="Between two messages of one worker on its state; longer with many workers.",
@@ -245,6 +158,7 @@ def _as_text(param: click.Parameter, value: Any) -> str | list[str]:
     gearhorn.__version__, message="gearhorn %(version)s", allow_from_autoenv=False
 )
 def main(
+    *,
     servers: tuple[tuple[str, int], ...],
     standalone: bool,
     data: Path | None,
@@ -256,19 +170,28 @@ def main(
 
     Every option is also an environment variable (GEARHORN_MAX_PAYLOAD, GEARHORN_SERVERS ...) and
     a key of the file given with --config. Servers default to localhost:4730.
+    \f
+
+    The text for ``--help`` ends above. click passes every option by keyword; those that are fields
+    of ``Config`` come in ``options``, by the names of the fields.
+
+    Arguments:
+        servers: host and port of each job server; none means the default of ``Config``.
+        standalone: bring servers along, whose addresses then replace those of ``Config``.
+        data: where their store keeps its data; None: in memory.
+        log_format: ``logfmt`` or ``json``.
+        log_level: a key of ``LEVELS``.
+        options: the fields of ``Config``, checked one by one.
+
+    Ends with ``SystemExit``, whose code is in the rules above. Raises ``click.UsageError`` for
+    options that do not go together, and ``click.ClickException`` where the servers cannot be
+    started; click prints both.
     """
+    # The log is first: whatever comes then may have something to report. It is written to its end
+    # when click closes its context, behind everything that stands in a ``with`` here.
     writer = set_up_logs(log_format, log_level)
     click.get_current_context().call_on_close(writer.flush)
-    names = [value for key, value in options.items() if key.endswith("_function")]
-    if len(set(names)) < len(names):
-        raise click.UsageError(f"expected different function names, got {', '.join(names)}")
-    if standalone and (servers or options["redis"] != DEFAULT_REDIS):
-        own = "--standalone brings its own job server and store"
-        raise click.UsageError(f"{own}: leave out servers and --redis")
-    if data is not None and not standalone:
-        raise click.UsageError("--data needs --standalone")
-    if len(set(servers)) < len(servers):
-        raise click.UsageError("expected different servers, got one twice")
+    _check_together(servers, standalone, data, options)
     config = Config(**{f.name: options[f.name] for f in fields(Config) if f.name in options})
     if servers:
         config = replace(config, servers=servers)
@@ -280,11 +203,38 @@ def main(
     sys.exit(code)
 
 
+def _check_together(
+    servers: tuple[tuple[str, int], ...],
+    standalone: bool,
+    data: Path | None,
+    options: dict[str, Any],
+) -> None:
+    """Refuse options that are right by themselves and wrong together: ``click.UsageError``.
+
+    Two functions of one name would get each other's requests. A server that is named twice would
+    carry twice its share of the queues, and a member would count its answers twice.
+    """
+    names = [value for key, value in options.items() if key.endswith("_function")]
+    if len(set(names)) < len(names):
+        raise click.UsageError(f"expected different function names, got {', '.join(names)}")
+    if standalone and (servers or options["redis"] != DEFAULT_REDIS):
+        own = "--standalone brings its own job server and store"
+        raise click.UsageError(f"{own}: leave out servers and --redis")
+    if data is not None and not standalone:
+        raise click.UsageError("--data needs --standalone")
+    if len(set(servers)) < len(servers):
+        raise click.UsageError("expected different servers, got one twice")
+
+
 def run() -> None:
-    """The command as a process: like ``main``, but a name look-up that hangs in a thread of the
-    standard library does not keep the process from ending."""
+    """The command as a process: like ``main``, but it always ends.
+
+    A name look-up runs in a thread of the standard library, which Python waits for at its end; one
+    that hangs would keep the process for minutes. So it ends with ``os._exit``, which waits for no
+    thread and flushes nothing: both streams are flushed before, the log by ``main``.
+    """
     open_standard_streams()
-    _heed_signals()
+    heed_signals()
     try:
         main()
     except SystemExit as end:
@@ -295,28 +245,16 @@ def run() -> None:
         os._exit(code)
 
 
-def _heed_signals() -> None:
-    """Until the worker serves, a signal ends the process as an exception does, so that what was
-    begun is taken away; SIGHUP, which a terminal sends that is closed, never does.
-
-    Python drops an exception that is raised in a destructor or in the callback of a weak reference
-    (imports have many), so the signal is written down too: who comes to serve finds it there.
-    """
-
-    def end(number: int, _frame: object) -> None:
-        _came.append(number)
-        sys.exit(0)
-
-    for number in _ENDINGS:
-        signal.signal(number, end)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-
 def _run(config: Config) -> int:
+    """Serve on an event loop of its own until a signal ends that; return the exit code.
+
+    ``asyncio.run`` would cancel every task after a second signal, and wait for them; here the loop
+    is left as it stands, since the process ends at once.
+    """
     gc.collect()
-    gc.freeze()  # what is there for good need not be looked at whenever garbage is collected
+    gc.freeze()  # modules stay for good: let no collection of garbage go through them again
     loop = asyncio.new_event_loop()
-    stopping = _Stopping(loop)
+    stopping = Stopping(loop)
     serving = loop.create_task(_serve(config, stopping.asked))
     try:
         return loop.run_until_complete(serving)
@@ -328,34 +266,10 @@ def _run(config: Config) -> int:
         loop.close()
 
 
-class _Stopping:
-    """What signals do to a worker that serves: the first one asks it to stop, a second one stops
-    it at once. SIGHUP has nothing to reload and does no harm."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.asked = asyncio.Event()
-        self.at_once: int | None = None  # the signal that did not wait
-        self._loop = loop
-        for number in _ENDINGS:
-            loop.add_signal_handler(number, self._end, number)
-        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
-        if _came:
-            self.asked.set()
-
-    def _end(self, number: int) -> None:
-        if not self.asked.is_set():
-            self.asked.set()
-            return
-        log.warning("stopping at once; other members will be given what is in hand")
-        self.at_once = number
-        self._loop.stop()
-
-    def _hang_up(self) -> None:
-        log.info("SIGHUP: there is nothing to reload")
-
-
 @contextlib.contextmanager
 def _standalone(data: Path | None) -> Iterator[Standalone]:
+    """A job server and a store while the block runs; raises ``click.ClickException``, exit code 1,
+    with the reason if they cannot be started."""
     try:
         brought = start_standalone(data)
     except StandaloneError as error:
@@ -365,6 +279,8 @@ def _standalone(data: Path | None) -> Iterator[Standalone]:
 
 
 def _introduce(brought: Standalone) -> None:
+    """Print where the servers listen, and what to type next. It goes to standard output, with the
+    address filled in, so that a line can be copied as it is."""
     server = Server(*parse_server(brought.gearman))
     at = f"-h {server.host} -p {server.port}"
     click.echo(
@@ -382,7 +298,12 @@ Try, in other terminals (the gearman command is in Debian's gearman-tools):
 
 
 async def _serve(config: Config, stop: asyncio.Event) -> int:
-    """Run the worker until ``stop`` is set; return the exit code."""
+    """Run the worker until ``stop`` is set; return the exit code.
+
+    What is wrong with a value that only its part can judge (a store's URL, a certificate) ends the
+    making of the broker, and is a wrong option: 2. What the store or the servers refuse ends its
+    start: 1. What only has to be waited for is waited for, and is no ``StartError``.
+    """
     try:
         broker = Broker(config)
     except StartError as error:

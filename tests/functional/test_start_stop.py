@@ -541,7 +541,7 @@ class Babbler:
 
 SIGNALLED_IN_A_CALLBACK = """
 import os, signal, sys, weakref
-from gearhorn.cli import worker
+from gearhorn.cli import process, worker
 
 class Thing:
     pass
@@ -550,7 +550,7 @@ def callback(_):
     os.kill(os.getpid(), signal.SIGTERM)
     str()  # here at the latest the signal is handled, and what that raises is dropped
 
-worker._heed_signals()
+process.heed_signals()
 thing = Thing()
 reference = weakref.ref(thing, callback)
 del thing
