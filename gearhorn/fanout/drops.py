@@ -7,7 +7,9 @@ subscription is answered.
 
 Rules: runs on the event loop. A counter lives as long as its subscription: the store adds only to
 those that are subscribed, and what is counted here is written before the end of a subscription is
-answered (``wait_written``), so that nothing is left for the next subscription of the same pair.
+answered (``wait_written``). What comes late all the same, from a member that was frozen or that the
+store did not answer, bears the version of the list it is of: what is of a list from before the
+pair's last end is not added. So nothing is left for the next subscription of the same pair.
 Counters are written in pieces of ``PIECE``. A piece that got no reply is sent again as it was,
 under the number that it had, and the store adds it once.
 """
@@ -48,11 +50,13 @@ class Drops:
         self._subscriptions = subscriptions
         self._changes = changes
         self._counts: dict[Pair, int] = {}
+        self._versions: dict[Pair, int] = {}  # of the oldest list that one of these is of
         self._copies: Counter[Pair] = Counter()  # dropped since the log was told
         self._ended: set[tuple[Pair, int]] = set()  # with the version, since then too
         self._uncounted = 0  # beyond ``LIMIT``
         self._number = 0  # of the last piece
         self._piece: dict[Pair, int] = {}  # that the store has not acknowledged
+        self._piece_versions: dict[Pair, int] = {}
         self._turn = asyncio.Lock()
 
     def dropped(self, subscribers: Subscribers, index: int) -> None:
@@ -65,6 +69,8 @@ class Drops:
         """
         pair = subscribers.topic, subscribers.client_id(index)
         self._count(pair, 1)
+        if pair in self._counts:
+            self._versions.setdefault(pair, subscribers.version)
         if pair in self._copies or len(self._copies) < LIMIT:
             self._copies[pair] += 1
         if subscribers.overflow.get(index) == "unsubscribe":
@@ -110,16 +116,24 @@ class Drops:
             left = len(self._counts)  # what comes meanwhile is for the next time
             while self._piece or left > 0:
                 if not self._piece:
-                    self._piece = dict(islice(self._counts.items(), PIECE))
-                    for pair in self._piece:
-                        del self._counts[pair]
-                    left -= len(self._piece)
-                    self._number = self._subscriptions.number_drops()
+                    left -= self._take()
                 try:
-                    await self._subscriptions.count_drops(self._number, self._piece)
+                    await self._subscriptions.count_drops(
+                        self._number, self._piece, self._piece_versions
+                    )
                 except StoreError:
                     return
                 self._piece = {}
+
+    def _take(self) -> int:
+        """Take the next piece; return how many counters it has."""
+        self._piece = dict(islice(self._counts.items(), PIECE))
+        known = self._versions
+        self._piece_versions = {pair: known.pop(pair) for pair in self._piece if pair in known}
+        for pair in self._piece:
+            del self._counts[pair]
+        self._number = self._subscriptions.number_drops()
+        return len(self._piece)
 
     def _tell(self) -> None:
         """Log which subscriptions lost copies since the last time, those that lost more first."""

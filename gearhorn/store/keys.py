@@ -14,6 +14,9 @@ key (all under ``{NAMESPACE}``)  type       what
 ``topics``                      zset       topics that have subscriptions, all with score 0
 ``expiries``                    zset       topic NUL client_id -> reading of ``clock`` at its end
 ``draining``                    hash       queue -> "MEMBER REQUEST" of who empties it
+``ended``                       zset       topic NUL client_id -> version at its last end, and with
+                                           NUL behind it at that of its durability; the newest
+                                           10,000; "" -> version up to which others are forgotten
 ``answers``                     hash       id of a change's request -> the reply, packed; of the
                                            last 120 s, the newest 10,000
 ``answered``                    zset       the same id -> reading of ``clock`` at its answer

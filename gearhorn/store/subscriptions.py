@@ -23,6 +23,7 @@ beginnings of any number of lists; nothing here scans all topics.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from gearhorn.errors import StoreError
@@ -35,6 +36,7 @@ from gearhorn.store.members import Member, members_of
 
 FIRST = 100  # client_ids of a list that are read together with those of other topics
 PAGE = 2_000  # of a longer list, at a time: 1 to 2 ms of the store's time, and of the reader's
+MAX_VERSION = 2**53  # higher than any
 WITHDRAW_S = 1.0  # other changes wait meanwhile, and are answered within 2 s
 
 
@@ -162,6 +164,7 @@ class Subscriptions:
             *(key(name, pair) for name in ("order", "parked", "redrive", "trouble")),
             *(key("marks", topic), key("ahead", pair), key("redriven")),
             *answers,
+            key("ended"),
             *(key("clients", rival) for rival, _ in rivals),
         ]
         given: bytes | str | int = change.drainer
@@ -258,9 +261,17 @@ class Subscriptions:
         """Return a number for drops that are to be counted together, once."""
         return self._asked.next()
 
-    async def count_drops(self, number: int, drops: Mapping[tuple[str, str], int]) -> None:
+    async def count_drops(
+        self,
+        number: int,
+        drops: Mapping[tuple[str, str], int],
+        versions: Mapping[tuple[str, str], int] = MappingProxyType({}),
+    ) -> None:
         """Add to the drop counters of those (topic, client_id) pairs that are subscribed, up to
         1,000 of them.
+
+        ``versions`` are those of the lists that the counts are of: a pair that has ended since, and
+        was subscribed anew, gets nothing. A pair without one gets it in any case.
 
         Under one ``number`` that is done once, however often it is asked for. Raises
         ``StoreError``.
@@ -268,12 +279,13 @@ class Subscriptions:
         key = self._connection.key
         topics: dict[str, list[str | int]] = {}
         for (topic, client_id), count in drops.items():
-            topics.setdefault(topic, []).extend((client_id, count))
-        keys = [*self._asked.keys]
+            version = versions.get((topic, client_id), MAX_VERSION)
+            topics.setdefault(topic, []).extend((client_id, count, version))
+        keys = [*self._asked.keys, key("ended")]
         arguments: list[str | int] = [number]
         for topic, counts in topics.items():
             keys += key("clients", topic), key("drops", topic)
-            arguments += len(counts) // 2, *counts
+            arguments += topic, len(counts) // 3, *counts
         await self._connection.pipeline([self._connection.script("count", keys, *arguments)])
 
 

@@ -43,6 +43,39 @@ def test_who_is_not_subscribed_is_not_counted(server: Redis) -> None:
     run(server, test)
 
 
+def test_what_a_former_subscription_lost_is_not_counted_for_the_next_one(server: Redis) -> None:
+    async def test(bench: Bench) -> None:
+        former = await bench.one(subscribe("t", "alice"))
+        ended = await bench.one(unsubscribe("t", "alice"))
+        again = await bench.one(subscribe("t", "alice"))
+        drops = {("t", "alice"): 1}
+        for number, version in enumerate((former, ended, again), 1):
+            versions = {("t", "alice"): version.version}
+            await bench.subscriptions.count_drops(number, drops, versions)
+        assert await bench.ask("HGET", "drops:t", "alice") == b"2"
+
+    run(server, test)
+
+
+def test_only_the_last_ends_are_remembered(server: Redis) -> None:
+    async def test(bench: Bench) -> None:
+        kept, extra = 10_000, 1_000
+        for at in range(0, kept + extra, 1000):
+            pairs = [f"c{number}" for number in range(at, at + 1000)]
+            await bench.apply(*(subscribe("t", client) for client in pairs))
+            ended = await bench.apply(*(unsubscribe("t", client) for client in pairs))
+        assert await bench.ask("ZCARD", "ended") == kept + extra
+        assert await bench.ask("ZSCORE", "ended", "") is None
+        await bench.one(subscribe("t", "last"))
+        last = await bench.one(unsubscribe("t", "last"))
+        assert await bench.ask("ZCARD", "ended") == kept + 2
+        assert float(await bench.ask("ZSCORE", "ended", "")) == 2000
+        assert float(await bench.ask("ZSCORE", "ended", "t\0last")) == last.version
+        assert ended
+
+    run(server, test)
+
+
 def test_a_process_that_ends_leaves_nothing_of_what_it_counted(server: Redis) -> None:
     async def test(bench: Bench) -> None:
         await bench.one(subscribe("t", "alice"))

@@ -96,3 +96,28 @@ def test_what_a_pair_lost_is_not_counted_for_its_next_subscription(
 
         eventually(lambda: drops(clients[-2]) == 1)
         assert drops(clients[-1]) == 0
+
+
+def test_what_a_frozen_member_counted_is_not_the_next_subscriptions(
+    make_cluster: MakeCluster,
+) -> None:
+    cluster = make_cluster(workers=0, options=("--lease", "1"))
+    frozen = cluster.add_worker("--fanout-function", "frozen_fanout").ready()
+    cluster.add_worker().ready()
+    cluster.subscribe("t", "alice", max_backlog=1)
+    cluster.subscribe("t", "bob", max_backlog=1)
+
+    def drops(client: str) -> int:
+        described = json.loads(cluster.run("describe_fanout", topic="t").data)
+        found: int = described["topics"]["t"]["subscriptions"][client]["drops"]
+        return found
+
+    for number in range(3):  # the counters are not written yet
+        cluster.run("frozen_fanout", topic="t", payload=number, background=True)
+    frozen.freeze()
+    assert drops("alice") == 0
+    cluster.run("unsubscribe_fanout", topic="t", client_id="alice")
+    cluster.subscribe("t", "alice", max_backlog=1)
+    frozen.thaw()
+    eventually(lambda: drops("bob") == 2)
+    assert drops("alice") == 0

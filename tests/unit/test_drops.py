@@ -23,14 +23,21 @@ class Store:
         self.given = 0
         self.numbers: list[int] = []
         self.sizes: list[int] = []
+        self.versions: list[dict[tuple[str, str], int]] = []
         self.lost = 0  # so many replies are lost from now on
 
     def number_drops(self) -> int:
         self.given += 1
         return self.given
 
-    async def count_drops(self, number: int, drops: Mapping[tuple[str, str], int]) -> None:
+    async def count_drops(
+        self,
+        number: int,
+        drops: Mapping[tuple[str, str], int],
+        versions: Mapping[tuple[str, str], int],
+    ) -> None:
         self.sizes.append(len(drops))
+        self.versions.append(dict(versions))
         if not self.numbers or number > self.numbers[-1]:
             self.numbers.append(number)
             self.counted.update(drops)
@@ -128,5 +135,21 @@ def test_the_end_of_a_subscription_waits_for_its_own_counters_only() -> None:
         drops.dropped(subscribers("t", "a"), 0)
         await drops.wait_written(None)
         assert store.counted == {("t", "a"): 2}
+
+    run(test)
+
+
+def test_a_counter_bears_the_version_of_the_oldest_list_that_it_is_of() -> None:
+    async def test() -> None:
+        drops, store, _ = made()
+        for version in (7, 9):
+            found = subscribers("t", "a", "b")
+            found.version = version
+            drops.dropped(found, 0)
+        drops.passed_by("t", "b", 1)
+        await drops.flush()
+        drops.dropped(found, 0)
+        await drops.flush()
+        assert store.versions == [{("t", "a"): 7}, {("t", "a"): 9}]
 
     run(test)

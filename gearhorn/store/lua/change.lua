@@ -14,12 +14,13 @@
 --       19 the pair's parked messages' order  20 the messages  21 those put back  22 its attempts
 --       23 the marks of the log's blocks  24 what is done beyond its position  25 which pairs have
 --       messages that were put back  26 what became of requests  27 when each was answered
---       28… the clients of every other topic that could make the same queue name
+--       28 pairs that have ended  29… the clients of every other topic that could make the same queue
+--       name
 -- ARGV: 1 "subscribe", "unsubscribe", "expire" or "overflow"  2 topic  3 client_id  4 queue
 --       5 the options given, as JSON; of an unsubscribe who drains the queue, or nothing; of an
 --       overflow a version: what was subscribed after it is spared  6 the caller's reading of the
 --       clock, ms  7 where a durable subscription starts, as JSON, or ''  8 a fresh epoch
---       9 the request's id, or ''  10… the client_ids that go with KEYS 28…
+--       9 the request's id, or ''  10… the client_ids that go with KEYS 29…
 -- Returns {version, whether the pair existed before, 1 where lanes or the log are concerned, parked
 -- messages discarded or -1, 1 where the caller is to drain the queue}; {0, n} where pair n owns the
 -- queue name; {0, 0} where the queue is being drained, or what is to be ended is not what was
@@ -29,7 +30,7 @@
 -- messages, a log) is unlinked, which frees it in another thread; only messages that were put back,
 -- where a subscription turns to pull, are moved at once, and cost their number.
 
-local RIVALS, NAMES = 27, 9 -- KEYS and ARGV before those of other pairs
+local RIVALS, NAMES = 28, 9 -- KEYS and ARGV before those of other pairs
 local kind, topic, client, queue = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local pair = topic .. '\0' .. client
 
@@ -78,6 +79,18 @@ local function end_lane()
     return parked
 end
 
+-- Note that a pair, or its durability alone (then NUL follows), ended with this version: what was
+-- counted or done for it is none of a later one's.
+local function note_end(ended, version)
+    local KEPT, EXTRA = 10000, 1000
+    redis.call('ZADD', KEYS[28], version, ended)
+    if redis.call('ZCARD', KEYS[28]) > KEPT + EXTRA then
+        local gone = redis.call('ZRANGE', KEYS[28], EXTRA - 1, EXTRA - 1, 'WITHSCORES')
+        redis.call('ZREMRANGEBYRANK', KEYS[28], 0, EXTRA - 1)
+        redis.call('ZADD', KEYS[28], gone[2], '')
+    end
+end
+
 -- Returns whether the subscription is still the one that is to be ended: a member noticed some time
 -- ago that its time was over or its queue full, and it may have been subscribed again since.
 local function is_meant()
@@ -112,6 +125,9 @@ local function finish()
     end
     local parked = end_lane()
     local version = change(topic, KEYS[4], KEYS[5], KEYS[6])
+    if existed == 1 then
+        note_end(pair, version)
+    end
     return {version, existed, parked >= 0 and 1 or 0, parked, drains and 1 or 0}
 end
 
@@ -228,6 +244,9 @@ local function subscribe()
         set_pull(options.durable.pull)
     end
     local version = change(topic, KEYS[4], KEYS[5], KEYS[6])
+    if parked >= 0 then
+        note_end(pair .. '\0', version)
+    end
     -- an overflow that is noticed late ends this very subscription or none
     options.made = options.overflow == 'unsubscribe' and version or nil
     keep(options)

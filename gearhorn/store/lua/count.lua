@@ -4,13 +4,14 @@
 -- count twice. And a pair that is unsubscribed between the check and the addition would leave a
 -- counter behind, with which the next subscription of the pair would begin.
 --
--- KEYS: 1 the requests of the member's process  2 all askers; then, for each topic, its clients and
---       their drops
--- ARGV: 1 the number of this request; then, for each topic, how many pairs, and for each pair its
---       client_id and what to add
+-- KEYS: 1 the requests of the member's process  2 all askers  3 pairs that have ended; then, for each
+--       topic, its clients and their drops
+-- ARGV: 1 the number of this request; then, for each topic, its name and how many pairs, and for each
+--       pair its client_id, what to add, and a version: what ended after it was another subscription
 -- Returns 1, or 0 where the piece was counted before. A pair that is not subscribed any more is not
--- counted; a key that holds something else costs its own topic only.
--- Cost: two commands for each pair; the caller names 1,000 at most, which is 2 ms of the store.
+-- counted, nor what a former subscription of it has lost; a key that holds something else costs its
+-- own topic only.
+-- Cost: three commands for each pair; the caller names 1,000 at most, which is 3 ms of the store.
 
 local number = tonumber(ARGV[1])
 if recall(KEYS[1], number) then
@@ -18,15 +19,19 @@ if recall(KEYS[1], number) then
 end
 remember(KEYS[1], KEYS[2], number, 'counted')
 local at = 2
-for n = 3, #KEYS, 2 do
-    local pairs_left = tonumber(ARGV[at])
-    at = at + 1
+for n = 4, #KEYS, 2 do
+    local topic, pairs_left = ARGV[at], tonumber(ARGV[at + 1])
+    at = at + 2
     for _ = 1, pairs_left do
-        local score = redis.pcall('ZSCORE', KEYS[n], ARGV[at])
+        local client, count, version = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
+        local score = redis.pcall('ZSCORE', KEYS[n], client)
         if type(score) == 'string' then
-            redis.pcall('HINCRBY', KEYS[n + 1], ARGV[at], ARGV[at + 1])
+            local ended = redis.pcall('ZSCORE', KEYS[3], topic .. '\0' .. client)
+            if type(ended) ~= 'string' or tonumber(ended) <= version then
+                redis.pcall('HINCRBY', KEYS[n + 1], client, count)
+            end
         end
-        at = at + 2
+        at = at + 3
     end
 end
 return 1
