@@ -159,7 +159,7 @@ async def _add(reply: Reply, topic: str, entries: Iterable[Entry]) -> None:
     """Add messages to a reply, as many as it has room for, with turns for others between them."""
     for entry in entries:
         message = durable_envelope(
-            topic, entry.sequence, entry.epoch, None, entry.info, entry.payload
+            topic, entry.sequence, entry.epoch, attempt=None, info=entry.info, payload=entry.payload
         )
         if not reply.add(encode(message), entry.size):
             return

@@ -221,7 +221,12 @@ def _arguments(lane: Lane, delivery: Delivery) -> bytes:
     attempt = delivery.failures + 1
     envelopes = [
         durable_envelope(
-            lane.topic, entry.sequence, entry.epoch, attempt, entry.info, entry.payload
+            lane.topic,
+            entry.sequence,
+            entry.epoch,
+            attempt=attempt,
+            info=entry.info,
+            payload=entry.payload,
         )
         for entry in delivery.entries
     ]

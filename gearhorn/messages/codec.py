@@ -1,5 +1,11 @@
 """JSON in and out, with refusals that name the key.
 
+msgspec decodes and checks a request in one pass, against a struct of the request's keys. Its errors
+are precise, but they are made for Python programmers: "Expected `int | str`, got `float` - at
+`$.quorum`". A caller in PHP or Perl gets "quorum: expected integer or string, got number"
+(docs/protocol.rst, "Requests, replies, errors"). Checks of ranges that msgspec could make too stand
+in the modules of the requests, since its text for them would not say which range.
+
 Rules: pure. What msgspec says is put into the words of docs/protocol.rst here and nowhere else.
 """
 
@@ -13,16 +19,19 @@ import msgspec
 
 from gearhorn.errors import BadRequest
 
+# Of msgspec's texts: where in the request something is wrong, and which key is missing.
 _WHERE = re.compile(r"(.*) - at `\$\.?(.*)`\Z", re.DOTALL)
 _FIELD = re.compile(r"Object missing required field `(.*)`\Z")
+# Half a surrogate pair makes a text that has no UTF-8. msgspec says "Input data was truncated" of
+# it, by which a caller whose JSON library writes such halves would search in the wrong place.
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SURROGATES = "; strings are Unicode text, which has no surrogates but in pairs"
-_PIECE_BYTES = 64 * 1024
+_PIECE_BYTES = 64 * 1024  # of a long request, decoded at a time to check that it is UTF-8
 _TYPE = re.compile(r"`([a-z]+(?: \| [a-z]+)*)`")
 _TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}  # JSON's words
-_MAX_WORDS = 500  # of a refusal, which may quote the request
-_SAFE_DEPTH = 500  # of the levels of arrays and objects
-_WORDS = {  # what msgspec does not say of a key that takes certain words only
+_MAX_TEXT = 500  # characters of a refusal, which may quote the request
+_SAFE_DEPTH = 500  # levels of arrays and objects; Python's recursion limit decides about more
+_CHOICES = {  # what msgspec does not say of a key that takes certain texts only
     "priority": '"low", "normal" or "high"',
     "encoding": '"base64"',
     "overflow": '"drop_new", "drop_old" or "unsubscribe"',
@@ -35,25 +44,37 @@ encode: Final = msgspec.json.encode
 
 
 def decode_body(decoder: msgspec.json.Decoder[_Body], body: bytes) -> _Body:
-    """Decode a request; raises ``BadRequest``."""
+    """Decode a request.
+
+    Keys that the struct does not have are skipped, so that a request for a later release is taken
+    (docs/protocol.rst, "Requests, replies, errors"). msgspec does not check what it skips, hence
+    the check for UTF-8 in front: a request is valid or not as a whole. Most are ASCII, which one
+    scan tells.
+
+    Raises ``BadRequest``.
+    """
     if not body:
         raise BadRequest("the job has no arguments; expected a JSON object")
     try:
-        if not body.isascii():  # msgspec does not look inside what it skips
+        if not body.isascii():
             _check_utf8(body)
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise BadRequest(_explain(str(error))[:_MAX_WORDS]) from None
+        raise BadRequest(_explain(str(error))[:_MAX_TEXT]) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        words = _SURROGATES if _SURROGATE.search(body) else ""
-        raise BadRequest(f"not a JSON object in UTF-8: {error}{words}") from None
+        hint = _SURROGATES if _SURROGATE.search(body) else ""
+        raise BadRequest(f"not a JSON object in UTF-8: {error}{hint}") from None
     except RecursionError:
         raise BadRequest(f"nested too deeply; {_SAFE_DEPTH} levels are always taken") from None
 
 
 def _check_utf8(body: bytes) -> None:
-    """Raise ``UnicodeDecodeError`` unless ``body`` is UTF-8; of a long one without a string of
-    the same length, of which each character may take four bytes."""
+    """Raise ``UnicodeDecodeError`` unless ``body`` is UTF-8.
+
+    A long one is checked piece by piece. As one string it would take up to four bytes for each
+    byte, since a single character beyond the basic plane makes all of them so wide. A character
+    that the end of a piece cuts is left to the next one: ``taken`` does not count it.
+    """
     if len(body) <= _PIECE_BYTES:
         body.decode()
         return
@@ -65,24 +86,27 @@ def _check_utf8(body: bytes) -> None:
 
 
 def _explain(text: str) -> str:
-    """Put the key first in msgspec's words: "payload: missing", "timeout: expected ..."."""
+    """Return msgspec's text with the key in front: "payload: missing", "timeout: expected ...".
+    An error of the request as a whole has no key."""
     if missing := _FIELD.match(text):
         return f"{missing[1]}: missing"
     if where := _WHERE.match(text):
         what, key = where[1][:1].lower() + where[1][1:], where[2]
-        if what.startswith("invalid enum value") and key in _WORDS:
-            what = f"expected {_WORDS[key]}, got {what[19:]}"
+        if what.startswith("invalid enum value") and key in _CHOICES:
+            what = f"expected {_CHOICES[key]}, got {what[19:]}"  # behind "invalid enum value "
         return f"{key}: {_TYPE.sub(_as_json_types, what)}"
     return _TYPE.sub(_as_json_types, text[:1].lower() + text[1:])
 
 
 def _as_json_types(types: re.Match[str]) -> str:
+    """Return Python's names of types as JSON's: "`int | str`" as "integer or string"."""
     return " or ".join(_TYPES.get(name, name) for name in types[1].split(" | "))
 
 
 def as_text(payload: bytes) -> dict[str, Any]:
     """Return the key and the value that hold a payload in JSON: ``payload``, or
-    ``payload_base64`` where it is not UTF-8 (docs/protocol.rst, "Durable topics")."""
+    ``payload_base64`` where it is not UTF-8 (docs/protocol.rst, "Envelope"). They are the keyword
+    argument of a struct that has both keys, UNSET by default."""
     try:
         return {"payload": payload.decode()}
     except UnicodeDecodeError:

@@ -1,5 +1,8 @@
 """A ``describe_fanout`` request and its reply (docs/protocol.rst, "describe_fanout").
 
+The keys of the structs are those of the JSON, so their names are part of the protocol. A number
+that is not known is null or absent, and not 0: an operator would believe the 0.
+
 Rules: pure. A page is as long as the subscriptions on it, which the request bounds.
 """
 
@@ -16,21 +19,22 @@ MAX_LIMIT = 10_000  # subscriptions in one description
 
 
 class Describe(msgspec.Struct, frozen=True):
-    """A ``describe_fanout`` request."""
+    """A ``describe_fanout`` request, all of whose keys may be left out."""
 
-    topic: str | UnsetType = UNSET
-    limit: int = 100  # docs/protocol.rst, "describe_fanout"
+    topic: str | UnsetType = UNSET  # UNSET: every topic
+    limit: int = 100  # subscriptions
+    # Of a former reply: "TOPIC CLIENT_ID", the last pair of its page. No name has a space.
     cursor: str | UnsetType = UNSET
 
 
 class DescribedDurable(msgspec.Struct, frozen=True):
-    """A durable subscription: ``lag`` messages behind, ``attempts`` of those that fail now."""
+    """How far a durable subscription is, and its options (times in seconds)."""
 
-    position: int
-    lag: int
-    attempts: int
-    parked: int
-    member: str | None
+    position: int  # the sequence up to which it has done with the log
+    lag: int  # messages of the log behind the position
+    attempts: int  # the highest number of failed ones that a message which fails now has had
+    parked: int  # messages set aside
+    member: str | None  # that delivers for it; None where it is released, or read from
     term: int
     in_flight: int
     timeout: float
@@ -41,28 +45,28 @@ class DescribedDurable(msgspec.Struct, frozen=True):
 
 
 class DescribedSubscription(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One subscription; ``backlog`` as of ``backlog_at`` (Unix time), None where not known."""
+    """One subscription. What it has not (a ttl, durability) or what is not known is left out."""
 
     queue: str
-    max_backlog: int
+    max_backlog: int  # copies; the worker's default where the subscription has none of its own
     overflow: str
     envelope: bool
-    drops: int
-    ttl: float | None = None
-    backlog: int | None = None
-    backlog_at: float | None = None
+    drops: int  # copies that found the queue full, since it was subscribed
+    ttl: float | None = None  # seconds
+    backlog: int | None = None  # jobs on the queue, of all job servers that could be asked
+    backlog_at: float | None = None  # when they were asked, in Unix time
     durable: DescribedDurable | None = None
 
 
 class DescribedLog(msgspec.Struct, frozen=True):
-    """A topic's log: ``bytes`` of payloads, ``dropped`` by its caps."""
+    """A topic's log, and its retention (docs/protocol.rst, "Retention")."""
 
     epoch: str
-    first: int
-    last: int
-    bytes: int
-    dropped: int
-    max_age: float
+    first: int  # the lowest sequence that is kept
+    last: int  # the highest sequence that was given
+    bytes: int  # of payloads that are kept
+    dropped: int  # messages that the caps took away
+    max_age: float  # seconds
     max_messages: int
     max_bytes: int
 
@@ -75,7 +79,8 @@ class DescribedTopic(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Described(msgspec.Struct, frozen=True):
-    """Reply to a ``describe_fanout``; ``cursor`` is for the next page, None is the last one."""
+    """Reply to a ``describe_fanout``; ``cursor`` leads to the next page, None says that this is
+    the last one."""
 
     members: list[MemberState]
     topics: dict[str, DescribedTopic]
@@ -86,7 +91,11 @@ _describe = msgspec.json.Decoder(Describe)
 
 
 def decode_describe(body: bytes) -> Describe:
-    """Decode a ``describe_fanout`` request; raises ``BadRequest``."""
+    """Decode a ``describe_fanout`` request; raises ``BadRequest``.
+
+    An empty job counts as an empty object, here only: people ask for descriptions by hand, with
+    ``gearman -f describe_fanout``.
+    """
     request = decode_body(_describe, body or b"{}")
     if not 1 <= request.limit <= MAX_LIMIT:
         raise BadRequest(f"limit: expected an integer from 1 to {MAX_LIMIT}, got {request.limit}")

@@ -1,8 +1,9 @@
 """Events: what is published on the store's channels, for workers that listen.
 
-Rules: pure. An event makes somebody look sooner and decides nothing: it may be lost with the
-connection, and what it tells stands in the store. Texts are parted by NUL, which no name contains,
-since Lua scripts publish some of them, and building JSON there would cost as much as an append.
+Rules: pure. An event makes a worker read the store sooner and decides nothing: it may be lost with
+the connection, and what it tells stands in the store. Parts are separated by NUL, which no name
+contains. They are no JSON, since Lua scripts publish some of them, and building JSON there would
+cost as much as an append.
 
 =============  ====================================  ===============================================
 channel        text                                  published by
@@ -23,7 +24,8 @@ from typing import NamedTuple
 
 
 class Appended(NamedTuple):
-    """A topic's log has grown up to the sequence ``last``."""
+    """A topic's log has grown up to the sequence ``last``. Events of one topic may come late or be
+    lost, so the highest one counts."""
 
     topic: str
     last: int
@@ -37,13 +39,13 @@ class Redriven(NamedTuple):
 
 
 class Released(NamedTuple):
-    """Lanes of a topic have no owner."""
+    """Lanes of a topic have no owner any more; another member may take them."""
 
     topic: str
 
 
 class Leaving(NamedTuple):
-    """A member gives its lanes up, and takes none."""
+    """A member is about to stop: it gives its lanes up as their jobs end, and takes none."""
 
     member: str
 
@@ -66,7 +68,8 @@ Event = Appended | Redriven | Released | Leaving | MembersChanged
 
 
 def encode_event(event: Redriven | Released | Leaving | MembersChanged) -> str:
-    """Return the text of an event. ``Appended`` is published by a script only."""
+    """Return the text of an event. ``Appended`` is published by a script only, which makes its
+    text by itself."""
     match event:
         case Redriven(topic, client_id):
             return f"redriven\0{topic}\0{client_id}"

@@ -1,6 +1,13 @@
 """Logs and what hangs on them: entries, retention, fetches, parked messages and envelopes.
 
-Rules: pure. What the store keeps of a message besides its payload is made and read here too.
+The store has three records of messages. A log *entry* is info and payload side by side (``Info``,
+as JSON). A *failure history* is JSON, by the sequence of the message. A *parked* message has all of
+it in one piece, for which MessagePack is used: it holds the payload's bytes as they are, and ends
+with them, so that a script can put the payload behind a head that a worker has made. Releases read
+each other's records: keys that are not known are skipped, and new ones have defaults.
+
+Rules: pure. What the store keeps of a message besides its payload is made and read here, and
+nowhere else in Python.
 """
 
 from __future__ import annotations
@@ -15,20 +22,16 @@ from gearhorn.errors import BadRequest
 from gearhorn.messages.codec import as_text, decode_body, encode
 from gearhorn.messages.headers import bytes_of
 
+# Upper ends, where docs/protocol.rst, "Requests, replies, errors" or a table there names them.
 MAX_SECONDS = 10**9  # thirty years
-
-MAX_MESSAGES = 10**12
-
+MAX_MESSAGES = 10**12  # and bytes of them
 MAX_SEQUENCE = 10**15  # scripts count exactly up to 2**53
-
 MAX_FETCH = 10_000  # messages in one reply
+MAX_WAIT_S = 3600.0  # of a fetch
 
-MAX_WAIT_S = 3600.0
-
-DEFAULT_MAX_AGE_S = 120.0  # docs/protocol.rst, "Retention"
-
+# Of a log without settings (docs/protocol.rst, "retain_fanout"); ``log.lua`` has the same numbers.
+DEFAULT_MAX_AGE_S = 120.0
 DEFAULT_MAX_MESSAGES = 1_000_000
-
 DEFAULT_MAX_BYTES = 256 * 1024 * 1024
 
 
@@ -62,7 +65,8 @@ class Info(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         return 0 < self.expires_ms <= clock_ms
 
     def without_exclude(self) -> Info:
-        """Return the same for those who know already whom it is for."""
+        """Return the same for a lane, which has decided already whether it delivers the message.
+        Ten thousand names need not stay in memory with each message under way."""
         return msgspec.structs.replace(self, exclude=())
 
     @property
@@ -73,27 +77,29 @@ class Info(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class FailureHistory(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What failed attempts of one message for one subscription left behind. ``since`` are the
-    attempts there had been when it was last put back; ``due_ms`` is on the members' clock."""
+    """What failed attempts of one message for one subscription left behind."""
 
-    attempts: int
-    first_at: float
-    at: float
-    error: str
-    due_ms: int = 0
-    since: int = 0
+    attempts: int  # failed ones, over all owners and redrives
+    first_at: float  # when the first one failed, in Unix time
+    at: float  # when the last one failed, or the message was parked, in Unix time
+    error: str  # of the last one: the receiver's text, or why there is none
+    due_ms: int = 0  # when the next one is due, on the members' clock
+    since: int = 0  # the attempts there had been when it was last put back: it gets new ones
 
 
 class Parked(msgspec.Struct, frozen=True):
-    """A message that was set aside for one subscription, as the store keeps it."""
+    """A message that was set aside for one subscription, as the store keeps it. It outlives its log
+    entry, so it has all of that, and the epoch under which its sequence counts."""
 
     epoch: str
     trouble: FailureHistory
     info: Info
-    payload: bytes
+    payload: bytes  # last, see ``parked_head``
 
 
 class _ListedParked(msgspec.Struct, frozen=True):
+    """A parked message in the reply to ``list`` (docs/protocol.rst, "parked_fanout")."""
+
     sequence: int
     epoch: str
     attempts: int
@@ -107,6 +113,8 @@ class _ListedParked(msgspec.Struct, frozen=True):
 
 
 class _DurableEnvelope(msgspec.Struct, frozen=True):
+    """What receivers of durable subscriptions, and fetches, get (docs/protocol.rst, "Envelope")."""
+
     topic: str
     sequence: int
     epoch: str
@@ -120,7 +128,8 @@ class _DurableEnvelope(msgspec.Struct, frozen=True):
 
 
 class Retain(msgspec.Struct, frozen=True):
-    """A ``retain_fanout`` request; None returns to the default, UNSET keeps what there is."""
+    """A ``retain_fanout`` request (docs/protocol.rst, "retain_fanout"); None returns to the
+    default, UNSET keeps what there is."""
 
     topic: str
     max_age: float | UnsetType | None = UNSET
@@ -129,6 +138,8 @@ class Retain(msgspec.Struct, frozen=True):
 
 
 class _GivenRetention(msgspec.Struct, frozen=True):
+    """The settings that a request gives, as ``retain.lua`` reads them."""
+
     max_age: float | UnsetType | None = UNSET
     max_messages: int | UnsetType | None = UNSET
     max_bytes: int | UnsetType | None = UNSET
@@ -141,19 +152,21 @@ class Retained(msgspec.Struct, frozen=True):
 
 
 class Fetch(msgspec.Struct, frozen=True):
-    """A ``fetch_fanout`` request."""
+    """A ``fetch_fanout`` request (docs/protocol.rst, "fetch_fanout")."""
 
     topic: str
-    after: int | UnsetType = UNSET
+    after: int | UnsetType = UNSET  # this or ``client_id``, never both
     client_id: str | UnsetType = UNSET
     epoch: str | UnsetType = UNSET
-    limit: int = 100  # docs/protocol.rst, "fetch_fanout"
-    wait: float = 0.0
-    ack: int | UnsetType = UNSET
-    purge: int | UnsetType = UNSET
+    limit: int = 100  # messages
+    wait: float = 0.0  # seconds
+    ack: int | UnsetType = UNSET  # a sequence, with ``client_id`` only
+    purge: int | UnsetType = UNSET  # a sequence
 
 
 class _Fetched(msgspec.Struct, frozen=True):
+    """The reply to a fetch; the messages are encoded one by one, with turns of the loop between."""
+
     epoch: str
     first: int
     last: int
@@ -161,13 +174,13 @@ class _Fetched(msgspec.Struct, frozen=True):
 
 
 class ParkedRequest(msgspec.Struct, frozen=True):
-    """A ``parked_fanout`` request."""
+    """A ``parked_fanout`` request (docs/protocol.rst, "parked_fanout")."""
 
     topic: str
     client_id: str
     action: Literal["list", "redrive", "purge"]
-    limit: int | UnsetType = UNSET
-    after: int = 0
+    limit: int | UnsetType = UNSET  # messages; UNSET is 100 of a list, all otherwise
+    after: int = 0  # a sequence, of a list
 
 
 _retain = msgspec.json.Decoder(Retain)
@@ -188,7 +201,7 @@ _NO_PAYLOAD = b"\xc4\x00"  # MessagePack's empty binary string
 
 
 def decode_retain(body: bytes) -> Retain:
-    """Decode a ``retain_fanout`` request; raises ``BadRequest``."""
+    """Decode a ``retain_fanout`` request; raises ``BadRequest`` naming the key."""
     request = decode_body(_retain, body)
     if isinstance(request.max_age, float) and not 0 < request.max_age <= MAX_SECONDS:
         raise BadRequest(
@@ -207,7 +220,8 @@ def encode_given_retention(request: Retain) -> bytes:
 
 
 def decode_fetch(body: bytes) -> Fetch:
-    """Decode a ``fetch_fanout`` request; raises ``BadRequest``."""
+    """Decode a ``fetch_fanout`` request; raises ``BadRequest`` naming the key. Whether sequences
+    are beyond the log's last is for the store to say."""
     request = decode_body(_fetch, body)
     if (request.after is UNSET) == (request.client_id is UNSET):
         raise BadRequest("after: expected either after or client_id")
@@ -225,7 +239,7 @@ def decode_fetch(body: bytes) -> Fetch:
 
 
 def decode_parked_request(body: bytes) -> ParkedRequest:
-    """Decode a ``parked_fanout`` request; raises ``BadRequest``."""
+    """Decode a ``parked_fanout`` request; raises ``BadRequest`` naming the key."""
     request = decode_body(_parked_request, body)
     if request.limit is not UNSET and not 1 <= request.limit <= MAX_MESSAGES:
         raise BadRequest(
@@ -239,7 +253,8 @@ def decode_parked_request(body: bytes) -> ParkedRequest:
 
 
 def decode_info(body: bytes) -> Info:
-    """Decode what the store keeps of a message."""
+    """Decode what the store keeps of a message. What a store holds was written by a worker, so
+    anything else is a fault: msgspec's errors are raised as they are, here and below."""
     return _info.decode(body)
 
 
@@ -254,16 +269,22 @@ def decode_parked(body: bytes) -> Parked:
 
 
 def parked_head(message: Parked) -> bytes:
-    """Return how a parked message is kept, but for its payload, which comes last."""
+    """Return how a parked message is kept, but for its payload, which comes last.
+
+    ``park.lua`` appends the payload from the log, with MessagePack's header for its length. So a
+    message of 8 MiB is parked without travelling to the worker and back. The assertion holds the
+    order of the fields.
+    """
     head = encode_parked(Parked(message.epoch, message.trouble, message.info, b""))
     assert head.endswith(_NO_PAYLOAD)
     return head[: -len(_NO_PAYLOAD)]
 
 
 def durable_envelope(
-    topic: str, sequence: int, epoch: str, attempt: int | None, info: Info, payload: bytes
+    topic: str, sequence: int, epoch: str, *, attempt: int | None, info: Info, payload: bytes
 ) -> _DurableEnvelope:
-    """Return a message as receivers and readers see it (docs/protocol.rst, "Envelope")."""
+    """Return a message as receivers and readers see it (docs/protocol.rst, "Envelope"). ``attempt``
+    counts from 1; None is for readers, to whom nothing is delivered."""
     return _DurableEnvelope(
         topic,
         sequence,
@@ -279,23 +300,23 @@ def durable_envelope(
 
 def encode_fetched(epoch: str, first: int, last: int, messages: Sequence[bytes]) -> bytes:
     """Return the reply to a fetch, of messages that are encoded."""
-    return encode(_Fetched(epoch, first, last, [msgspec.Raw(one) for one in messages]))
+    return encode(_Fetched(epoch, first, last, [msgspec.Raw(message) for message in messages]))
 
 
-def encode_parked_entry(sequence: int, one: Parked) -> bytes:
+def encode_parked_entry(sequence: int, message: Parked) -> bytes:
     """Return one message of the reply to ``list``."""
-    trouble = one.trouble
+    trouble = message.trouble
     return encode(
         _ListedParked(
             sequence,
-            one.epoch,
+            message.epoch,
             trouble.attempts,
             trouble.error,
             trouble.at,
             trouble.first_at,
-            one.info.headers or UNSET,
-            one.info.expires_at or UNSET,
-            **as_text(one.payload),
+            message.info.headers or UNSET,
+            message.info.expires_at or UNSET,
+            **as_text(message.payload),
         )
     )
 
@@ -303,5 +324,5 @@ def encode_parked_entry(sequence: int, one: Parked) -> bytes:
 def encode_parked_list(entries: Sequence[bytes], after: int | None) -> bytes:
     """Return the reply to ``list``, of messages that are encoded; ``after`` leads to the next page,
     None where there is none."""
-    parked = [msgspec.Raw(one) for one in entries]
+    parked = [msgspec.Raw(entry) for entry in entries]
     return encode({"parked": parked} if after is None else {"parked": parked, "after": after})

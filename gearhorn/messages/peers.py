@@ -11,35 +11,41 @@ from gearhorn.messages.codec import decode_body
 
 
 class Changed(msgspec.Struct, frozen=True):
-    """One topic that changed, and the store's version after it. With ``removed`` the answer
-    waits for fan-outs that hold the old list, with ``durable`` lanes may be concerned; a teller
-    that leaves either out means the same. ``client`` is whose subscription changed, empty where it
-    is no subscription; a teller that leaves it out means any."""
+    """One topic that changed (docs/protocol.rst, "Between workers").
+
+    A teller of another release may leave keys out. The defaults then mean the most that can have
+    happened, so that the peer does too much rather than too little.
+    """
 
     topic: str
-    version: int
-    removed: bool = True
-    durable: bool = True
-    client: str | None = None
+    version: int  # the store's, after the change
+    removed: bool = True  # a pair was removed: the answer waits for fan-outs that hold the old list
+    durable: bool = True  # lanes or the log may be concerned
+    client: str | None = None  # whose subscription changed; "" is none (a retention), None is any
 
 
 class Matchmaking(msgspec.Struct, frozen=True):
-    """What a member tells its peers (docs/protocol.rst, "Gossip")."""
+    """What a member tells its peers (docs/protocol.rst, "Between workers"): one round of changes,
+    in the order in which they were written."""
 
-    member: str
+    member: str  # the teller
     changes: list[Changed]
 
 
 class MatchmakingAnswer(msgspec.Struct, frozen=True):
-    """What a peer answers once it has dropped the lists."""
+    """What a peer answers once it has dropped the lists. A result that is none is no answer, so
+    that a program which serves the queue by mistake is not taken for the peer."""
 
-    member: str
-    version: int
+    member: str  # the peer
+    version: int  # the highest that it was told
 
 
 class MemberState(msgspec.Struct, frozen=True):
-    """How a member is. ``at`` is Unix time and ``uptime`` seconds; both inform and
-    decide nothing. Of a member that has not been heard of, only ``member`` is known."""
+    """How a member is (docs/protocol.rst, "Gossip"). ``at`` is Unix time and ``uptime`` seconds;
+    both inform and decide nothing. Of a member that has not been heard of, only ``member`` is
+    known; the defaults stand for the rest. ``topics`` and ``subscriptions`` are those that it has
+    cached, ``in_flight`` the fan-outs in its hands; ``fanouts``, ``copies``, ``errors`` and
+    ``reaped`` count since it started."""
 
     member: str
     host: str = ""
@@ -68,15 +74,17 @@ _gossip = msgspec.json.Decoder(MemberState)
 
 
 def decode_matchmaking(body: bytes) -> Matchmaking:
-    """Decode what a peer tells; raises ``BadRequest``."""
+    """Decode what a peer tells; raises ``BadRequest``, with which the teller's job fails. The
+    teller then waits for the peer's next renewal, which knows the change."""
     return decode_body(_matchmaking, body)
 
 
 def decode_answer(body: bytes) -> MatchmakingAnswer:
-    """Decode a peer's answer; raises ``BadRequest``."""
+    """Decode a peer's answer; raises ``BadRequest`` where it is none."""
     return decode_body(_answer, body)
 
 
 def decode_gossip(body: bytes) -> MemberState:
-    """Decode what a member says of itself; raises ``BadRequest``."""
+    """Decode what a member says of itself; raises ``BadRequest``. Any client may publish to that
+    topic, so what comes may be anything."""
     return decode_body(_gossip, body)

@@ -1,7 +1,14 @@
-"""What a fan-out replies with: a receipt, or who failed and why.
+"""What a fan-out replies with: a receipt, or which receivers failed and why.
+
+A million receivers that return a few bytes each make a reply of dozens of megabytes, which client
+libraries refuse or choke on. So a reply has a bound, and says what it left out (docs/protocol.rst,
+"Receipt", "The reply"). How long a text becomes in JSON is known only once it is encoded: a control
+character takes six bytes. So each list is encoded, measured, and cut until it fits. Most replies
+are far from the bound, and measuring each of their lists took longer than encoding them; so a reply
+that fits even if each character were the widest is encoded in one go.
 
 Rules: pure. A reply has at most ``REPLY_BYTES``, however many receivers there are and whatever
-they said. What does not fit is left out and counted, results first.
+they returned. What does not fit is left out and counted, results first.
 """
 
 from __future__ import annotations
@@ -19,12 +26,14 @@ from gearhorn.messages.codec import encode
 from gearhorn.messages.logs import Logged
 
 REPLY_BYTES = 16 * 1024 * 1024
-_WIDEST = 6  # bytes of JSON for a character, at most
-_OTHER_BYTES = 4096  # of a reply: its keys and numbers
+_WIDEST = 6  # bytes of JSON for a character, at most; commas, colons and quotes count as one more
+_OTHER_BYTES = 4096  # of a reply: its keys, its numbers and the log's epoch
 _Item = TypeVar("_Item")
 
 
 class _Receipt(msgspec.Struct, frozen=True):
+    """The keys of a receipt, in their order. The lists are values, or JSON that is encoded."""
+
     copies: int
     delivered: Any
     failed: Any
@@ -39,11 +48,12 @@ class _Receipt(msgspec.Struct, frozen=True):
 
 
 class _Sheet:
-    """The JSON of one reply, part by part, as long as there is room."""
+    """The JSON of one reply, part by part, while there is room. What is added first has the first
+    claim on it."""
 
     def __init__(self, room: int) -> None:
-        self._room = room
-        self.unlisted: dict[str, int] = {}
+        self._room = room  # bytes
+        self.unlisted: dict[str, int] = {}  # by key, how many items had no room
 
     def add(
         self,
@@ -52,8 +62,17 @@ class _Sheet:
         shape: Callable[[Sequence[_Item]], Any],
         is_counted: bool = True,
     ) -> tuple[msgspec.Raw, Sequence[_Item]]:
-        """Return the JSON of as many of the first items as there is room for, and the others;
-        ``shape`` makes of items what is encoded."""
+        """Return the JSON of as many of the first items as there is room for, and the others.
+
+        A text that is too long is encoded again with fewer items, in proportion to the room. Each
+        try has at least one item less than the last, so it comes to an end.
+
+        Arguments:
+            key: of the list in the reply, under which items without room are counted.
+            items: what is to be listed.
+            shape: makes of items what is encoded.
+            is_counted: False where another list names the items without room.
+        """
         count = len(items)
         while True:
             text = encode(shape(items[:count]))
@@ -80,8 +99,21 @@ def encode_receipt(
 ) -> bytes:
     """Return a receipt: what became of a message, copy by copy (docs/protocol.rst, "Receipt").
 
-    ``results`` are what receivers returned, ``omitted`` those whose results were not kept, and
-    ``unlisted`` how many others there are by key.
+    A receipt that certainly has room is encoded at once. Of any other the lists are added in the
+    order of their worth to the caller: failures and drops tell what to do again, and are few as a
+    rule; the delivered ones can be told from the rest; results come last. The list of omitted
+    results comes after the results, since those without room are among it.
+
+    Arguments:
+        copies: how many job servers accepted.
+        delivered: client_ids of receivers that completed it.
+        failed: client_id to reason.
+        pending: client_ids of receivers that had not finished.
+        dropped: client_ids whose queue was full.
+        results: client_id to what the receiver returned.
+        omitted: client_ids whose results were not kept.
+        logged: where the message stands in its topic's log, None where it has none.
+        unlisted: how many others there are, by the key in which they would be.
     """
     texts, coded = _split(results) if results else ([], [])
     place = (logged.sequence, logged.epoch) if logged else (UNSET, UNSET)
@@ -109,7 +141,7 @@ def encode_receipt(
 
 
 def _split(results: Mapping[str, bytes]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Return the results that are text, and the others in base64."""
+    """Return the results that are text, and the others in base64, as pairs with client_ids."""
     texts: list[tuple[str, str]] = []
     coded: list[tuple[str, str]] = []
     for client_id, data in results.items():
@@ -121,8 +153,15 @@ def _split(results: Mapping[str, bytes]) -> tuple[list[tuple[str, str]], list[tu
 
 
 def encode_failures(pairs: Sequence[tuple[str, str]], others: int = 0) -> bytes:
-    """Return why a fan-out failed: pairs of client_id and reason. Where not all have room, or there
-    are ``others``, the last pair has no client_id and says how many more there are."""
+    """Return why a fan-out failed, as the text of its warning (docs/protocol.rst, "The reply").
+
+    Arguments:
+        pairs: client_id and reason.
+        others: how many more there are that the caller did not name.
+
+    Where not all have room, or there are ``others``, the last pair has no client_id and says how
+    many are missing.
+    """
     sheet = _Sheet(REPLY_BYTES - _OTHER_BYTES)
     text, left = sheet.add("", pairs, list)
     others += len(left)

@@ -1,5 +1,11 @@
 """Subscribing and unsubscribing: requests, replies, and the options that the store keeps.
 
+An option has three forms. In a *request* it may be left out, which keeps its former value: UNSET.
+The *given* options go to the store as JSON, without those that were left out, and ``change.lua``
+merges them into the former ones, because only the script knows those for certain. The *stored* ones
+are what was given at any time and not taken away. What is missing has its default, so most
+subscriptions take no memory for options.
+
 Rules: pure. A request that decodes is well-formed in types and ranges; whether its names are
 allowed is for ``names``. Every refusal names the key.
 """
@@ -18,24 +24,23 @@ from gearhorn.messages.logs import MAX_SECONDS, MAX_SEQUENCE
 
 Overflow = Literal["drop_new", "drop_old", "unsubscribe"]
 
+# The upper ends of docs/protocol.rst, "subscribe_fanout" and "Durable topics".
 MAX_TTL_S = 10**9  # thirty years
-
-MAX_IN_FLIGHT = 10_000
-
-MAX_BATCH = 10_000
-
-MAX_ATTEMPTS = 10**6
+MAX_IN_FLIGHT = 10_000  # deliveries of one subscription
+MAX_BATCH = 10_000  # messages in one delivery
+MAX_ATTEMPTS = 10**6  # of one message
 
 
 class Start(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where a new durable subscription begins, by number or by age."""
+    """Where a new durable subscription begins, by number or by age: one of the two."""
 
-    sequence: int | UnsetType = UNSET
-    window: float | UnsetType = UNSET
+    sequence: int | UnsetType = UNSET  # behind this one
+    window: float | UnsetType = UNSET  # with what was logged in the last so many seconds
 
 
 class GivenDurable(msgspec.Struct, frozen=True):
-    """The durable options of a subscribe; one that is UNSET keeps its former value."""
+    """The durable options of a subscribe (docs/protocol.rst, "Durable topics"); one that is UNSET
+    keeps its former value."""
 
     start: Literal["new", "all", "last"] | Start | UnsetType = UNSET
     in_flight: int | UnsetType = UNSET
@@ -47,15 +52,16 @@ class GivenDurable(msgspec.Struct, frozen=True):
 
 
 class Subscribe(msgspec.Struct, frozen=True):
-    """A ``subscribe_fanout`` request; an option that is UNSET keeps its former value."""
+    """A ``subscribe_fanout`` request (docs/protocol.rst, "subscribe_fanout"); an option that is
+    UNSET keeps its former value."""
 
     topic: str
     client_id: str
     max_backlog: int | UnsetType = UNSET
     overflow: Overflow | UnsetType = UNSET
     envelope: bool | UnsetType = UNSET
-    ttl: float | UnsetType | None = UNSET  # None takes it away
-    durable: bool | GivenDurable | UnsetType = UNSET
+    ttl: float | UnsetType | None = UNSET  # seconds; None takes it away
+    durable: bool | GivenDurable | UnsetType = UNSET  # False ends durability
 
     @property
     def is_durable(self) -> bool:
@@ -64,7 +70,7 @@ class Subscribe(msgspec.Struct, frozen=True):
 
 
 class Unsubscribe(msgspec.Struct, frozen=True):
-    """An ``unsubscribe_fanout`` request."""
+    """An ``unsubscribe_fanout`` request (docs/protocol.rst, "unsubscribe_fanout")."""
 
     topic: str
     client_id: str
@@ -72,7 +78,8 @@ class Unsubscribe(msgspec.Struct, frozen=True):
 
 
 class DurableOptions(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a durable subscription keeps in the store; times in seconds."""
+    """What a durable subscription keeps in the store; times in seconds. The defaults are those of
+    docs/protocol.rst, "Durable topics"."""
 
     in_flight: int = 1
     timeout: float = 30.0
@@ -83,9 +90,9 @@ class DurableOptions(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class SubscriptionOptions(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a subscription keeps in the store; None is the worker's own default."""
+    """What a subscription keeps in the store."""
 
-    max_backlog: int | None = None
+    max_backlog: int | None = None  # None is the worker's own default
     overflow: Overflow = "drop_new"
     envelope: bool = False
     ttl: float | None = None
@@ -94,6 +101,9 @@ class SubscriptionOptions(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class _GivenOptions(msgspec.Struct, frozen=True):
+    """The options that a subscribe gives, as ``change.lua`` reads them. UNSET ones are not in the
+    JSON; null takes one away; ``durable`` is an object, or false."""
+
     max_backlog: int | UnsetType = UNSET
     overflow: Overflow | UnsetType = UNSET
     envelope: bool | UnsetType = UNSET
@@ -102,6 +112,8 @@ class _GivenOptions(msgspec.Struct, frozen=True):
 
 
 class _GivenDurable(msgspec.Struct, frozen=True):
+    """``GivenDurable`` without ``start``, which is no option: it counts once."""
+
     in_flight: int | UnsetType = UNSET
     timeout: float | UnsetType = UNSET
     max_attempts: int | UnsetType = UNSET
@@ -111,7 +123,7 @@ class _GivenDurable(msgspec.Struct, frozen=True):
 
 
 class Subscribed(msgspec.Struct, frozen=True):
-    """Reply to a subscribe; ``parked_discarded`` where it ended durability."""
+    """Reply to a subscribe; ``parked_discarded`` counts messages, where it ended durability."""
 
     queue: str
     version: int
@@ -119,6 +131,8 @@ class Subscribed(msgspec.Struct, frozen=True):
 
 
 class _Unsubscribed(msgspec.Struct, frozen=True):
+    """Reply to an unsubscribe; the keys of what was not asked for are absent."""
+
     version: int
     drained: int | UnsetType = UNSET
     undrained: Sequence[str] | UnsetType = UNSET
@@ -133,7 +147,11 @@ _options = msgspec.json.Decoder(SubscriptionOptions)
 
 
 def decode_subscribe(body: bytes) -> Subscribe:
-    """Decode a ``subscribe_fanout`` request; raises ``BadRequest``."""
+    """Decode a ``subscribe_fanout`` request; raises ``BadRequest`` naming the key.
+
+    Ranges are checked here and not by msgspec, whose text would not name the lower and the upper
+    end together.
+    """
     request = decode_body(_subscribe, body)
     if isinstance(request.ttl, float) and not 0 < request.ttl <= MAX_TTL_S:
         raise BadRequest(f"ttl: expected seconds > 0 and <= {MAX_TTL_S}, got {request.ttl:g}")
@@ -147,11 +165,16 @@ def decode_subscribe(body: bytes) -> Subscribe:
 
 
 def check_durable(given: GivenDurable) -> None:
-    """Raise ``BadRequest`` naming the key that is out of range."""
-    for key, most in (("in_flight", MAX_IN_FLIGHT), ("batch", MAX_BATCH)):
+    """Raise ``BadRequest`` naming the key that is out of range.
+
+    First the options of one kind together: counts, then times. ``max_attempts`` stands alone, since
+    its 0 means without end. ``start`` comes last: it is an object of two keys, one of which it must
+    have, and only then is there a range to check.
+    """
+    for key, limit in (("in_flight", MAX_IN_FLIGHT), ("batch", MAX_BATCH)):
         value = getattr(given, key)
-        if value is not UNSET and not 1 <= value <= most:
-            raise BadRequest(f"durable.{key}: expected an integer from 1 to {most}, got {value}")
+        if value is not UNSET and not 1 <= value <= limit:
+            raise BadRequest(f"durable.{key}: expected an integer from 1 to {limit}, got {value}")
     for key in ("timeout", "max_backoff"):
         value = getattr(given, key)
         if value is not UNSET and not 0 < value <= MAX_SECONDS:
@@ -186,14 +209,20 @@ def encode_start(given: GivenDurable) -> bytes:
 
 
 def encode_given_options(request: Subscribe) -> bytes:
-    """Return, as JSON, the options that a subscribe gives and the store shall keep."""
+    """Return, as JSON, the options that a subscribe gives and the store shall keep. ``durable:
+    true`` is an object without options: it makes the subscription durable, or changes nothing."""
     durable: msgspec.Raw | bool | UnsetType = UNSET
     if isinstance(request.durable, GivenDurable):
-        one = request.durable
-        given = _GivenDurable(
-            one.in_flight, one.timeout, one.max_attempts, one.max_backoff, one.batch, one.pull
+        given = request.durable
+        options = _GivenDurable(
+            given.in_flight,
+            given.timeout,
+            given.max_attempts,
+            given.max_backoff,
+            given.batch,
+            given.pull,
         )
-        durable = msgspec.Raw(encode(given))
+        durable = msgspec.Raw(encode(options))
     elif request.durable is True:
         durable = msgspec.Raw(b"{}")
     elif request.durable is False:
@@ -215,9 +244,14 @@ def encode_unsubscribed(
     undrained: Sequence[str] = (),
     parked: int | None = None,
 ) -> bytes:
-    """Return the reply to an unsubscribe; ``drained`` is None where nothing was to drain,
-    ``undrained`` are the servers whose queue was not emptied, ``parked`` is None where the
-    subscription was not durable."""
+    """Return the reply to an unsubscribe (docs/protocol.rst, "unsubscribe_fanout").
+
+    Arguments:
+        version: the store's, after the change.
+        drained: how many jobs were discarded, None where nothing was to drain.
+        undrained: the servers ("HOST:PORT") whose queue was not emptied.
+        parked: how many parked messages were discarded, None where it was not durable.
+    """
     return encode(
         _Unsubscribed(
             version,
@@ -234,7 +268,8 @@ def decode_unsubscribe(body: bytes) -> Unsubscribe:
 
 
 def decode_options(body: bytes) -> SubscriptionOptions:
-    """Decode stored options; unreadable ones count as the defaults, so that copies flow."""
+    """Decode stored options. Unreadable ones count as the defaults: a receiver that gets bare
+    copies is better off than one that gets none, and an option of a later release is skipped."""
     try:
         return _options.decode(body)
     except msgspec.DecodeError:
