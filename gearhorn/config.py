@@ -1,7 +1,8 @@
 """The configuration of one worker, as values that were checked already.
 
 Rules: no parsing of files or arguments here (that is ``cli``), only meaning: what a server or a
-size is, and what each default is.
+size is, and what each default is. Every ``parse_`` function raises ``ValueError`` with a text that
+says what was expected and what came instead, for the command to show.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 GEARMAN_PORT = 4730  # IANA
-MIN_STORE_CONNECTIONS = 8  # five have a purpose of their own, three are shared by all else
+# Five have a purpose of their own (two for members, appends, lanes, listening); three are the pool
+# for all else, in which a long list and a change must not wait for each other.
+MIN_STORE_CONNECTIONS = 8
 DEFAULT_REDIS = "redis://localhost:6379/0"
 
 _SERVER = re.compile(
@@ -24,7 +27,12 @@ _URL = re.compile(r"@|(redis|rediss|unix):")
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What a worker is told. Sizes are in bytes, times in seconds."""
+    """What a worker is told: docs/operations.rst has a row for each. Sizes are in bytes, times in
+    seconds.
+
+    Values that only their own part can judge are texts or paths here: a store's URL
+    (``store.url``), certificates (``gearman.tls``). All values are fixed for the life of a worker.
+    """
 
     servers: tuple[tuple[str, int], ...] = (("localhost", GEARMAN_PORT),)
     redis: str = field(default=DEFAULT_REDIS, repr=False)  # may hold a password
@@ -53,7 +61,14 @@ class Config:
 
 def parse_server(text: str) -> tuple[str, int]:
     """Return (host, port) of ``HOST``, ``HOST:PORT``, ``[IPV6]:PORT`` or gearhorn 0.0.5's
-    ``HOST/PORT``; raises ``ValueError`` with what was expected."""
+    ``HOST/PORT``; the port is 4730 unless it is given.
+
+    A name is only checked for what could never be looked up; whether it can be is found out when it
+    is connected to, again and again. An IPv6 address has brackets, or its last group would be taken
+    for a port.
+
+    Raises ``ValueError`` with what was expected. A text that may be a URL is not repeated.
+    """
     match = _SERVER.match(text)
     try:
         if match is None:
@@ -73,11 +88,12 @@ def parse_server(text: str) -> tuple[str, int]:
 
 
 def parse_seconds(text: str, minimum: float, limit: float) -> float:
-    """Return a number of seconds within bounds; raises ``ValueError`` with what was expected."""
+    """Return a number of seconds within bounds, both included; raises ``ValueError`` with what was
+    expected."""
     try:
         seconds = float(text)
     except ValueError:
-        seconds = float("nan")
+        seconds = float("nan")  # which is within no bounds, as a "nan" that was typed
     if minimum <= seconds <= limit:
         return seconds
     raise ValueError(f"expected seconds from {minimum:g} to {limit:g}, got {text!r}")
@@ -88,7 +104,11 @@ _SIZE = re.compile(r"(\d{1,15})\s*([kmg]?)(?:i?b)?\Z", re.IGNORECASE)
 
 
 def parse_size(text: str) -> int:
-    """Return bytes from ``8388608``, ``8M`` or ``8MiB``; raises ``ValueError``."""
+    """Return bytes from ``8388608``, ``8M`` or ``8MiB``; raises ``ValueError``, for 0 too.
+
+    Units are powers of 1024, with or without the ``i``: that is what is meant by those who write
+    sizes of memory.
+    """
     match = _SIZE.match(text.strip())
     if match is None or not int(match[1]):
         raise ValueError(f"expected bytes such as 8388608 or 8M, got {text!r}")

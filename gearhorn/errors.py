@@ -8,11 +8,15 @@ a caller's bad request and is answered; everything else is gearhorn's to handle.
 
 
 class GearhornError(Exception):
-    """Base of every error that gearhorn raises on purpose."""
+    """Base of every error that gearhorn raises on purpose. Any other is a fault in gearhorn, but
+    for ``OSError`` of connections, which ``gearman`` documents where it lets one out."""
 
 
 class RequestError(GearhornError):
-    """A request that is refused; ``str(error)`` is ``CODE: TEXT`` as sent to the caller."""
+    """A request that is refused; ``str(error)`` is ``CODE: TEXT`` as sent to the caller.
+
+    The code is a promise: callers compare it. The text is for people, and may change.
+    """
 
     code = "bad_request"
 
@@ -103,8 +107,8 @@ class StoreNoWrites(StoreError):
 
 class StoreRefused(StoreError):
     """The store answers, and refuses this very command because of what its keys hold: refuse this
-    topic, and serve the others."""
+    topic, and serve the others. Waiting does not help; an operator has to repair the key."""
 
 
 class StartError(GearhornError):
-    """The worker cannot start, and waiting would not help."""
+    """The worker cannot start, and waiting would not help. The command prints it and ends."""

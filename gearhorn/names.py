@@ -1,6 +1,12 @@
 """Topic, client and queue names: the only place that joins, splits or judges them.
 
-Rules: pure. The rules: docs/protocol.rst, "Names"; each refusal says which rule it was.
+A queue is named ``TOPIC_CLIENTID``, and both parts may have underscores, so several pairs can make
+the same name (``a_b`` and ``c``, ``a`` and ``b_c``). Another separator would not help, since every
+character that a topic may have, a client_id may have too; and 0.0.5 used this one. So the store
+lets only one pair own a name at a time, and ``splits_of`` says which others to ask for.
+
+Rules: pure. docs/protocol.rst, "Names" has the rules for names; each refusal says which rule it
+was.
 """
 
 from __future__ import annotations
@@ -51,12 +57,13 @@ def queue_of(name: str, client_id: str) -> bytes:
 
 
 def client_of(name: str, queue: bytes) -> str:
-    """Return the client_id of a queue that is known to belong to the list ``name``."""
+    """Return the client_id of a queue that is known to belong to the list ``name``: from the name
+    alone it could not be told where the topic ends."""
     return queue[len(name.removeprefix(_PATTERN_MARK).encode()) + 1 :].decode()
 
 
 def splits_of(queue: bytes) -> Iterator[tuple[str, str]]:
-    """Yield every (topic, client_id) pair that makes this queue name."""
+    """Yield every (topic, client_id) pair that makes this queue name, the shortest topic first."""
     text = queue.decode()
     at = text.find("_")
     while at != -1:
@@ -71,7 +78,10 @@ def _fits(name: str) -> bool:
 
 
 def check_name(key: str, name: str) -> None:
-    """Raise ``BadName`` unless ``name`` may be a topic or client_id; ``key`` says which."""
+    """Raise ``BadName`` unless ``name`` may be a topic or client_id; ``key`` says which.
+
+    Bytes are counted and not characters, because gearmand bounds a function's name in bytes.
+    """
     size = len(name.encode())
     if not size:
         raise BadName(f"{key} is empty; 1 to {MAX_NAME_BYTES} bytes of UTF-8 are allowed")
@@ -82,7 +92,7 @@ def check_name(key: str, name: str) -> None:
 
 
 def check_publish(topic: str) -> None:
-    """Raise ``BadName`` or ``Reserved`` unless anybody may publish to ``topic``."""
+    """Raise ``BadName`` or ``Reserved`` unless applications may publish to ``topic``."""
     check_name("topic", topic)
     if topic.startswith(_RESERVED_PREFIX):
         raise Reserved(f"topic {topic}: names that begin with __ are kept for gearhorn's workers")
@@ -100,9 +110,11 @@ def check_pattern(pattern: str) -> None:
 
 
 def check_subscription(topic: str, client_id: str, served: frozenset[bytes]) -> bytes:
-    """Return the queue of a pair that anybody may subscribe.
+    """Return the queue of a pair that applications may subscribe.
 
-    ``served`` are the functions that gearhorn serves itself.
+    ``served`` are the functions that gearhorn serves itself: a receiver there would take requests
+    away from the workers. A queue may begin with ``__`` although its topic does not (topic ``_``,
+    client_id beginning with ``_``), so the whole name is checked as well.
     Raises ``BadName`` or ``Reserved`` (docs/protocol.rst, "Names").
     """
     check_name("topic", topic)

@@ -29,7 +29,7 @@ from weakref import WeakKeyDictionary
 from gearhorn.logger import get_logger
 from gearhorn.timing import Backoff
 
-AGAIN_S = 0.2  # between two attempts to cancel
+AGAIN_S = 0.2  # between two attempts to cancel a task
 FIRST_RESTART_S = 0.1  # the back-off between a crash and the next start
 LONGEST_RESTART_S = 5.0
 STEADY_S = 5.0  # a loop that has run for so long is well
@@ -40,7 +40,7 @@ log = get_logger(__name__)
 
 @contextlib.contextmanager
 def on_crash(do: Callable[[], None]) -> Iterator[None]:
-    """Call ``do`` if the block raises, and let the exception go on.
+    """Call ``do`` if the block raises, and let the exception go on. ``do`` must not raise.
 
     It is not called where the block's task is being cancelled: what the task had in hand is then
     for other members.
@@ -54,13 +54,20 @@ def on_crash(do: Callable[[], None]) -> Iterator[None]:
 
 
 def _is_cancelled() -> bool:
-    """Whether the present task itself is cancelled, rather than something that it awaits."""
+    """Whether the present task itself is cancelled, rather than something that it awaits.
+
+    Both raise ``CancelledError``. A loop that took the second for the first would end in silence.
+    """
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 def went_well() -> None:
-    """Of the kept loop that calls this: its former crashes are not in a row with later ones."""
+    """Of the kept loop that calls this: its former crashes are not in a row with later ones.
+
+    For loops whose work can crash them piece by piece: four bad pieces among a thousand good ones
+    must not make a member stand down. Without effect outside of a kept loop, as in tests.
+    """
     task = asyncio.current_task()
     if task is not None:
         Supervision.of(asyncio.get_running_loop()).went_well(task)
@@ -68,6 +75,9 @@ def went_well() -> None:
 
 class Supervision:
     """Every loop that is kept on one event loop, and which of the vital ones fail now.
+
+    It belongs to the event loop and not to the worker, so that a part need not be handed it; tests
+    that run several members in one process see all of their loops.
 
     ``restarts`` counts crashes by the loop's name since the process began.
     """
@@ -132,7 +142,11 @@ class Supervision:
 
 
 class _Kept:
-    """One loop that is kept: starts it, and starts it again when it has crashed."""
+    """A loop that is kept: starts it, and starts it again when it has crashed.
+
+    The back-off and the count of crashes start over when a run has lasted ``STEADY_S``, which a
+    timer notices while the loop runs: a loop that works says nothing by itself.
+    """
 
     def __init__(
         self, name: str, loop: Callable[[], Coroutine[Any, Any, None]], is_vital: bool
@@ -154,6 +168,12 @@ class _Kept:
         self.is_ending = True
 
     async def run(self) -> None:
+        """Run the loop again and again until the task is cancelled.
+
+        A loop that returns counts as crashed: it never should, and its work would stand still. A
+        cancellation of something that it awaited is a crash, too; one of the task itself ends it.
+        Libraries have swallowed that, so ``is_ending`` is asked besides.
+        """
         events = asyncio.get_running_loop()
         while True:
             steady = events.call_later(STEADY_S, self._is_steady)
@@ -175,6 +195,7 @@ class _Kept:
             await asyncio.sleep(self._backoff.next_s())
 
     def _is_steady(self) -> None:
+        """The present run has lasted ``STEADY_S``: called by its timer."""
         self.crashes = 0
         self._backoff.reset()
         self._supervision.runs(self)
@@ -192,7 +213,10 @@ class _Kept:
 
 class Tasks:
     """Starts tasks, keeps references to them, without which asyncio may collect them, and logs a
-    crash with its traceback."""
+    crash with its traceback.
+
+    Each part has one of its own, and ends what it started with ``cancel`` when it stops.
+    """
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[None]] = set()
@@ -230,7 +254,10 @@ class Tasks:
             log.critical("a part of the worker crashed", part=task.get_name(), exc_info=error)
 
     async def cancel(self) -> None:
-        """End every task and wait until it has."""
+        """End every task and wait until it has.
+
+        It does not return before they have: the caller goes on to close what they use.
+        """
         for kept in self._kept.values():
             kept.end()
         running = set(self._running)

@@ -171,7 +171,7 @@ def set_up_logs(style: str, level: str) -> Writer:
     stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
 
     def lost(count: int) -> str:
-        event = {"event": "log lines lost: nobody reads them", "level": "warning", "count": count}
+        event = {"event": "log lines lost: they are not read", "level": "warning", "count": count}
         return str(render(None, "warning", stamp(None, "warning", event)))
 
     writer = Writer(lambda data: os.write(_STDERR, data), lost)

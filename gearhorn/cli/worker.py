@@ -49,6 +49,9 @@ from gearhorn.standalone.servers import start as start_standalone
 _DEFAULTS = Config()
 
 
+# An option has the name of its field in ``Config``, and from that follow its environment variable
+# (GEARHORN_NAME) and its key in the file. Defaults are those of ``Config``, which ``--help`` shows.
+# A line of help says what it is for; docs/operations.rst says when to change it.
 @click.command(
     context_settings={
         "auto_envvar_prefix": "GEARHORN",
@@ -67,6 +70,7 @@ _DEFAULTS = Config()
     callback=read_config,
     help="TOML file; its keys are the options' names, and `servers`.",
 )
+# The store. Its URL may hold a password, so nothing shows the value.
 @click.option(
     "--redis", metavar="URL", default=DEFAULT_REDIS, help="redis://, rediss:// or unix://"
 )
@@ -82,6 +86,7 @@ _DEFAULTS = Config()
     default=_DEFAULTS.namespace,
     help="Keeps clusters that share one Redis apart.",
 )
+# Instead of servers and a store: see standalone.servers. Neither is a field of ``Config``.
 @click.option("--standalone", is_flag=True, help="Bring a job server and a store along.")
 @click.option(
     "--data",
@@ -152,6 +157,7 @@ _DEFAULTS = Config()
     metavar="SECONDS",
     help="Between two messages of one worker on its state; longer with many workers.",
 )
+# How the process logs: ``cli.logs`` alone knows.
 @click.option("--log-format", type=click.Choice(["logfmt", "json"]), default="logfmt")
 @click.option("--log-level", type=click.Choice(list(LEVELS)), default="info")
 @click.version_option(

@@ -20,7 +20,7 @@ def _no_pass_phrase() -> str:
 
     The ``ValueError`` comes out of ``load_cert_chain``, as its documentation promises.
     """
-    raise ValueError("the key is encrypted, and nobody can be asked for its pass phrase")
+    raise ValueError("the key is encrypted, and its pass phrase cannot be asked for")
 
 
 def tls_context(config: Config) -> ssl.SSLContext | None:
