@@ -6,7 +6,7 @@ are precise, but they are made for Python programmers: "Expected `int | str`, go
 (docs/protocol.rst, "Requests, replies, errors"). Checks of ranges that msgspec could make too stand
 in the modules of the requests, since its text for them would not say which range.
 
-Rules: pure. What msgspec says is put into the words of docs/protocol.rst here and nowhere else.
+Rules: pure. What msgspec says is put into the terms of docs/protocol.rst here and nowhere else.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SURROGATES = "; strings are Unicode text, which has no surrogates but in pairs"
 _PIECE_BYTES = 64 * 1024  # of a long request, decoded at a time to check that it is UTF-8
 _TYPE = re.compile(r"`([a-z]+(?: \| [a-z]+)*)`")
-_TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}  # JSON's words
+_TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}  # JSON's names
 _MAX_TEXT = 500  # characters of a refusal, which may quote the request
 _SAFE_DEPTH = 500  # levels of arrays and objects; Python's recursion limit decides about more
 _CHOICES = {  # what msgspec does not say of a key that takes certain texts only

@@ -41,7 +41,7 @@ MAX_EXCLUDE_BYTES = 4 * 1024 * 1024  # of their JSON text
 MAX_VALUE_BYTES = 64 * 1024  # of the JSON text of any other key but ``payload``
 PLAIN_NAMES_BYTES = 128  # of ``unique``, ``exclude`` and ``headers`` that do not count
 _MAX_NAMES_BYTES = MAX_EXCLUDE_BYTES + MAX_VALUE_BYTES + MAX_HEADER_BYTES  # of all three
-_QUOTE, _BACKSLASH = b'"\\'  # numbers: looking for one in bytes is quicker than for a text
+_QUOTE, _BACKSLASH = b'"\\'  # numbers: bytes are searched for one more quickly than for a text
 _ESCAPE_BYTES = 6  # at most, of a JSON string for one byte of UTF-8: \u0041
 # A percentage of a quorum, and what is false of ``background`` as JSON text.
 _PERCENT = re.compile(r"(\d{1,9})%\Z", re.ASCII)
@@ -95,7 +95,7 @@ class Fanout(msgspec.Struct, frozen=True, gc=False):
 
     ``headers`` are None where there are none; ``header_bytes`` is what they count. ``expires_s`` is
     how long the message may wait, 0.0 is without end. It begins when a worker takes the job, which
-    notes the end (``expiring``): ``expires_ms`` on the members' clock, and for receivers, who do
+    notes the end (``expiring``): ``expires_ms`` on the members' clock, and for receivers, which do
     not know that clock, ``expires_at`` in Unix time. Both are 0 until then.
     """
 

@@ -284,7 +284,7 @@ def durable_envelope(
     topic: str, sequence: int, epoch: str, *, attempt: int | None, info: Info, payload: bytes
 ) -> _DurableEnvelope:
     """Return a message as receivers and readers see it (docs/protocol.rst, "Envelope"). ``attempt``
-    counts from 1; None is for readers, to whom nothing is delivered."""
+    counts from 1; None is for messages that are read, not delivered."""
     return _DurableEnvelope(
         topic,
         sequence,

@@ -19,7 +19,7 @@ by ``open_apart``; all the rest shares a pool.
 
 Rules: runs on the event loop. Every call ends in time or raises ``StoreError``, which says what is
 known: ``StoreUnanswered`` where a batch may have been carried out or not, the others (``refusals``)
-where it was not. No batch is sent twice.
+where it was not. No batch is sent again after a lost connection.
 """
 
 from __future__ import annotations
@@ -314,4 +314,5 @@ async def _run(wire: Wire, commands: Sequence[Command]) -> list[Any]:
 
 
 def _is_unknown(reply: Any) -> bool:
+    """Return whether a reply says that the server does not know the script."""
     return isinstance(reply, StoreError) and code_of(str(reply)) == "NOSCRIPT"

@@ -52,7 +52,7 @@ class Events:
 
     Arguments:
         connection: opens the connection that only listens.
-        listeners: who hears each channel, by the channel's name.
+        listeners: hear one channel each, by the channel's name.
     """
 
     def __init__(self, connection: Connection, listeners: Mapping[str, ChannelListener]) -> None:
@@ -85,7 +85,7 @@ class Events:
             await asyncio.sleep(backoff.next_s())
 
     def _explain(self, error: StoreError) -> None:
-        """Log why nothing is heard: a lost connection for those who debug, since nothing follows
+        """Log why nothing is heard: a lost connection at level debug, since nothing follows
         from it; a missing permission once, as an error, since only the operator can mend it."""
         if code_of(str(error)) != "NOPERM":
             self._is_refused = False
@@ -134,10 +134,12 @@ class Events:
                 self._handle(channel, content)
 
     def _missed(self) -> None:
+        """Tell every listener that it may have missed something."""
         for listener in self._listeners.values():
             listener.missed()
 
     def _handle(self, channel: bytes, content: bytes) -> None:
+        """Hand one message on."""
         try:
             self._listeners[channel].hear(content)
         except Exception:  # a fault of one listener must not end the listening of the others

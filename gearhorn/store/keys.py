@@ -13,7 +13,7 @@ key (all under ``{NAMESPACE}``)  type       what
 ``members``                     hash       id -> renewals, version it knows, lease in ms
 ``topics``                      zset       topics that have subscriptions, all with score 0
 ``expiries``                    zset       topic NUL client_id -> reading of ``clock`` at its end
-``draining``                    hash       queue -> "MEMBER REQUEST" of who empties it
+``draining``                    hash       queue -> "MEMBER REQUEST" that empties it
 ``ended``                       zset       topic NUL client_id -> version at its last end, and with
                                            NUL behind it at that of its durability; the newest
                                            10,000; "" -> version up to which others are forgotten

@@ -14,10 +14,9 @@ least once.
 Taking and reading are two steps, and not one script, because there may be much to read: a million
 parked messages. A member that dies between the two leaves a lane that another one takes.
 
-Rules: one round trip for any number of lanes of any number of topics; a lane of which there is much
-is read page by page. A position is written only by the member that holds the lane under its present
-TERM. Every method raises
-``StoreError``.
+Rules: one round trip for any number of lanes of any number of topics; a lane that holds much is
+read page by page. A position is written only by the member that holds the lane under its present
+TERM. Every method raises ``StoreError``.
 """
 
 from __future__ import annotations
@@ -57,9 +56,9 @@ class LaneRecord(NamedTuple):
 class Acquired(NamedTuple):
     """A lane that this member holds now, and what it finds there.
 
-    The position says what is done with; everything else here are exceptions to it: messages up to
-    it that are to be delivered all the same (put back), messages beyond it that are not (parked or
-    done), and those beyond it that have failed before and are retried with a delay.
+    The position says what is done with. The rest are exceptions to it: messages up to it that are
+    to be delivered all the same (put back), messages beyond it that are not (parked or done), and
+    messages that have failed before and are retried with a delay.
     """
 
     client_id: str

@@ -40,7 +40,7 @@ class _Page:
 
     ``room`` counts the subscriptions that may still be added. It becomes 0 when ``limit`` is
     reached, or the bytes that a reply may have; at least one subscription is on every page, so that
-    a caller who follows the cursors comes to the end.
+    a caller that follows the cursors comes to the end.
     """
 
     def __init__(self, limit: int) -> None:

@@ -66,7 +66,7 @@ class Entry:
     Arguments:
         sequence: its number in the log.
         epoch: the life of the log in which it was appended.
-        info: what the log holds besides.
+        info: what the log holds besides its payload.
         payload: its bytes, empty once they are not needed any more.
         size: what it counts where bytes are bounded: its payload, its unique id, its exclusions,
             its headers; None where the payload is whole.
@@ -129,7 +129,7 @@ class Place(NamedTuple):
 class Append(NamedTuple):
     """Messages for one topic, as one request to the store."""
 
-    number: int
+    number: int  # of the request
     before: int  # the request that must have been carried out before it, or 0
     items: Sequence[Item]
 
@@ -366,7 +366,7 @@ class Log:
         """Prune logs that are due, up to ``DUE`` of them; return the reading of the clock at which
         the next one is due, None where none will be.
 
-        Any member may call this at any time: the script looks again whether a log is due, so what
+        Any member may call this at any time: the script checks again whether a log is due, so what
         two members do at once is done by the first. Up to ``DUE`` logs are pruned in one round
         trip; those with many lanes by themselves after it. A log that the store refuses is tried
         again a minute later, and does not hold the others up.

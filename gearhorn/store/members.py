@@ -1,8 +1,8 @@
-"""Members in the store: who holds a lease, and what each knows.
+"""Members in the store: which of them hold a lease, and what each knows.
 
 A member's record is "RENEWALS KNOWN LEASE_MS". There is no time in it: a peer does not compare
-clocks, it watches whether the record changes, on its own clock, for as long as the record's lease
-says. RENEWALS makes every renewal change the record. KNOWN is the version up to which the member
+clocks, it watches on its own clock whether the record changes within the lease that the record
+names. RENEWALS makes every renewal change the record. KNOWN is the version up to which the member
 has dropped every list that changed; a change counts a peer as told when its KNOWN is high enough
 (docs/design.rst, "Cached lists and matchmaking").
 
@@ -66,8 +66,8 @@ class Members:
         self._ask = partial(connection.pipeline, reserved=True)
 
     def find_anew(self) -> None:
-        """Leave the store's connections, and look for it anew: its name may stand for another
-        server by now."""
+        """Leave the store's connections, and resolve its name anew: it may stand for another server
+        by now."""
         self._connection.reset()
 
     @property

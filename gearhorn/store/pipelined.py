@@ -9,7 +9,7 @@ has an unknown fate, together. That gives the rules for failures:
 
 * All that is unanswered fails with ``StoreUnanswered``, in the order in which it was asked.
 * An answer that is late ends the connection, too. Skipping it later, when it comes, would need a
-  book of the answers that have no asker any more, for a connection that is in trouble anyway.
+  record of the answers that have no asker any more, for a connection that is in trouble anyway.
 * A *strict* one refuses everything after that until ``mend``. Its user (``log``) asks first for the
   fate of what failed; a new append that went ahead of that could be logged before an old one.
 * Scripts are loaded when the connection opens, not when one turns out to be unknown. Where commands
@@ -131,11 +131,11 @@ class PipelinedConnection:
             timeout_s: for all of it, connecting included.
 
         The lock is held while the batch is written, and not while its answer is awaited: that is
-        what makes it a pipeline. A batch that found room is queued for its answer before the drain,
-        since the server may answer a long one while the rest is still being written. The order of
-        the handlers below follows what is known: a time-out without a session means that nothing
-        was sent; any other failure ends the session, and with it all that is unanswered. An asker
-        that is cancelled leaves the session to the others.
+        what makes it a pipeline. A batch is queued for its answer before the drain, since the
+        server may answer the beginning of a long one while the rest is still being written. The
+        order of the handlers below follows what is known: a time-out without a session means that
+        nothing was sent; any other failure ends the session, and with it all that is unanswered. An
+        asker that is cancelled leaves the session to the others.
 
         Raises ``StoreUnanswered`` if it is not known which commands were carried out, and
         ``StoreError`` if none was.

@@ -1,4 +1,4 @@
-"""The pool: a bounded number of connections to the store, and a queue for those who need one.
+"""The pool: a bounded number of connections to the store, and a queue of callers that need one.
 
 redis-py has pools too, but they find out only in the middle of a batch that a middlebox has dropped
 an idle connection, and repairing that by sending the batch again is what must not be done here. In
@@ -86,8 +86,8 @@ class Pool:
     async def use(self) -> AsyncIterator[Wire]:
         """Lend a connection until the block ends; raises ``StoreError`` where none can be made.
 
-        A caller first waits for a place, as long as it takes: it has a time-out of its own. A place
-        is a right to one connection, so there are never more of them than places.
+        A caller waits for a place first, however long that takes: it brings a time-out of its own.
+        A place is the right to one connection, so there are no more connections than places.
         """
         async with self._places:
             wire = self._pop() or await self._open()

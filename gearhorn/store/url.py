@@ -1,6 +1,6 @@
 """The store's URL: what ``--redis`` says, read by redis-py and judged here.
 
-redis-py knows the formats that users bring from elsewhere, but takes a good deal without a word: a
+redis-py knows the formats that users bring from elsewhere, but accepts a good deal silently: a
 ``#`` ends the URL in the middle of a password, an option with a typing error changes nothing, a
 file of certificates that is missing is noticed at the first connection. A worker that starts with a
 URL that does not mean what it seems to would fail later and elsewhere. So everything is checked
@@ -185,5 +185,5 @@ def _tls(options: dict[str, str]) -> ssl.SSLContext:
 
 def _no_pass_phrase() -> str:
     """Refuse a key that needs a pass phrase; raises ``ValueError``. Without this OpenSSL would ask
-    for it on the terminal, and a daemon would hang or fail without a word."""
+    for it on the terminal, and a daemon would hang or fail without saying why."""
     raise ValueError("the key is encrypted")

@@ -2,7 +2,7 @@
 
 Rules: runs on the event loop. Commands are answered in the order in which they were sent. An error
 reply is returned as the ``StoreError`` that stands for it (``refusals``); only the end of the
-connection is raised. Nothing is repeated here: who asked knows what may happen twice.
+connection is raised. Nothing is repeated here: the caller knows what may happen twice.
 
 redis-py connects, logs in and reads replies. What it would do on its own account is turned off: it
 sends nothing again, ends no connection, and leaves an error's text whole. Its parser cuts the code
@@ -228,7 +228,7 @@ def _link(address: Address) -> _Link:
         "protocol": 3,
         "parser_class": _Parser,
         "retry": Retry(NoBackoff(), 0),
-        # who asks has time-outs
+        # callers have time-outs
         "socket_timeout": None,
         "socket_connect_timeout": None,
     }

@@ -17,9 +17,9 @@
 --       28 pairs that have ended  29… the clients of every other topic that could make the same queue
 --       name
 -- ARGV: 1 "subscribe", "unsubscribe", "expire" or "overflow"  2 topic  3 client_id  4 queue
---       5 the options given, as JSON; of an unsubscribe who drains the queue, or nothing; of an
---       overflow a version: what was subscribed after it is spared  6 the caller's reading of the
---       clock, ms  7 where a durable subscription starts, as JSON, or ''  8 a fresh epoch
+--       5 the options given, as JSON; of an unsubscribe the member that drains the queue, or '';
+--       of an overflow a version: what was subscribed after it is spared  6 the caller's reading of
+--       the clock, ms  7 where a durable subscription starts, as JSON, or ''  8 a fresh epoch
 --       9 the request's id, or ''  10… the client_ids that go with KEYS 29…
 -- Returns {version, whether the pair existed before, 1 where lanes or the log are concerned, parked
 -- messages discarded or -1, 1 where the caller is to drain the queue}; {0, n} where pair n owns the

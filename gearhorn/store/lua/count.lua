@@ -4,10 +4,11 @@
 -- count twice. And a pair that is unsubscribed between the check and the addition would leave a
 -- counter behind, with which the next subscription of the pair would begin.
 --
--- KEYS: 1 the requests of the member's process  2 all askers  3 pairs that have ended; then, for each
---       topic, its clients and their drops
--- ARGV: 1 the number of this request; then, for each topic, its name and how many pairs, and for each
---       pair its client_id, what to add, and a version: what ended after it was another subscription
+-- KEYS: 1 the requests of the member's process  2 all askers  3 pairs that have ended; then, for
+--       each topic, its clients and their drops
+-- ARGV: 1 the number of this request; then, for each topic, its name and how many pairs, and for
+--       each pair its client_id, what to add, and a version: what ended after it was another
+--       subscription
 -- Returns 1, or 0 where the piece was counted before. A pair that is not subscribed any more is not
 -- counted, nor what a former subscription of it has lost; a key that holds something else costs its
 -- own topic only.

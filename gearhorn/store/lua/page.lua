@@ -10,7 +10,7 @@
 -- it has none}; the options are empty where the topic has none at all.
 -- Cost: four commands, about as many client_ids as were asked for: 2,000 at most, 1 to 2 ms.
 
--- a key may hold something else: that is the reply then, in the store's own words
+-- a key may hold something else: then the store's own error is the reply
 local clients = redis.pcall('ZRANGEBYLEX', KEYS[1], ARGV[1], '+', 'LIMIT', 0, ARGV[2])
 if clients.err then
     return clients
