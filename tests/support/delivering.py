@@ -81,6 +81,16 @@ class Cluster:
         self.is_up = True
         self.reaped: list[bytes] = []
         self.submitted: list[Shipment] = []
+        self.listeners: list[Callable[[], None]] = []
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        self.listeners.append(listener)
+
+    def turn(self, is_up: bool) -> None:
+        """The job server comes or goes."""
+        self.is_up = is_up
+        for listener in self.listeners:
+            listener()
 
     def route(self, queue: bytes) -> int:
         return 0
