@@ -13,6 +13,12 @@ comparing each with each would take minutes. So a poll compares in two ways:
 * For messages that were compared, only positions that have moved since the last poll tell more: a
   lane that went from 3 to 7 has done with those of 4 to 7, which bisection finds.
 
+A position alone does not say that a receiver has had the message. The message may be parked; the
+log's caps may have taken it before it was delivered; and the subscription may have ended and been
+made anew, behind the message. So the store is asked of each that a position has passed
+(``Lanes.passed``). What may have ended since the wait began proves nothing. (This member knows
+every end up to the version that it knew then, and no fan-out holds a list from before.)
+
 Why fresh messages wait for one poll: the delivering member nearly always tells within that time,
 and then they cost nothing.
 
@@ -32,6 +38,7 @@ import structlog
 from gearhorn.errors import StoreError
 from gearhorn.messages.events import decode_done
 from gearhorn.store.lanes import Lanes
+from gearhorn.store.parked import Passed
 from gearhorn.timing import now_s
 
 POLL_S = 0.5  # between two polls, or
@@ -55,13 +62,25 @@ class Waiter(Protocol):
         """Return whether a durable receiver is waited for."""
 
 
+class Knowing(Protocol):
+    """Knows what has ended."""
+
+    @property
+    def known(self) -> int:
+        """The version up to which every end is known here, and what held a list of before is
+        sent."""
+
+
+_Entry = tuple[Waiter, int]  # with the version that was known when its wait began
+
+
 class _Topic:
     """The messages of one topic that are waited for."""
 
     __slots__ = ("compared", "due", "fresh", "positions", "waiters")
 
     def __init__(self) -> None:
-        self.waiters: dict[int, list[Waiter]] = {}
+        self.waiters: dict[int, list[_Entry]] = {}
         self.fresh: set[int] = set()  # waited for since the last poll began
         self.due: set[int] = set()  # for the next poll to compare with every position
         self.compared: set[int] = set()  # of which only positions that move tell more
@@ -86,11 +105,12 @@ class _Topic:
 class AckWaiters:
     """The fan-outs that wait, by topic and sequence; a ``ChannelListener``.
 
-    ``store`` has the positions, and what is parked.
+    ``store`` has the positions, and says what they prove; ``membership`` knows what has ended.
     """
 
-    def __init__(self, store: Lanes) -> None:
+    def __init__(self, store: Lanes, membership: Knowing) -> None:
         self._store = store
+        self._membership = membership
         self._topics: dict[str, _Topic] = {}
 
     def add(self, topic: str, sequence: int, waiter: Waiter) -> None:
@@ -98,17 +118,18 @@ class AckWaiters:
         waited = self._topics.get(topic)
         if waited is None:
             waited = self._topics[topic] = _Topic()
-        waited.waiters.setdefault(sequence, []).append(waiter)
+        waited.waiters.setdefault(sequence, []).append((waiter, self._membership.known))
         waited.fresh.add(sequence)
         waited.compared.discard(sequence)  # the waiter was not told of what moved before
 
     def remove(self, topic: str, sequence: int, waiter: Waiter) -> None:
         """Tell it no more; without effect where it does not wait."""
         waited = self._topics.get(topic)
-        waiters = waited.waiters.get(sequence, []) if waited is not None else []
-        if waited is not None and waiter in waiters:
-            waiters.remove(waiter)
-            if not waiters:
+        entries = waited.waiters.get(sequence, []) if waited is not None else []
+        rest = [entry for entry in entries if entry[0] is not waiter]
+        if waited is not None and len(rest) < len(entries):
+            waited.waiters[sequence] = rest
+            if not rest:
                 del waited.waiters[sequence]
                 waited.fresh.discard(sequence)
                 if not waited.waiters:
@@ -122,13 +143,21 @@ class AckWaiters:
     def missed(self) -> None:
         """Do nothing: positions are polled all the time."""
 
-    def _waiters(self, topic: str, sequence: int) -> Sequence[Waiter]:
+    def _waiters(self, topic: str, sequence: int) -> Sequence[_Entry]:
         waited = self._topics.get(topic)
         return tuple(waited.waiters.get(sequence, ())) if waited is not None else ()
 
     def _tell(self, topic: str, sequence: int, client_id: str, error: str) -> None:
-        for waiter in self._waiters(topic, sequence):
+        for waiter, _ in self._waiters(topic, sequence):
             waiter.done(client_id, error)
+
+    def _tell_passed(self, topic: str, sequence: int, client_id: str, passed: Passed) -> None:
+        """Tell what a position that has passed a message proves, and to whom it does."""
+        if passed.is_capped and not passed.is_parked:
+            return
+        for waiter, known in self._waiters(topic, sequence):
+            if passed.ended <= known:
+                waiter.done(client_id, _PARKED if passed.is_parked else "")
 
     async def run(self) -> None:
         """Poll the positions of topics that are waited for, without end."""
@@ -176,7 +205,7 @@ class AckWaiters:
             if not cursor:
                 break
         for sequence in due:
-            for waiter in self._waiters(topic, sequence):
+            for waiter, _ in self._waiters(topic, sequence):
                 for client_id in waiter.missing():
                     if positions.get(client_id, -1) >= sequence:
                         done.append((client_id, sequence))
@@ -191,11 +220,11 @@ class AckWaiters:
             missed = [
                 (client_id, sequence)
                 for client_id, sequence in done[at : at + PORTION]
-                if any(waiter.misses(client_id) for waiter in self._waiters(topic, sequence))
+                if any(waiter.misses(client_id) for waiter, _ in self._waiters(topic, sequence))
             ]
             if missed:
-                parked = await self._store.are_parked(topic, missed)
-                for (client_id, sequence), is_parked in zip(missed, parked, strict=True):
-                    self._tell(topic, sequence, client_id, _PARKED if is_parked else "")
+                found = await self._store.passed(topic, missed)
+                for (client_id, sequence), passed in zip(missed, found, strict=True):
+                    self._tell_passed(topic, sequence, client_id, passed)
             await asyncio.sleep(0)
         done.clear()

@@ -76,7 +76,7 @@ class DurableTopics:
         self.log = Log(store)
         self.lanes = Lanes(store)
         self.appends = Appends(self.log, membership, process)
-        self.ack_waiters = AckWaiters(self.lanes)
+        self.ack_waiters = AckWaiters(self.lanes, membership)
 
         reply_slots = asyncio.Semaphore(REPLIES)
         self.fetching = Fetching(self.log, reply_slots)

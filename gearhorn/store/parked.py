@@ -20,12 +20,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from gearhorn.errors import BadRequest, StoreError, StoreNoWrites, StoreRefused
 from gearhorn.messages.logs import Parked, decode_parked
 from gearhorn.store.asked import Asked
-from gearhorn.store.connection import READ_TIMEOUT_S, Connection
+from gearhorn.store.connection import READ_TIMEOUT_S, Command, Connection
 from gearhorn.timing import Backoff
 
 LISTED = 500  # parked messages read in one go
@@ -33,6 +33,16 @@ LISTED_BYTES = 8 * 1024 * 1024  # of them, as they are kept
 MOVED = 1000  # parked messages put back or forgotten in one go: two milliseconds of the store
 TRIES = 3  # to learn what became of such a request
 REDRIVEN = 1000  # subscriptions in one page
+
+
+class Passed(NamedTuple):
+    """A message that the position of a durable subscription has passed. ``is_capped``: the log's
+    caps took it, perhaps before it was delivered. ``ended``: the version at which the subscription,
+    or its durability, last ended; a bound where that is forgotten."""
+
+    is_parked: bool
+    is_capped: bool
+    ended: int
 
 
 class ParkedMessages:
@@ -206,12 +216,27 @@ class ParkedMessages:
                 await asyncio.sleep(backoff.next_s())
         raise AssertionError("unreachable")
 
-    async def are_parked(self, topic: str, pairs: Sequence[tuple[str, int]]) -> list[bool]:
-        """Return, for each (client_id, sequence) of a topic, whether the message is parked. Raises
-        ``StoreError``."""
+    async def passed(self, topic: str, messages: Sequence[tuple[str, int]]) -> list[Passed]:
+        """Return what is known of messages, (client_id, sequence), of a topic that positions have
+        passed. Raises ``StoreError``."""
         key = self._connection.key
-        commands = [("ZSCORE", key("order", f"{topic}\0{client}"), n) for client, n in pairs]
-        return [score is not None for score in await self._connection.pipeline(commands)]
+        ended = key("ended")
+        commands: list[Command] = [("HGET", key("log", topic), "capped"), ("ZSCORE", ended, "")]
+        for client_id, sequence in messages:
+            pair = f"{topic}\0{client_id}"
+            commands += ("ZSCORE", key("order", pair), sequence), ("ZSCORE", ended, pair)
+            commands.append(("ZSCORE", ended, f"{pair}\0"))
+        capped, floor, *found = await self._connection.pipeline(commands)
+        return [
+            Passed(
+                parked is not None,
+                sequence <= int(capped or 0),
+                max(int(float(version or 0)) for version in (floor, *versions)),
+            )
+            for (_, sequence), parked, *versions in zip(
+                messages, found[::3], found[1::3], found[2::3], strict=True
+            )
+        ]
 
 
 def pairs_of(found: Sequence[Any]) -> Iterator[tuple[bytes, float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.logs import NOTHING, LogBench, durable, failed, parked_in, run, trouble
+from support.logs import NOTHING, LogBench, direct, durable, failed, parked_in, retain, run, trouble
 from support.servers import Redis
 from support.store import unsubscribe
 
@@ -295,11 +295,32 @@ def test_a_message_is_parked_by_the_owner_alone(server: Redis) -> None:
         assert await bench.park("t", "alice", acquired.term, 1)
         assert await bench.lanes.counts([("t", "alice")]) == [(1, {})], "its attempts are with it"
         assert await bench.listed("t", "alice") == [1]
-        assert await bench.lanes.are_parked("t", [("alice", 1), ("alice", 2), ("bob", 1)]) == [
-            True,
-            False,
-            False,
-        ]
+        messages = [("alice", 1), ("alice", 2), ("bob", 1)]
+        passed = await bench.lanes.passed("t", messages)
+        assert [one.is_parked for one in passed] == [True, False, False]
+
+    run(server, test)
+
+
+def test_it_is_known_what_a_position_passed_without_its_being_done(server: Redis) -> None:
+    async def test(bench: LogBench) -> None:
+        await begin(bench)
+        [passed] = await bench.lanes.passed("t", [("alice", 1)])
+        assert passed == (False, False, 0)
+        await bench.one(retain("t", max_messages=1))
+        await bench.append("t", "y", "y")
+        found = await bench.lanes.passed("t", [("alice", number) for number in (1, 4, 5)])
+        assert [one.is_capped for one in found] == [True, True, False]
+        turned = await bench.one(direct("t", "alice"))
+        [passed] = await bench.lanes.passed("t", [("alice", 5)])
+        assert passed.ended == turned.version
+        ended = await bench.one(unsubscribe("t", "alice"))
+        await bench.one(durable("t", "alice"))
+        [alice, bob] = await bench.lanes.passed("t", [("alice", 5), ("bob", 5)])
+        assert (alice.ended, bob.ended) == (ended.version, 0)
+        await bench.ask("ZADD", "ended", 7, "")
+        [bob] = await bench.lanes.passed("t", [("bob", 5)])
+        assert bob.ended == 7, "what is forgotten may have been one of bob's"
 
     run(server, test)
 

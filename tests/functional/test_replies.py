@@ -149,3 +149,33 @@ def test_what_a_lost_server_had_accepted_while_another_copy_waited_for_room_is_s
     with Raw(first.address) as raw:
         assert b"two" in raw.taker(f"{topic}_{plain}").finish()
         assert b"two" in raw.taker(f"{topic}_{old}").finish()
+
+
+@pytest.mark.parametrize("how", ["anew", "capped"])
+def test_a_durable_receiver_has_not_done_what_its_position_has_merely_passed(
+    make_cluster: MakeCluster, topic: str, how: str
+) -> None:
+    cluster = make_cluster()
+    cluster.subscribe(topic, "alice", durable=True)
+    with Raw(cluster.address) as raw:
+        assert cluster.publish(topic, "first").data == b"1"
+        taker = raw.taker(f"{topic}_alice")
+        first = taker.take()
+        pending = raw.fanout(topic, "second", receipt=True, timeout=4)
+        eventually(lambda: last_of(cluster, topic) == 2)
+        if how == "anew":
+            ended = cluster.run("unsubscribe_fanout", topic=topic, client_id="alice")
+            assert ended.kind == "complete"
+            cluster.subscribe(topic, "alice", durable=True)
+        else:
+            cluster.run("retain_fanout", topic=topic, max_messages=1)
+            assert cluster.publish(topic, "third").data == b"1"
+        taker.complete(first.handle)
+        said = receipt(pending.outcome(30))
+    assert (said["delivered"], said["pending"]) == ([], ["alice"])
+
+
+def last_of(cluster: Cluster, topic: str) -> int:
+    described = json.loads(cluster.run("describe_fanout", topic=topic).data)
+    last: int = described["topics"][topic]["log"]["last"]
+    return last

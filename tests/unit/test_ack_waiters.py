@@ -9,6 +9,7 @@ from support.proxy import on_loop
 
 from gearhorn.durable.ack_waiters import AckWaiters
 from gearhorn.errors import StoreError
+from gearhorn.store.parked import Passed
 
 
 class Store:
@@ -17,6 +18,9 @@ class Store:
     def __init__(self, **positions: int) -> None:
         self.all = dict(positions)
         self.parked: set[tuple[str, int]] = set()
+        self.capped = 0
+        self.ended: dict[str, int] = {}
+        self.known = 0  # by the member
         self.is_away = False
 
     async def positions(self, topic: str, cursor: int = 0) -> tuple[dict[str, int], int]:
@@ -26,9 +30,12 @@ class Store:
         part = list(self.all.items())[cursor : cursor + 2]
         return dict(part), cursor + 2 if cursor + 2 < len(self.all) else 0
 
-    async def are_parked(self, topic: str, pairs: Sequence[tuple[str, int]]) -> list[bool]:
-        """As `Lanes.are_parked`."""
-        return [pair in self.parked for pair in pairs]
+    async def passed(self, topic: str, messages: Sequence[tuple[str, int]]) -> list[Passed]:
+        """As `Lanes.passed`."""
+        return [
+            Passed(pair in self.parked, pair[1] <= self.capped, self.ended.get(pair[0], 0))
+            for pair in messages
+        ]
 
 
 class Fanout:
@@ -58,7 +65,7 @@ class Fanout:
 
 def waiting(store: Store) -> AckWaiters:
     """What looks at a store."""
-    return AckWaiters(cast(Any, store))
+    return AckWaiters(cast(Any, store), store)
 
 
 async def look(one: AckWaiters, times: int = 2) -> None:
@@ -155,3 +162,33 @@ async def test_a_look_at_what_has_not_moved_asks_no_fan_out() -> None:
     await look(some)
     assert sum("c7" in one.told for one in fanouts) == 10
     assert sum(one.asked for one in fanouts) <= before + 10
+
+
+@on_loop
+async def test_a_position_proves_nothing_of_a_message_that_the_caps_took() -> None:
+    store = Store(alice=0, bob=0)
+    store.parked.add(("bob", 2))
+    one, two = Fanout("alice", "bob"), Fanout("alice")
+    both = waiting(store)
+    both.add("t", 2, one)
+    both.add("t", 3, two)
+    await look(both)
+    store.all.update(alice=3, bob=3)
+    store.capped = 2
+    await look(both)
+    assert set(one.told) == {"bob"}, "it was parked before"
+    assert two.told == {"alice": ""}
+
+
+@on_loop
+async def test_a_subscription_that_was_made_anew_has_not_done_what_a_former_one_had_to() -> None:
+    store = Store(alice=3, bob=3)
+    former, later = Fanout("alice", "bob"), Fanout("alice", "bob")
+    both = waiting(store)
+    store.known = 6
+    both.add("t", 3, former)
+    store.ended["alice"] = store.known = 7
+    both.add("t", 3, later)
+    await look(both)
+    assert set(former.told) == {"bob"}
+    assert set(later.told) == {"alice", "bob"}

@@ -4,8 +4,8 @@
 -- An entry is {id, {"h", "EPOCH CLOCK OFFSET", "i", INFO, "p", PAYLOAD}}: CLOCK is the members'
 -- clock in ms, OFFSET the bytes that were logged before it. Sequences have no gaps but at the
 -- beginning. The log is a hash: epoch, base (the first sequence under it), last, first, bytes
--- (logged since the beginning), floor (those that are forgotten), dropped (by the caps), run (the
--- server's run id), mark (of the newest block; of no use while the log is empty), joined (counts
+-- (logged since the beginning), floor (those that are forgotten), dropped (how many the caps took),
+-- capped (the last that they took), run (the server's run id), mark (of the newest block; of no use while the log is empty), joined (counts
 -- lanes made that begin before its last), retained (where it has a retention setting) and the
 -- settings themselves.
 --
@@ -181,6 +181,7 @@ local function cap(log)
     local before = log.first
     local is_more = forget(log, keep)
     redis.call('HINCRBY', log.key, 'dropped', log.first - before)
+    redis.call('HSET', log.key, 'capped', string.format('%.0f', log.first - 1))
     return is_more
 end
 
