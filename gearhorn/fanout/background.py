@@ -2,8 +2,9 @@
 
 Theory of operation. Nearly all fan-outs are in the background, to a whole list that one server
 carries, and nothing happens to them: the server accepts every copy. ``FastFanout`` is that case,
-one object that is its own submission. What goes otherwise (a refused copy, a lost server, copies
-that are held back) makes a ``Background`` of it, which takes over what the server has answered.
+one object that is its own submission. Anything else that happens (a refused copy, a lost server,
+copies that are held back) makes a ``Background`` of it, which takes over what the server has
+answered.
 
 What is dropped is counted only when the reply is made: a copy that one server refused may be sent
 once more, through another server, after the first one goes.

@@ -54,7 +54,7 @@ class Backlog:
         self._tasks = Tasks()
         self._recent: tuple[dict[bytes, int], float | None] | None = None
         self._recent_s = 0.0
-        self._asking = asyncio.Lock()  # one reads for all who describe at once
+        self._asking = asyncio.Lock()  # one reading serves all that are wanted at once
         self._polling: asyncio.Task[None] | None = None
 
     def poll_soon(self, subscribers: Subscribers, directory: Directory) -> None:

@@ -39,8 +39,8 @@ log = structlog.get_logger(__name__)
 
 
 class Waiter(Protocol):
-    """Who waits for a list. One of the two methods is called, once, and it must not raise: others
-    wait for the same list."""
+    """Waits for a list. One of the two methods is called, once, and it must not raise: others wait
+    for the same list."""
 
     def listed(self, subscribers: Subscribers) -> None:
         """The list is read. It is cached by now, unless its topic changed meanwhile."""
@@ -50,7 +50,7 @@ class Waiter(Protocol):
 
 
 class _AnyUse:
-    """Waits for a list that is read for no job: whoever asks for it next finds it."""
+    """Waits for a list that is read for no job: the next job that asks for it finds it."""
 
     def listed(self, subscribers: Subscribers) -> None:
         pass
@@ -182,7 +182,7 @@ class Directory:
         """Tell ``waiter`` once a topic's list is read, after those who came before.
 
         Under a lease that has lapsed no change is heard of, so a read that is under way does not
-        serve who comes now: the list may have changed since it began.
+        serve a waiter that comes now: the list may have changed since it began.
         """
         pending = self._pending.get(topic)
         if pending is None:

@@ -206,8 +206,8 @@ class Foreground(RunningFanout):
     def finished(self, submission: Submission, index: int, result: Result) -> None:
         """A receiver finished a copy, or the server that had accepted it went away.
 
-        After the reply only numbers change, and the room that a result took is given back: who
-        would be told has been told.
+        After the reply only numbers change, and the room that a result took is given back: the
+        caller has its answer.
         """
         assert isinstance(submission, ServerBatch)
         index = submission.index(index)

@@ -41,7 +41,7 @@ log = structlog.get_logger(__name__)
 
 
 class Outdated(Protocol):
-    """Who has lists read again."""
+    """Has lists read again."""
 
     def read_again(self, topic: str) -> None:
         """A limit was overtaken by a change: have its topic's list read again."""

@@ -2,7 +2,7 @@
 
 Theory of operation. The beginnings of the lists that are asked for together are read together, in
 one round trip; most lists end there. The rest of a longer one is read on its own, page by page, so
-that a long or slow list delays no other. Few long lists are read at a time, and
+that a long or slow list delays no other. Only ``LONG_READS`` of these are read at a time, so that
 they leave the store's connections to the others.
 
 A list is built in three kinds, plain, enveloped and durable, since copies of the first two have
@@ -105,17 +105,17 @@ class Lists:
             self._tasks.spawn(self._read_beginnings(wanted[at : at + TOGETHER]), "lists")
 
     async def _read_beginnings(self, wanted: list[tuple[str, asyncio.Future[Listed]]]) -> None:
-        """Read some beginnings in one round trip, and give each to who asked for it, or the error:
-        that of its own list, or of the round trip."""
+        """Read some beginnings in one round trip, and give each to its caller, or the error: that
+        of its own list, or of the round trip."""
         parts: Sequence[Listed | Exception]
         async with self._rounds:
             try:
                 parts = await self._subscriptions.read([topic for topic, _ in wanted])
-            except Exception as error:  # of each who asked, a bug too
+            except Exception as error:  # for each caller, a bug too
                 parts = [error] * len(wanted)
         for (_, found), part in zip(wanted, parts, strict=True):
             if found.done():
-                continue  # who asked has gone
+                continue  # its caller has gone
             if isinstance(part, Exception):
                 found.set_exception(part)
             else:

@@ -182,8 +182,8 @@ class Overflow:
             await self._job_servers.barrier()
 
     def _former(self, topics: Sequence[str] | None, born: int) -> Iterator[tuple[bytes, _Full]]:
-        """Find what lists up to ``born`` want; who asks only whether there is any goes no further
-        than the first."""
+        """Find what lists up to ``born`` want, lazily: a caller that asks only whether there is any
+        goes no further than the first."""
         for topic in list(self._full) if topics is None else topics:
             for queue, full in self._full.get(topic, {}).items():
                 if full.holds_former(born):

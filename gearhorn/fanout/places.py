@@ -4,8 +4,9 @@ Theory of operation. A foreground fan-out lives for as long as its slowest recei
 timeout says so, and its job is out of the worker's hand meanwhile: the number of jobs in hand does
 not bound how many there are. This does. A fan-out *waits* until it is replied to. After that it
 *lingers* while a quorum has answered for it and other copies are still out: it has no payload then,
-only ``COPY_BYTES`` for each copy, so many more may linger than wait. The first fan-out of all
-always may enter, however large: a limit that is set too low makes fan-outs slow, not impossible.
+only ``COPY_BYTES`` for each copy, so many more may linger than wait. Where nothing is held yet, a
+fan-out may enter however large it is: a limit that is set too low makes fan-outs slow, not
+impossible.
 
 Rules: runs on the event loop. A fan-out enters before anything is done for it and leaves whatever
 becomes of it. What receivers send is counted in its place before it is kept; where there is no
@@ -40,9 +41,13 @@ class Places:
         self.held = 0  # bytes, of both
 
     def enter(self, payload: int, copies: int) -> Place:
-        """Take a place for a fan-out of so many bytes and copies. The first of all always may.
+        """Take a place for a fan-out whose caller waits for receivers.
 
-        Raises ``Busy``.
+        Arguments:
+            payload: its bytes, which it holds until it is replied to.
+            copies: how many receivers it waits for.
+
+        Raises ``Busy`` where there is none; where nothing is held, any fan-out may enter.
         """
         size = payload + copies * COPY_BYTES
         is_full = self.waiting >= self._count or self.lingering >= LINGERING * self._count

@@ -10,7 +10,8 @@ topic, so each topic that has a long fan-out under way has a line here, in which
 the topic waits for those before it; ``topics`` says which these are.
 
 Rules: runs on the event loop, one task for each topic in ``topics``. With no server up the lines
-wait. Who has to know that copies were handed over (``wait_sent``) waits for a place in the lines.
+wait. A part that has to know that copies were handed over takes a place in the lines as well, and
+waits for its turn (``wait_sent``).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ stranded in the outbox. For a queue on which older copies wait for room it is he
 Else it goes out at once. ``open`` counts what is in between, so that it is 0 exactly when every
 copy was answered: that is what a reply waits for.
 
-Rules: runs on the event loop. Who raises ``open`` says what lowers it.
+Rules: runs on the event loop. A method that raises ``open`` says what lowers it.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Theory of operation. A member is asked and told things through queues that bear 
 gone, what its peers sent to it in its last moments waits there, and gearmand keeps the function for
 as long as it runs: 5 kB for each, and a longer walk for every text command. Ids never come again,
 so such a queue is never served again. Therefore every member that may have sent something to one
-that has gone (who removed it, who asked it, who gossiped with it, the member itself at its end)
-buries it: fails what waits, so that those who asked are told, and drops the function. Several
+that has gone buries it: those that removed it, asked it or gossiped with it, and itself at its end.
+To bury is to fail what waits, so that those who asked are told, and to drop the function. Several
 members may bury the same one; the second finds nothing, and no harm is done.
 
 Rules: runs on the event loop. A server that is down is dealt with when it is back; a queue that

@@ -23,7 +23,7 @@ Rules: runs on the event loop ("Between workers" in docs/protocol.rst).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -63,20 +63,35 @@ class _Question:
     """One message to one peer, and the outcome of its job.
 
     Arguments:
+        job_servers: the clients that it goes through.
         peer: its id.
         version: the highest one that the message tells of.
-        ask: sends the message; called again if its job server goes down. Returns False where no
-            job server is up.
+        body: the message, as JSON.
 
     ``answered``: whether the peer has dropped the lists; False where that is not known. Not knowing
     costs time only: the peer's lease is waited for.
     """
 
-    def __init__(self, peer: str, version: int, ask: Callable[[_Question], bool]) -> None:
+    def __init__(self, job_servers: JobServers, peer: str, version: int, body: bytes) -> None:
         self.peer = peer
         self.version = version
-        self._ask = ask
         self.answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._job_servers = job_servers
+        self._queue = queue_of(MATCHMAKING, peer)
+        self._tail = packets.tail(b"", body)
+        self._heads = packets.heads([self._queue], _KIND, len(self._tail))
+
+    def ask(self) -> None:
+        """Send the message, in a foreground job whose end is the answer. With no job server up
+        there will be none, and ``answered`` is False at once.
+
+        ``lost`` and ``finished`` send it again when the job server goes down that had it.
+        """
+        if self._job_servers.is_up:
+            submission = Submission(self, self._heads, self._tail, True, results=Bound(KEPT_BYTES))
+            self._job_servers.submit(self._job_servers.route(self._queue), submission)
+        else:
+            self._resolve(False)
 
     def give_up(self) -> None:
         """The peer has gone, and it is not known what it was told."""
@@ -91,13 +106,13 @@ class _Question:
             self._resolve(False)
 
     def lost(self, submission: Submission) -> None:
-        if not self._ask(self):
-            self._resolve(False)
+        self.ask()
 
     def finished(self, submission: Submission, index: int, result: Result) -> None:
-        if result.lost and self._ask(self):
-            return  # the server went that had accepted it; another one has the message now
-        self._resolve(result.ok and self._is_answer(result.data))
+        if result.lost:  # the server went that had accepted it
+            self.ask()
+        else:
+            self._resolve(result.ok and self._is_answer(result.data))
 
     def broke(self, submission: Submission) -> None:
         self._resolve(False)
@@ -212,22 +227,9 @@ class Matchmaker:
             self._forget(peer.id, question)  # it had gone before it was asked
 
     def _ask(self, peer: str, version: int, body: bytes) -> _Question:
-        """Send a message to a peer, in the foreground: the end of the job is the answer."""
-        queue = queue_of(MATCHMAKING, peer)
-        tail = packets.tail(b"", body)
-        heads = packets.heads([queue], _KIND, len(tail))
-
-        def ask(question: _Question) -> bool:
-            if self._job_servers.is_up:
-                submission = Submission(
-                    question, heads, tail, foreground=True, results=Bound(KEPT_BYTES)
-                )
-                self._job_servers.submit(self._job_servers.route(queue), submission)
-            return self._job_servers.is_up
-
-        question = _Question(peer, version, ask)
-        if not ask(question):
-            question.answered.set_result(False)
+        """Send a message to a peer."""
+        question = _Question(self._job_servers, peer, version, body)
+        question.ask()
         return question
 
     def handle(self, member: str, job: Job) -> None:
@@ -237,9 +239,10 @@ class Matchmaker:
             member: the id that the peer asked, which may be a former one of this member's.
             job: the message. It is refused with ``bad_request:`` where it cannot be read.
 
-        An answer to a subscribe need not wait: a copy too few is not promised to a subscriber that
-        has no answer yet. One to a removal waits until what holds the former list is sent, since a
-        drain relies on it ("Between workers" in docs/protocol.rst).
+        The answer to a subscribe need not wait: fan-outs that hold the former list came before the
+        subscriber was answered, and owe it no copy. The answer to a removal waits until what holds
+        the former list is sent, since a drain relies on it ("Between workers" in
+        docs/protocol.rst).
         """
         try:
             told = decode_matchmaking(job.arguments)

@@ -55,7 +55,7 @@ from gearhorn.timing import Backoff, now_s
 RENEWALS = 3  # in the time of one lease
 RETRY_S = 0.5  # fan-outs go on within 2 s of the store's return
 HEARD = 10_000  # versions remembered out of order
-LINGER_S = 0.2  # who read the members just before one left may ask it for so long
+LINGER_S = 0.2  # a peer that read the members just before one left may ask it for so long
 FORMER = 16  # own former ids that are being taken away at once
 
 log = structlog.get_logger(__name__)

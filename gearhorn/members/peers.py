@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 
 
 class Observer(Protocol):
-    """Who takes note of what the store says of all members."""
+    """Takes note of what the store says of all members."""
 
     def saw(self, members: Sequence[Member], asked_s: float) -> list[Member]:
         """Take note of who the members are, as the store said to a question of ``asked_s``; return
@@ -42,7 +42,7 @@ class Observer(Protocol):
 
 
 class Undertaker(Protocol):
-    """Who takes away what a member leaves behind."""
+    """Takes away what a member leaves behind."""
 
     def bury(self, member: str) -> None:
         """Fail what waits for a member that was removed."""

@@ -83,7 +83,7 @@ class Presence:
 
 
 class Listener(Protocol):
-    """Who takes what other members say of themselves."""
+    """Takes what other members say of themselves."""
 
     def hear(self, job: Job) -> None:
         """Take one message."""
