@@ -105,12 +105,18 @@ _NO_ROUTES: list[array[int] | None] = []  # of lists that are not spread yet; ne
 
 
 class Subscribers:
-    """One topic's list as it was read, which never changes; where ``is_long``, it is packed.
+    """One topic's list as it was read, which never changes.
 
-    Queues from index ``enveloped`` on take envelopes. ``limits`` holds (index, max_backlog) of
-    those with a limit of their own, by index; ``overflow`` tells by index what happens at the
-    limit, where that is not ``drop_new``. ``durable`` are the client_ids that get no copies but
-    what the topic's log keeps for them. ``version`` is the store's before the list was read.
+    Arguments:
+        topic: the topic.
+        queues: of the direct subscriptions; a long list (``is_long``) is packed.
+        enveloped: queues from this index on take envelopes.
+        limits: (index, max_backlog) of queues with a limit of their own, in ascending order.
+        overflow: what happens at the limit, by index, where that is not ``drop_new``.
+        durable: client_ids that get no copies, but what the topic's log keeps for them.
+        has_log: whether messages are logged before they are copied.
+        version: the store's before the list was read.
+
     ``born`` is higher than that of every list that was made before: a drain waits for what lists
     up to some number have sent (``mark``), whichever topics they are of.
     """

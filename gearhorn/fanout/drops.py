@@ -7,9 +7,10 @@ subscription is answered.
 
 Rules: runs on the event loop. A counter lives as long as its subscription: the store adds only to
 those that are subscribed, and what is counted here is written before the end of a subscription is
-answered (``wait_written``). What comes late all the same, from a member that was frozen or that the
-store did not answer, bears the version of the list it is of: what is of a list from before the
-pair's last end is not added. So nothing is left for the next subscription of the same pair.
+answered (``wait_written``). A counter may come late all the same, from a member that was frozen or
+that the store did not answer. It bears the version of the list that its copies were made from, and
+the store does not add it if the pair has ended since. So nothing is left for the next subscription
+of the same pair.
 Counters are written in pieces of ``PIECE``. A piece that got no reply is sent again as it was,
 under the number that it had, and the store adds it once.
 """
@@ -29,7 +30,7 @@ from gearhorn.members.change_queue import ChangeQueue
 from gearhorn.store.subscriptions import Subscriptions
 
 FLUSH_INTERVAL_S = 1.0
-PIECE = 1_000  # counters written in one go: 2 ms of the store
+PIECE = 1_000  # counters written in one go: 3 ms of the store
 LIMIT = 100_000  # counters in memory, while the store is away
 LOGGED = 10  # subscriptions named in the log, at each interval
 
@@ -50,7 +51,7 @@ class Drops:
         self._subscriptions = subscriptions
         self._changes = changes
         self._counts: dict[Pair, int] = {}
-        self._versions: dict[Pair, int] = {}  # of the oldest list that one of these is of
+        self._versions: dict[Pair, int] = {}  # of the oldest list that a counter has copies of
         self._copies: Counter[Pair] = Counter()  # dropped since the log was told
         self._ended: set[tuple[Pair, int]] = set()  # with the version, since then too
         self._uncounted = 0  # beyond ``LIMIT``
