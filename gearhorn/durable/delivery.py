@@ -92,10 +92,7 @@ class Attempts(Stateful):
         self.state, self.due_s = batch.state, batch.due_s
         self.failures, self.since = batch.failures, batch.since
         self.first_at, self.error = batch.first_at, batch.error
-
-    def take_former(self, batch: Attempts) -> None:
-        """Wait for the receivers of a batch's former attempts in its place."""
-        self.former = batch.forget_former()
+        self.former = batch.former  # each message is acknowledged by whoever has the batch still
 
     def acknowledge(self) -> None:
         """A late receiver acknowledges it while it is being set aside."""

@@ -127,7 +127,7 @@ class Delivery(Attempts):
             Delivery(self.lane, (entry,), entry.sequence).single_of(self) for entry in self.entries
         ]
         self.singles[-1].succeed(self)
-        self.singles[-1].take_former(self)
+        self.forget_former()
         return self.singles
 
     def single_of(self, batch: Delivery) -> Self:

@@ -33,7 +33,7 @@ from gearhorn.durable.held_lanes import HeldLanes
 from gearhorn.durable.lanes import Delivery, Lane
 from gearhorn.durable.pending_writes import PendingWrites
 from gearhorn.durable.retries import Retries, Wait
-from gearhorn.durable.shipping import OVER, Job, Shipment, Shipping
+from gearhorn.durable.shipping import Job, Shipment, Shipping
 from gearhorn.durable.states import UNDER_WAY, Action, Event, LaneState, State
 from gearhorn.durable.withdrawals import Withdrawals
 from gearhorn.gearman.job_servers import JobServers
@@ -87,10 +87,6 @@ class Outcomes:
         """
         assert isinstance(submission, Shipment)
         self._arrived(submission)
-        for index, delivery in enumerate(submission.deliveries):
-            if delivery.lane.state is LaneState.CLOSED and delivery is not OVER:
-                # its lane ended when it had no handle yet, by which it could be taken back
-                self.shipping.withdraw([(submission, index)])
         for index, code in submission.refused or ():
             delivery = submission.deliveries[index]
             queue = delivery.lane.queue.decode(errors="replace")

@@ -53,7 +53,7 @@ class Shipment(Submission):
         blocks: the packets of the jobs, in the same order.
     """
 
-    __slots__ = ("connection", "deliveries", "place", "size")
+    __slots__ = ("connection", "deliveries", "place", "recalled", "size")
 
     def __init__(
         self,
@@ -68,6 +68,7 @@ class Shipment(Submission):
         self.place = place
         self.connection = connection
         self.deliveries = deliveries
+        self.recalled: list[int] = []  # jobs that are taken back once they are accepted
         self.size = sum(map(len, blocks))
         self.unit = self.size // len(blocks) + _PACKET_BYTES
 
@@ -77,6 +78,11 @@ class Shipment(Submission):
         self.deliveries[index] = OVER
         if self.handles is not None and index < len(self.handles):
             self.handles[index] = b""
+
+    def recall(self, index: int) -> None:
+        """A job is taken back that the job server has not answered yet, if that is so."""
+        if index >= self.answered:
+            self.recalled.append(index)
 
     def unload(self) -> int:
         """Let go of the payloads; return their size in bytes."""
@@ -151,8 +157,11 @@ class Shipping:
         self._job_servers.submit(place, shipment)
 
     def arrived(self, shipment: Shipment) -> None:
-        """A shipment is accepted or lost: its payloads are needed no more."""
+        """A shipment is accepted or lost: its payloads are needed no more, and jobs are withdrawn
+        that could not be before."""
         self._unsent -= shipment.unload()
+        if shipment.recalled:
+            self.withdraw([(shipment, index) for index in shipment.recalled])
 
     def ask(self, job: Job, told: Told) -> None:
         """Ask whether the job server knows a job and a receiver has it (GET_STATUS); ``told`` is
@@ -181,16 +190,17 @@ class Shipping:
         """Take jobs back, as far as no receiver has them.
 
         Arguments:
-            jobs: those that no job server has accepted are left out.
+            jobs: those that no job server has accepted yet are withdrawn once it has.
             is_late: whether a receiver that has one may still acknowledge it.
             then: is called when the job server has cancelled one, never if its connection ends
                 first. A continuation for one call, so no object of its own.
         """
         for job in jobs:
+            shipment, index = job
             handle = self.handle_of(job)
             if not handle:
+                shipment.recall(index)
                 continue
-            shipment, index = job
             queue = shipment.deliveries[index].lane.queue
             if is_late:
                 self._job_servers.clients[shipment.place].expect_late(shipment, index)
@@ -201,9 +211,12 @@ class Shipping:
             )
 
     def drop(self, job: Job) -> None:
-        """Hear no more of the receiver of a job."""
+        """Hear no more of the receiver of a job; of one that has a batch which was split, not while
+        any of its messages waits for that receiver."""
         shipment, index = job
-        if self.handle_of(job):
+        if self.handle_of(job) and not any(
+            job in single.former for single in reversed(shipment.deliveries[index].singles)
+        ):
             self._job_servers.clients[shipment.place].drop(shipment, index)
             shipment.release(index)
 

@@ -182,7 +182,7 @@ def test_of_a_batch_that_failed_in_the_middle_of_a_window_the_order_stays() -> N
     assert (one.position, one.active, one.beyond) == (6, 0, 0)
 
 
-def test_a_receiver_that_has_a_batch_still_is_heard_until_its_last_message_is_done() -> None:
+def test_each_message_of_a_split_batch_waits_for_the_receiver_that_has_the_batch() -> None:
     one = lane(batch=2)
     one.take(entries(1, 2), 0.0, 0)
     [batch] = send(one)
@@ -191,7 +191,7 @@ def test_a_receiver_that_has_a_batch_still_is_heard_until_its_last_message_is_do
     batch.keep_former("job", 1)
     singles = one.split(batch)
     assert batch.singles == singles
-    assert [single.former for single in (batch, *singles)] == [(), (), ("job",)]
+    assert [single.former for single in (batch, *singles)] == [(), ("job",), ("job",)]
 
 
 def test_a_batch_that_was_split_puts_no_more_under_way_than_before() -> None:
