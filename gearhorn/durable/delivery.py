@@ -132,6 +132,12 @@ class Attempts(Stateful):
         else:
             self.entries = tuple([entry.bare() for entry in entries])
 
+    def keep_from(self, first: int) -> tuple[Entry, ...]:
+        """Let go of the messages before the sequence ``first``, and return them."""
+        lost = tuple(entry for entry in self.entries if entry.sequence < first)
+        self.entries = self.entries[len(lost) :]
+        return lost
+
     def count_failure(self, text: str, at: float) -> None:
         """Count a failed attempt, with the error's text; ``at`` is Unix time."""
         self.failures += 1

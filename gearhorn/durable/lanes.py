@@ -269,6 +269,12 @@ class Lane(Window[Delivery]):
         self.gap += len(delivery.entries)
         self.done(delivery, is_parked=True)
 
+    def lose_before(self, delivery: Delivery, first: int) -> Sequence[Entry]:
+        """The log has the messages of a delivery from ``first`` on only; return the others."""
+        lost = delivery.keep_from(first)
+        self.gap += len(lost)
+        return lost
+
     def clear(self) -> None:
         """The lane is not ours any more: hold nothing."""
         self.detach_all()

@@ -247,20 +247,24 @@ class Outcomes:
         if delivery.lane.state is LaneState.CLOSED or delivery.state is not State.PARKING:
             return
         delivery.apply(Event.PARK)
-        if is_gone:
+        if is_gone and not delivery.is_acknowledged:
             self._vanish(delivery)
         else:
-            self.finish(delivery, is_parked=True)
+            self.finish(delivery, is_parked=not is_gone)
 
     def gone(self, delivery: Delivery) -> None:
-        """The log does not have a message any more that was to be sent again: it was dropped by a
-        cap of the topic, and counts as that."""
+        """The log does not have the messages any more that were to be sent again: they were dropped
+        by a cap of the topic, and count as that."""
         delivery.apply(Event.VANISH)
         self._vanish(delivery)
 
+    def gone_before(self, delivery: Delivery, first: int) -> None:
+        """The log does not have the messages of a batch any more that are before ``first``."""
+        self._pending.vanish(delivery, delivery.lane.lose_before(delivery, first))
+
     def _vanish(self, delivery: Delivery) -> None:
         """A delivery is over because its messages are gone; the lane counts them as dropped."""
-        self._pending.finish(delivery, is_parked=False)
+        self._pending.vanish(delivery, delivery.entries)
         delivery.lane.vanish(delivery)
         self.shipping.forget(delivery)
         self._held.touch(delivery.lane)

@@ -25,8 +25,9 @@ from typing import Literal, NamedTuple
 
 from gearhorn.durable.lanes import Delivery, Lane
 from gearhorn.messages.codec import encode
-from gearhorn.messages.events import encode_done
+from gearhorn.messages.events import LOG_DROPPED, encode_done
 from gearhorn.messages.logs import FailureHistory, Parked
+from gearhorn.store.log import Entry
 from gearhorn.store.rounds import FailureWrite, Parking
 
 WRITES = 1000  # of all lanes, written in one round
@@ -106,9 +107,20 @@ class PendingWrites:
             self._add(delivery.lane, "clear", sequences)
         if delivery.is_redriven and not is_parked:
             self._add(delivery.lane, "redriven", sequences)
-        error = delivery.error if is_parked else ""
-        lane = delivery.lane
-        for entry in delivery.entries:
+        self._tell(delivery.lane, delivery.entries, delivery.error if is_parked else "")
+
+    def vanish(self, delivery: Delivery, entries: Sequence[Entry]) -> None:
+        """The log does not have these messages of a delivery any more."""
+        sequences = [entry.sequence for entry in entries]
+        if delivery.failures:
+            self._add(delivery.lane, "clear", sequences)
+        if delivery.is_redriven:
+            self._add(delivery.lane, "redriven", sequences)
+        self._tell(delivery.lane, entries, LOG_DROPPED)
+
+    def _tell(self, lane: Lane, entries: Iterable[Entry], error: str) -> None:
+        """Tell those who wait for these messages; ``error`` is why they are not delivered."""
+        for entry in entries:
             if entry.info.waiter and self._told < TOLD:
                 done = encode_done(lane.topic, lane.client_id, entry.sequence, error)
                 self._done.setdefault(entry.info.waiter, []).append(done)

@@ -56,18 +56,28 @@ class Rereads:
                 self._want(lane, wanted)
         return wanted
 
+    @property
+    def lanes(self) -> list[Lane]:
+        """The lanes of what is read again, which may name one more than once."""
+        return [delivery.lane for delivery in self._missing]
+
     def _want(self, lane: Lane, wanted: dict[str, dict[int, int]]) -> None:
         """Fill what a lane may send, or add it to what is wanted. One delivery over ``BYTES`` is
         wanted all the same, since a large message would never be read otherwise; those beyond it
         are only kept, and have their lanes ask again."""
         for delivery in lane.sendable():
-            if not delivery.is_bare or delivery.is_redriven or self._is_filled(delivery):
+            if not delivery.is_bare or delivery.is_redriven:
+                continue
+            count = len(delivery.entries)
+            known = self._fill(delivery)
+            if known == count:
                 continue
             if self._bytes <= BYTES:
-                self._bytes += sum(entry.size for entry in delivery.entries)
-                count = len(delivery.entries)
+                # a batch may be longer than what is read in one go: only what follows is asked for
+                self._bytes += sum(entry.size for entry in delivery.entries[known:])
+                first = delivery.sequence + known
                 firsts = wanted.setdefault(lane.topic, {})
-                firsts[delivery.sequence] = max(firsts.get(delivery.sequence, 0), count)
+                firsts[first] = max(firsts.get(first, 0), count - known)
             self._missing.append(delivery)
 
     def take_in(self, plan: Plan, replies: Replies) -> list[Lane]:
@@ -80,33 +90,42 @@ class Rereads:
         left = []
         for delivery in self._missing:
             lane = delivery.lane
-            if lane.state is not LaneState.OPEN or self._is_filled(delivery):
+            if lane.state is not LaneState.OPEN or self._fill(delivery) == len(delivery.entries):
                 continue
-            if _is_gone(delivery, plan, replies):
+            first = _first_left(delivery, plan, replies)
+            if first == delivery.sequence:
+                left.append(lane)
+            elif first is None:
                 self._outcomes.gone(delivery)
             else:
+                self._outcomes.gone_before(delivery, first)
                 left.append(lane)
         return left
 
-    def _is_filled(self, delivery: Delivery) -> bool:
-        """Whether nothing is to be read for a delivery: it was filled from memory, or is gone."""
+    def _fill(self, delivery: Delivery) -> int:
+        """Fill a delivery if all its messages are in memory; return how many of the first ones
+        are."""
         count = len(delivery.entries)
         found = self._log_cache.run(delivery.lane.topic, delivery.sequence, count)
-        if len(found) < count:
-            return False
-        if not delivery.refill(found):
+        if len(found) == count and not delivery.refill(found):
             self._outcomes.gone(delivery)  # the store lost it, and has another message there
-        return True
+        return len(found)
 
 
-def _is_gone(delivery: Delivery, plan: Plan, replies: Replies) -> bool:
-    """Whether the log turned out to begin behind a delivery's first message, or to end before it.
-    A part that brought nothing, and did not reach the end, tells nothing."""
+def _first_left(delivery: Delivery, plan: Plan, replies: Replies) -> int | None:
+    """Return the first message of a delivery that its log may have still, None where it has none:
+    a log that lacks what a read began with begins with what it brought, or ended before. A part that
+    brought nothing, and did not reach the end, tells nothing."""
+    last = delivery.entries[-1].sequence
+    first = delivery.sequence
     for wanted, (entries, is_end) in zip(plan.reads, replies, strict=True):
-        if wanted.topic == delivery.lane.topic and wanted.first <= delivery.sequence:
-            if entries[0].sequence > delivery.sequence if entries else is_end:
-                return True
-    return False
+        if wanted.topic != delivery.lane.topic or wanted.first > last:
+            continue
+        if not entries:
+            first = last + 1 if is_end else first
+        elif entries[0].sequence > wanted.first:
+            first = max(first, entries[0].sequence)
+    return first if first <= last else None
 
 
 def _redriven(lane: Lane) -> list[Delivery]:

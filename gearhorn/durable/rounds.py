@@ -330,7 +330,7 @@ class Rounds:
         reads, replies = [], []
         for wanted, reply in zip(plan.reads, entries, strict=True):
             if isinstance(reply, StoreError):
-                for lane in hungry:
+                for lane in (*hungry, *rereads.lanes):
                     if lane.topic == wanted.topic:
                         self._refuse(lane, reply)
             else:

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from gearhorn.fanout.copies import Subscribers
 from gearhorn.fanout.packed import Packed
+from gearhorn.messages.events import LOG_DROPPED
 from gearhorn.messages.logs import Logged
 from gearhorn.messages.receipts import REPLY_BYTES, encode_failures, encode_receipt
 
@@ -113,10 +114,11 @@ class Tally:
 
         Arguments:
             client_id: the receiver's. It has no copy in the list, so it is kept by name.
-            error: why the message was parked for it, or empty where it was acknowledged.
+            error: why the message was parked for it, or ``LOG_DROPPED``; empty where it was
+                acknowledged.
         """
         if error:
-            self._parked[client_id] = f"parked: {error}"
+            self._parked[client_id] = error if error == LOG_DROPPED else f"parked: {error}"
         else:
             self._acknowledged[client_id] = None
 

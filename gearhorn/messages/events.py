@@ -22,6 +22,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+LOG_DROPPED = "dropped by the log"  # the error of a message that was neither delivered nor parked
+
 
 class Appended(NamedTuple):
     """A topic's log has grown up to the sequence ``last``. Events of one topic may come late or be
@@ -55,8 +57,8 @@ class MembersChanged(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A receiver has done with a message. ``error`` is why the message was parked, "" where the
-    receiver acknowledged it."""
+    """A receiver has done with a message. ``error`` is why the message was parked, or
+    ``LOG_DROPPED``; "" where the receiver acknowledged it."""
 
     topic: str
     client_id: str

@@ -8,13 +8,16 @@ from collections.abc import Callable
 
 from support.delivering import Bed
 from support.proxy import on_loop
-from support.windows import entries
+from support.windows import EPOCH, entries
 
 from gearhorn.durable import shipping as shipping_module
 from gearhorn.durable.lanes import Delivery, Lane
 from gearhorn.durable.outcomes import PARKED_LATE
 from gearhorn.durable.retries import FORMER
 from gearhorn.durable.states import Event, State
+from gearhorn.messages.events import LOG_DROPPED
+from gearhorn.messages.logs import Info
+from gearhorn.store.log import Entry
 from gearhorn.store.rounds import FailureWrite
 
 
@@ -281,3 +284,102 @@ async def test_a_message_that_the_log_lost_before_it_was_set_aside_counts_as_dro
     bed.outcomes.parked(delivery, is_gone=True)
     assert (delivery.state, one.position, one.close_gap()) == (State.DONE, 1, 1)
     assert one.close_gap() == 0
+
+
+@on_loop
+async def test_what_the_log_lost_is_told_to_who_waits_and_is_no_success() -> None:
+    bed = Bed()
+    one = bed.lane()
+    one.take([Entry(1, EPOCH, Info(0.0, waiter="caller"), b"1")], 0.0, 0)
+    [delivery] = one.window
+    bed.outcomes.gone(delivery)
+    [told] = bed.notes.take([one]).done["caller"]
+    assert told.split(b"\0")[-1] == LOG_DROPPED.encode()
+
+
+@on_loop
+async def test_a_message_acknowledged_while_the_log_lost_it_is_done() -> None:
+    bed = Bed()
+    one = bed.lane(max_attempts=1)
+    [delivery] = bed.send(one)
+    job = delivery.job
+    bed.outcomes.taken(delivery)
+    bed.outcomes.retries.fail(delivery, "late", is_late=True)
+    bed.complete(delivery, job)
+    bed.notes.take([one])
+    bed.outcomes.parked(delivery, is_gone=True)
+    assert (delivery.state, one.position, one.close_gap()) == (State.DONE, 1, 0)
+
+
+# Jobs that a job server has not accepted yet
+
+
+@on_loop
+async def test_a_job_that_is_not_accepted_yet_is_withdrawn_once_it_is() -> None:
+    for end in ("late", "lane"):
+        bed = Bed()
+        one = bed.lane(max_attempts=0)
+        [delivery] = bed.send(one)
+        job = delivery.job
+        bed.outcomes.taken(delivery)
+        bed.outcomes.retries.fail(delivery, "late", is_late=True)
+        await until(lambda: bed.admin.cancelled == [b"H:0"])  # noqa: B023 (called at once)
+        delivery.apply(Event.DUE)
+        assert delivery.refill(entries(1, 1))
+        bed.outcomes.shipping.add(delivery)
+        bed.outcomes.shipping.ship(0.0)
+        one.end_round()
+        if end == "late":
+            bed.complete(delivery, job)
+            assert delivery.state is State.DONE
+        else:
+            bed.outcomes.end(one)
+        bed.cluster.accept()
+        await until(lambda: bed.admin.cancelled == [b"H:0"] * 2)  # noqa: B023
+
+
+# A batch that was split
+
+
+@on_loop
+async def test_a_late_batch_is_acknowledged_whatever_became_of_its_messages() -> None:
+    bed = Bed()
+    one = bed.lane(batch=5, in_flight=5, max_attempts=2)
+    [batch] = bed.send(one, 5)
+    job = batch.job
+    bed.outcomes.taken(batch)
+    bed.outcomes.retries.fail(batch, "late", is_late=True)
+    done, parks, parked, rests, last = one.window
+    for single in (last, parked, parks):
+        single.apply(Event.DUE)
+        single.ship(("another", 0), 0.0)
+    bed.notes.take([one])
+    last.apply(Event.COMPLETE)
+    bed.outcomes.finish(last)
+    done.apply(Event.LATE)
+    bed.outcomes.finish(done)
+    for single in (parked, parks):
+        bed.outcomes.retries.fail(single, "no")
+    bed.outcomes.parked(parked, is_gone=False)
+    assert bed.client.dropped == [], "others wait for that receiver"
+    bed.notes.take([one])
+    bed.complete(batch, job)
+    assert (rests.state, parks.state) == (State.DONE, State.PARKING)
+    bed.outcomes.parked(parks, is_gone=False)
+    late = [note for note in bed.notes.take([one]).notes if note.kind == "late"]
+    assert sorted(note.sequences[0] for note in late) == [2, 3]
+    assert (one.position, one.active) == (5, 0)
+
+
+@on_loop
+async def test_a_receiver_of_a_batch_is_forgotten_with_the_last_message() -> None:
+    bed = Bed()
+    one = bed.lane(batch=3)
+    [batch] = bed.send(one, 3)
+    bed.outcomes.taken(batch)
+    bed.outcomes.retries.fail(batch, "late", is_late=True)
+    first, second, third = one.window
+    for single, dropped in ((third, []), (first, []), (second, [0])):
+        single.apply(Event.LATE)
+        bed.outcomes.finish(single)
+        assert bed.client.dropped == dropped

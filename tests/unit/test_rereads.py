@@ -6,14 +6,16 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, cast
 
-from support.windows import CLIENT, EPOCH, entry, sequences, trouble
+from support.windows import CLIENT, EPOCH, entry, lane, sequences, trouble
 
 from gearhorn.durable.lanes import Delivery, Lane
-from gearhorn.durable.rereads import PUT_BACK, Redriven
+from gearhorn.durable.log_cache import LogCache
+from gearhorn.durable.rereads import PUT_BACK, Redriven, Rereads
 from gearhorn.durable.states import LaneEvent
 from gearhorn.messages.logs import Info, Parked
 from gearhorn.messages.subscriptions import DurableOptions
 from gearhorn.store.inherited import Sequences
+from gearhorn.store.log import Entry
 
 
 class Looked(Lane):
@@ -57,10 +59,16 @@ class Outcomes:
 
     def __init__(self) -> None:
         self.lost: list[int] = []
+        self.before: list[int] = []
 
     def gone(self, delivery: Delivery) -> None:
         """The log does not have a message any more."""
         self.lost.append(delivery.sequence)
+
+    def gone_before(self, delivery: Delivery, first: int) -> None:
+        """It does not have the first messages of a batch."""
+        self.before.append(first)
+        delivery.lane.lose_before(delivery, first)
 
 
 def read(store: Store, outcomes: Outcomes, *lanes: Lane) -> list[Lane]:
@@ -107,3 +115,63 @@ def test_one_round_asks_for_so_many_messages_and_no_more() -> None:
     assert max(store.asked) <= PUT_BACK
     for one in lanes:
         assert sequences(one.window) == [[number] for number in range(1, 101)]
+
+
+def read_again(
+    one: Lane, outcomes: Outcomes, *reads: tuple[list[Entry], bool]
+) -> list[dict[int, int]]:
+    """Read again round by round what a lane may send; what was asked for."""
+    feed = LogCache()
+    feed.follow(one.topic)
+    asked = []
+    for reply in reads:
+        rereads = Rereads(feed, cast(Any, outcomes))
+        wanted = rereads.want([one])
+        asked.append(wanted.get(one.topic, {}))
+        plan = feed.plan(wanted)
+        feed.take_in(plan, [reply])
+        rereads.take_in(plan, [reply])
+    Rereads(feed, cast(Any, outcomes)).want([one])
+    return asked
+
+
+def batch_of(count: int) -> tuple[Lane, Delivery]:
+    """A batch whose payloads have to be read again."""
+    one = lane(batch=count)
+    one.take([entry(number) for number in range(1, count + 1)], 0.0, 0)
+    [delivery] = one.window
+    one.end_round()
+    return one, delivery
+
+
+def read_of(first: int, last: int) -> tuple[list[Entry], bool]:
+    """A part of a log."""
+    return [entry(number) for number in range(first, last + 1)], False
+
+
+def test_a_batch_is_read_part_by_part() -> None:
+    one, delivery = batch_of(10)
+    outcomes = Outcomes()
+    asked = read_again(one, outcomes, read_of(1, 4), read_of(5, 8), read_of(9, 10))
+    assert asked == [{1: 10}, {5: 6}, {9: 2}]
+    assert not delivery.is_bare
+    assert outcomes.lost == []
+
+
+def test_of_a_batch_is_left_what_its_log_has() -> None:
+    for reads in ([read_of(4, 9)], [read_of(1, 2), read_of(4, 9)]):
+        one, delivery = batch_of(5)
+        outcomes = Outcomes()
+        read_again(one, outcomes, *reads)
+        assert sequences([delivery]) == [[4, 5]]
+        assert not delivery.is_bare
+        assert (outcomes.lost, outcomes.before) == ([], [4])
+
+
+def test_a_batch_of_which_the_log_has_nothing_is_gone() -> None:
+    nothing: tuple[list[Entry], bool] = [], True
+    for reads in ([read_of(6, 9)], [nothing], [read_of(1, 2), read_of(6, 9)]):
+        one, _ = batch_of(5)
+        outcomes = Outcomes()
+        read_again(one, outcomes, *reads)
+        assert (outcomes.lost, outcomes.before) == ([1], [])
