@@ -286,7 +286,9 @@ class Lane(Window[Delivery]):
         return self.counter
 
     def adopt(self, options: DurableOptions, envelope: bool) -> None:
-        """Make deliveries with these options from now on."""
+        """Make deliveries with these options from now on; there may be room for more."""
+        if options != self.options:
+            self.keeper.touch(self)
         self.options, self.envelope = options, envelope
 
     @property

@@ -364,7 +364,11 @@ class Rounds:
             for lane in lanes
             if (lane.redrives or lane.redriving) and lane not in self._blocked
         ]
-        if not asking or not self._may_take:
+        if asking and not self._may_take:
+            for lane in asking if self._job_servers.is_up else ():
+                self._outcomes.hold_up(lane)
+            return
+        if not asking:
             return
         again, refused = await self._redriven.read(asking, self._membership.clock_ms)
         for lane in again:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import Mock
 
 from support.delivering import Bed
 from support.proxy import on_loop
+from support.windows import entry
 
 from gearhorn.durable.rounds import AHEAD, Rounds
+from gearhorn.durable.shipping import UNSENT_BYTES
 from gearhorn.gearman.results import DONE
+from gearhorn.messages.logs import FailureHistory, Info, Parked
+from gearhorn.store.inherited import Sequences
 from gearhorn.store.rounds import PIECE, RANGES, Commands, PositionWrite, Round, RoundReply
 
 
@@ -27,17 +32,18 @@ class Store:
         await asyncio.sleep(0)
         return RoundReply(set(), {}, set(), [])
 
+    async def put_back(
+        self, wanted: Sequence[tuple[str, str, Sequence[int]]], most: int
+    ) -> list[list[Parked | None]]:
+        """As `Lanes.put_back`."""
+        message = Parked("e", FailureHistory(1, 0.0, 0.0, "no"), Info(0.0), b"x")
+        return [[message] * len(some) for _, _, some in wanted]
 
-def ranges(work: Round) -> list[tuple[int, int, str]]:
-    """What is told of messages done beyond positions."""
-    return [one for some in work.positions.values() for *_, ahead in some for one in ahead or ()]
 
-
-@on_loop
-async def test_what_many_lanes_have_done_beyond_their_positions_is_told_part_by_part() -> None:
-    bed, store = Bed(), Store()
+def rounds_of(bed: Bed, store: Store) -> Rounds:
+    """What works the lanes of a bed off."""
     until = SimpleNamespace(until_s=float("inf"))
-    rounds = Rounds(
+    return Rounds(
         store=cast(Any, store),
         job_servers=cast(Any, bed.cluster),
         membership=cast(Any, SimpleNamespace(id="me", lease=until, clock_ms=0)),
@@ -49,6 +55,17 @@ async def test_what_many_lanes_have_done_beyond_their_positions_is_told_part_by_
         changed_lanes=bed.changed_lanes,
         drops=Mock(),
     )
+
+
+def ranges(work: Round) -> list[tuple[int, int, str]]:
+    """What is told of messages done beyond positions."""
+    return [one for some in work.positions.values() for *_, ahead in some for one in ahead or ()]
+
+
+@on_loop
+async def test_what_many_lanes_have_done_beyond_their_positions_is_told_part_by_part() -> None:
+    bed, store = Bed(), Store()
+    rounds = rounds_of(bed, store)
     lanes, count = 40, AHEAD // 10
     for number in range(lanes):
         one = bed.lane(f"t{number}", in_flight=count + 1)
@@ -71,6 +88,31 @@ async def test_what_many_lanes_have_done_beyond_their_positions_is_told_part_by_
     ]
     assert len(told) == len(set(told)), "nothing is told twice"
     assert set(told) == {(f"t{n}", at) for n in range(lanes) for at in range(2, count + 2)}
+
+
+@on_loop
+async def test_what_was_put_back_goes_on_when_job_servers_have_room_again() -> None:
+    bed = Bed()
+    rounds = rounds_of(bed, Store())
+    other, one = bed.lane("u"), bed.lane()
+    one.redrives = Sequences([1])
+    other.take([entry(1)], 0.0, 0)
+    bed.outcomes.shipping.add(other.sendable()[0])
+    bed.outcomes.shipping._unsent += UNSENT_BYTES
+    bed.outcomes.shipping.ship(0.0)
+    task = asyncio.create_task(rounds.run())
+    bed.held.touch(one)
+    async with asyncio.timeout(20):
+        while one.is_dirty or one.in_round:
+            await asyncio.sleep(0)
+        assert one.redrives, "job servers take nothing now"
+        bed.outcomes.shipping._unsent -= UNSENT_BYTES
+        bed.cluster.accept()
+        while not bed.cluster.submitted:
+            await asyncio.sleep(0)
+    assert not one.redrives
+    task.cancel()
+    await rounds.stop()
 
 
 def pieces(*counts: int | None) -> list[int]:
