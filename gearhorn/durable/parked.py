@@ -88,8 +88,9 @@ class ParkedRequests:
                 return None
             entries, is_end = found
             for sequence, parked in entries:
-                size = len(parked.payload) + parked.info.size
-                if not reply.add(encode_parked_entry(sequence, parked), size):
+                if parked is not None and not reply.add(
+                    encode_parked_entry(sequence, parked), len(parked.payload) + parked.info.size
+                ):
                     is_end = False
                     break
                 after = sequence

@@ -126,9 +126,10 @@ class ParkedMessages:
 
     async def list_parked(
         self, topic: str, client_id: str, after: int, limit: int
-    ) -> tuple[list[tuple[int, Parked]], bool] | None:
-        """Return the oldest parked messages behind the sequence ``after``, and whether there are no
-        more; None where there is no such durable subscription.
+    ) -> tuple[list[tuple[int, Parked | None]], bool] | None:
+        """Return the oldest parked messages behind the sequence ``after``, None for one that the
+        store has lost, and whether there are no more; None where there is no such durable
+        subscription.
 
         Up to ``limit`` are returned, and up to ``LISTED`` or ``LISTED_BYTES``, but at least one
         where there is one. Raises ``StoreError``.
@@ -142,7 +143,7 @@ class ParkedMessages:
         if not reply:
             return None
         is_end, *found = reply
-        return [(sequence, decode_parked(body)) for sequence, body in found if body], bool(is_end)
+        return [(n, decode_parked(body) if body else None) for n, body in found], bool(is_end)
 
     async def take_parked(
         self, topic: str, client_id: str, how: str, limit: int | None
