@@ -171,3 +171,18 @@ def test_a_log_that_the_store_refuses_is_asked_for_now_and_then(make_cluster: Ma
         for_a_while(lambda: reads() - before < 50, 2.0)
         store.rename("elsewhere", messages)
     assert grab(receiver).payload == b"m1"
+
+
+def test_a_receiver_at_work_is_waited_for_though_the_subscription_was_read_from_meanwhile(
+    make_cluster: MakeCluster,
+) -> None:
+    cluster = make_cluster()
+    subscribe(cluster, "t", "alice")
+    first, second = taker(cluster), taker(cluster)
+    publish(cluster, "t", "m1")
+    job = grab(first)
+    for pull in (True, False):
+        subscribe(cluster, "t", "alice", pull=pull)
+    assert second.grab(1.5) is None
+    first.complete(job.handle)
+    assert grab(second).payload == b"m1"

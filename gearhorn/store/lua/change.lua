@@ -186,7 +186,8 @@ local function set_pull(pull)
             redis.call('ZREM', KEYS[25], pair)
         end
     elseif is_pull and not pull then
-        redis.call('HSET', KEYS[14], client, string.format('- 0 %.0f', position_of(record)))
+        -- a receiver may have a job still of who delivered before it was read from
+        redis.call('HSET', KEYS[14], client, string.format('? 0 %.0f', position_of(record)))
     end
 end
 
