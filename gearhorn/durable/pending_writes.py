@@ -35,7 +35,16 @@ SEQUENCES = 1000  # in one failure write
 PARKED_BYTES = 8 * 1024 * 1024  # copied by the store in one round; one message at least
 TOLD = 10_000  # receivers of which processes wait to be told; they poll for the others
 
-Write = FailureWrite | Delivery  # a delivery is to be set aside
+
+class SetAside(NamedTuple):
+    """A delivery whose message is set aside, and how: the same however often it is written, so that
+    the store can tell."""
+
+    delivery: Delivery
+    parking: Parking
+
+
+Write = FailureWrite | SetAside
 
 
 class Taken(NamedTuple):
@@ -57,11 +66,20 @@ class Taken(NamedTuple):
     @property
     def parked(self) -> list[Delivery]:
         """The deliveries whose messages are set aside."""
+        return [aside.delivery for aside in self._aside]
+
+    @property
+    def parkings(self) -> list[Parking]:
+        """How these are set aside, in the same order."""
+        return [aside.parking for aside in self._aside]
+
+    @property
+    def _aside(self) -> list[SetAside]:
         return [
             write
             for writes in self.writes.values()
             for write in writes
-            if isinstance(write, Delivery)
+            if isinstance(write, SetAside)
         ]
 
 
@@ -80,7 +98,8 @@ class PendingWrites:
     def park(self, delivery: Delivery) -> None:
         """A message, the only one of its delivery, is to be set aside. The position may pass it
         only in a later round: a crash between the two would lose it."""
-        self._writes.setdefault(delivery.lane, []).append(delivery)
+        aside = SetAside(delivery, _parking(delivery))
+        self._writes.setdefault(delivery.lane, []).append(aside)
 
     def fail(self, delivery: Delivery, trouble: FailureHistory) -> None:
         """An attempt failed: keep what it left behind, so that it counts whichever member delivers
@@ -171,8 +190,8 @@ class PendingWrites:
                 continue
             count = 0
             for write in islice(writes, left):
-                if isinstance(write, Delivery):
-                    size = write.entries[0].size
+                if isinstance(write, SetAside):
+                    size = write.delivery.entries[0].size
                     if size > left_bytes < PARKED_BYTES:
                         break
                     left_bytes -= size
@@ -192,7 +211,7 @@ class PendingWrites:
         self._writes[lane] = writes + self._writes.get(lane, [])
 
 
-def parking(delivery: Delivery) -> Parking:
+def _parking(delivery: Delivery) -> Parking:
     """Return how the message of a delivery is set aside, with what its attempts left behind. The
     store copies the payload from the log, so it is not sent."""
     lane, entry = delivery.lane, delivery.entries[0]

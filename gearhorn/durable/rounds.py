@@ -40,10 +40,10 @@ import structlog
 from gearhorn.durable.changed_lanes import ChangedLanes
 from gearhorn.durable.endings import Endings
 from gearhorn.durable.held_lanes import HeldLanes
-from gearhorn.durable.lanes import Delivery, Lane
+from gearhorn.durable.lanes import Lane
 from gearhorn.durable.log_cache import LogCache, Plan
 from gearhorn.durable.outcomes import Outcomes
-from gearhorn.durable.pending_writes import PendingWrites, Taken, parking
+from gearhorn.durable.pending_writes import PendingWrites, Taken, Write
 from gearhorn.durable.rereads import Redriven, Replies, Rereads
 from gearhorn.durable.states import LaneState
 from gearhorn.errors import StoreError, StoreReplaced
@@ -51,7 +51,7 @@ from gearhorn.gearman.job_servers import JobServers
 from gearhorn.members.membership import Membership
 from gearhorn.store.lanes import Lanes
 from gearhorn.store.log import Entry
-from gearhorn.store.rounds import FailureWrite, Pair, PositionWrite, Round, RoundReply
+from gearhorn.store.rounds import Pair, PositionWrite, Round, RoundReply
 from gearhorn.tasks import Tasks
 from gearhorn.timing import Backoff, now_s
 
@@ -257,8 +257,8 @@ class Rounds:
                 written.append(_Written(lane, lane.position, count, False))
             if has_more:
                 self._held.touch(lane)  # there is more than one round may write
-        parkings = [parking(delivery) for delivery in taken.parked]
-        work = Round(positions, parkings, taken.failures, plan.reads, taken.done, released)
+        parkings, failures = taken.parkings, taken.failures
+        work = Round(positions, parkings, failures, plan.reads, taken.done, released)
         return written, work
 
     def _take_reply(
@@ -297,7 +297,7 @@ class Rounds:
             if pair not in reply.refused:
                 self._outcomes.parked(delivery, (*pair, delivery.sequence) in reply.gone)
 
-    def _put_back(self, lane: Lane, writes: list[FailureWrite | Delivery]) -> None:
+    def _put_back(self, lane: Lane, writes: list[Write]) -> None:
         """Have what was not written written by another round, unless its lane has ended."""
         if writes and lane.state is not LaneState.CLOSED:
             self._pending.put_back(lane, writes)

@@ -222,7 +222,7 @@ class Commands:
         names = ("order", "parked", "trouble", "redrive")
         keys = [key("lanes", topic), *self._keys(*pair, *names)]
         keys += (key(name, topic) for name in ("log", "drops", "messages"))
-        keys.append(key("redriven"))
+        keys += key("redriven"), *self._keys(*pair, "ahead")
         rest = self._member, term, sequence, topic, parked_head(message), size
         return self._connection.script("park", keys, client_id, *rest)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.logs import LogBench, durable, parked, retain, run
+from support.logs import NOTHING, LogBench, durable, parked, retain, run
 from support.servers import Redis
 from support.store import Bench, unsubscribe
 
@@ -14,6 +14,7 @@ from gearhorn.errors import BadRequest, StoreUnanswered
 from gearhorn.messages.logs import encode_parked
 from gearhorn.store import parked as parked_module
 from gearhorn.store.connection import Command
+from gearhorn.store.rounds import Round, RoundReply
 
 pytest_plugins = ["support.store"]
 
@@ -90,10 +91,46 @@ def test_bytes_are_counted_through_redrives(server: Redis) -> None:
         before = await kept_bytes(bench)
         assert await bench.lanes.take_parked("t", "alice", "redrive", 2) == 2
         assert await kept_bytes(bench) == before, "those that were put back are kept too"
-        assert await bench.park("t", "alice", term, 1)
+        assert await bench.park("t", "alice", term, 1, attempts=40)
         assert await kept_bytes(bench) == before
         assert await bench.lanes.take_parked("t", "alice", "purge", None) == 2
         assert await kept_bytes(bench) > 0, "of the one that is put back"
+
+    run(server, test)
+
+
+def test_a_parking_that_is_written_again_takes_nothing_back(server: Redis) -> None:
+    async def test(bench: LogBench) -> None:
+        term = await began(bench, 4)
+
+        async def park(*sequences: int, attempts: int = 20) -> Round:
+            some = [bench.parking("t", "alice", term, one, attempts) for one in sequences]
+            work = NOTHING._replace(parkings=some)
+            assert await bench.lanes.round("me", work) == RoundReply(set(), {}, set(), [])
+            return work
+
+        async def again(work: Round, *put_back: int) -> None:
+            assert await bench.lanes.round("me", work) == RoundReply(set(), {}, set(), [])
+            assert await bench.listed("t", "alice") == []
+            key = bench.connection.key("redrive", "t\0alice")
+            [found] = await bench.connection.pipeline([("ZRANGE", key, 0, -1)])
+            assert [int(one) for one in found] == list(put_back)
+            await kept_bytes(bench)
+
+        work = await park(1, 2)
+        assert await bench.lanes.take_parked("t", "alice", "redrive", None) == 2
+        await again(work, 1, 2)
+        assert await bench.settle("t", "alice", term, 2)
+        work = await park(1, attempts=40)
+        assert await bench.listed("t", "alice") == [1]
+        assert await bench.lanes.take_parked("t", "alice", "redrive", None) == 1
+        await again(work, 1, 2)
+        work = await park(1, attempts=60)
+        assert await bench.lanes.take_parked("t", "alice", "purge", None) == 1
+        await again(work, 2)
+        work = await park(3, 4)
+        assert await bench.lanes.take_parked("t", "alice", "purge", None) == 2
+        await again(work, 2)
 
     run(server, test)
 

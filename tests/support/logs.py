@@ -159,16 +159,24 @@ class LogBench(Bench):
         assert reply.fenced in (set(), {(topic, client_id)})
         return not reply.fenced
 
-    def parking(self, topic: str, client_id: str, term: int, sequence: int) -> Parking:
+    def parking(
+        self, topic: str, client_id: str, term: int, sequence: int, attempts: int = 20
+    ) -> Parking:
         """A message to set aside; its payload is its sequence, unless the log says otherwise."""
         size = len(str(sequence))
-        return Parking(topic, client_id, term, sequence, parked(sequence), size)
+        return Parking(topic, client_id, term, sequence, parked(sequence, attempts), size)
 
     async def park(
-        self, topic: str, client_id: str, term: int, *sequences: int, member: str = "me"
+        self,
+        topic: str,
+        client_id: str,
+        term: int,
+        *sequences: int,
+        member: str = "me",
+        attempts: int = 20,
     ) -> bool:
         """Set messages aside; whether it was allowed."""
-        parkings = [self.parking(topic, client_id, term, sequence) for sequence in sequences]
+        parkings = [self.parking(topic, client_id, term, one, attempts) for one in sequences]
         reply = await self.lanes.round(member, NOTHING._replace(parkings=parkings))
         assert reply.fenced in (set(), {(topic, client_id)})
         return not reply.fenced
@@ -208,9 +216,9 @@ def trouble(attempts: int = 1, due_ms: int = 0, since: int = 0) -> FailureHistor
     return FailureHistory(attempts, 1.0, 2.0, "no", due_ms, since)
 
 
-def parked(sequence: int) -> Parked:
-    """A message that was set aside."""
-    return Parked(fresh_epoch(), trouble(20), Info(1.0), b"%d" % sequence)
+def parked(sequence: int, attempts: int = 20) -> Parked:
+    """A message that was set aside after so many attempts."""
+    return Parked(fresh_epoch(), trouble(attempts), Info(1.0), b"%d" % sequence)
 
 
 def failed(

@@ -9,11 +9,12 @@
 --
 -- KEYS: 1 the lanes  2 the parked messages' order  3 the messages  4 the failed attempts
 --       5 those put back  6 the log  7 the topic's drops  8 the log's messages
---       9 which subscriptions have messages that were put back
+--       9 which subscriptions have messages that were put back  10 what is done beyond the position
 -- ARGV: 1 client_id  2 the member  3 TERM  4 sequence  5 topic  6 the message as it is kept, up to
 --       its payload  7 the payload's length
 -- Returns 0 where the member does not hold the lane under that TERM, -1 where the message is no
--- more, else 1 plus the number of those that go.
+-- more, else 1 plus the number of those that go. Where the answer is lost this is asked again: what
+-- was put back or purged meanwhile stays so.
 -- Cost: about ten commands and a copy of the payload; at most 1,000 old messages go with it.
 
 local GOES = 1000 -- at most, for one that comes
@@ -37,6 +38,16 @@ end
 local size = tonumber(ARGV[7])
 local payload
 local kept = redis.call('HGET', KEYS[3], ARGV[4])
+local is_back = redis.call('ZSCORE', KEYS[5], ARGV[4])
+if is_back and kept and string.sub(kept, 1, #ARGV[6]) == ARGV[6] then
+    return 1 -- it was put back since this set it aside
+end
+-- what is not behind the position was put back
+local is_old = tonumber(ARGV[4]) <= tonumber(string.match(record, '(%d+)$'))
+if not kept and (is_old and not is_back
+    or redis.call('ZSCORE', KEYS[10], ARGV[4] .. '-' .. ARGV[4])) then
+    return 1 -- it was purged since
+end
 if kept then
     payload = string.sub(kept, #kept - size + 1)
 else
