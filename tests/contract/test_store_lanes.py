@@ -188,6 +188,18 @@ def test_only_the_owner_moves_a_position_and_only_under_its_term(server: Redis) 
     run(server, test)
 
 
+def test_a_position_that_comes_late_takes_nothing_back(server: Redis) -> None:
+    async def test(bench: LogBench) -> None:
+        term = (await begin(bench, 5)).term
+        epoch = (await bench.state("t"))["epoch"]
+        assert await bench.settle("t", "alice", term, 4, ahead=[])
+        assert await bench.settle("t", "alice", term, 2, ahead=[(3, 3, epoch)])
+        assert await bench.position("t", "alice") == 4
+        assert "ahead:t\0alice" not in await bench.keys()
+
+    run(server, test)
+
+
 def test_an_owner_whose_id_another_ones_begins_with_is_another_owner(server: Redis) -> None:
     async def test(bench: LogBench) -> None:
         await bench.join("me-1")

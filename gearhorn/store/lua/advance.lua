@@ -15,6 +15,7 @@
 --       each lane its client_id, its TERM, its position, the epoch of the message there ('' where
 --       it has not moved), and what is done beyond it: '' where nothing is and was, else "K FIRST
 --       LAST EPOCH FIRST LAST EPOCH …", K being the number of its key
+-- A position never goes back: one whose answer was late may come after the next was written.
 -- Returns the client_ids of lanes that this member does not hold under that TERM, or whose position
 -- or messages the log knows nothing of: the store lost them.
 -- Cost: two commands for all lanes together, and for each range beyond one more. The caller names
@@ -62,13 +63,18 @@ for n, client in ipairs(clients) do
         is_known = key
     end
     if is_known then
+        local upto = ARGV[at + 2]
+        local stored = string.sub(record, #mine + 1)
+        if tonumber(stored) > position then
+            upto = stored
+        end
         changed[#changed + 1] = client
-        changed[#changed + 1] = ARGV[2] .. ' ' .. ARGV[at + 1] .. ' ' .. ARGV[at + 2]
+        changed[#changed + 1] = ARGV[2] .. ' ' .. ARGV[at + 1] .. ' ' .. upto
         if key then
             for _, range in ipairs(new) do
                 redis.call('ZADD', key, range[1], range[2])
             end
-            redis.call('ZREMRANGEBYSCORE', key, '-inf', ARGV[at + 2]) -- the position covers them
+            redis.call('ZREMRANGEBYSCORE', key, '-inf', upto) -- the position covers them
         end
     else
         fenced[#fenced + 1] = client
