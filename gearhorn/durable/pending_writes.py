@@ -98,7 +98,7 @@ class PendingWrites:
     def park(self, delivery: Delivery) -> None:
         """A message, the only one of its delivery, is to be set aside. The position may pass it
         only in a later round: a crash between the two would lose it."""
-        aside = SetAside(delivery, _parking(delivery))
+        aside = SetAside(delivery, parking(delivery))
         self._writes.setdefault(delivery.lane, []).append(aside)
 
     def fail(self, delivery: Delivery, trouble: FailureHistory) -> None:
@@ -211,7 +211,7 @@ class PendingWrites:
         self._writes[lane] = writes + self._writes.get(lane, [])
 
 
-def _parking(delivery: Delivery) -> Parking:
+def parking(delivery: Delivery) -> Parking:
     """Return how the message of a delivery is set aside, with what its attempts left behind. The
     store copies the payload from the log, so it is not sent."""
     lane, entry = delivery.lane, delivery.entries[0]

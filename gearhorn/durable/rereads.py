@@ -113,9 +113,10 @@ class Rereads:
 
 
 def _first_left(delivery: Delivery, plan: Plan, replies: Replies) -> int | None:
-    """Return the first message of a delivery that its log may have still, None where it has none:
-    a log that lacks what a read began with begins with what it brought, or ended before. A part that
-    brought nothing, and did not reach the end, tells nothing."""
+    """Return the first message of a delivery that its log may have still, None where it has none.
+
+    A log that lacks what a read began with begins with what was brought, or ended before. A part
+    that brought nothing, and did not reach the end, tells nothing."""
     last = delivery.entries[-1].sequence
     first = delivery.sequence
     for wanted, (entries, is_end) in zip(plan.reads, replies, strict=True):

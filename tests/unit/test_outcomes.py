@@ -293,7 +293,7 @@ async def test_what_the_log_lost_is_told_to_who_waits_and_is_no_success() -> Non
     one.take([Entry(1, EPOCH, Info(0.0, waiter="caller"), b"1")], 0.0, 0)
     [delivery] = one.window
     bed.outcomes.gone(delivery)
-    [told] = bed.notes.take([one]).done["caller"]
+    [told] = bed.pending.take([one]).done["caller"]
     assert told.split(b"\0")[-1] == LOG_DROPPED.encode()
 
 
@@ -306,7 +306,7 @@ async def test_a_message_acknowledged_while_the_log_lost_it_is_done() -> None:
     bed.outcomes.taken(delivery)
     bed.outcomes.retries.fail(delivery, "late", is_late=True)
     bed.complete(delivery, job)
-    bed.notes.take([one])
+    bed.pending.take([one])
     bed.outcomes.parked(delivery, is_gone=True)
     assert (delivery.state, one.position, one.close_gap()) == (State.DONE, 1, 0)
 
@@ -353,7 +353,7 @@ async def test_a_late_batch_is_acknowledged_whatever_became_of_its_messages() ->
     for single in (last, parked, parks):
         single.apply(Event.DUE)
         single.ship(("another", 0), 0.0)
-    bed.notes.take([one])
+    bed.pending.take([one])
     last.apply(Event.COMPLETE)
     bed.outcomes.finish(last)
     done.apply(Event.LATE)
@@ -362,11 +362,11 @@ async def test_a_late_batch_is_acknowledged_whatever_became_of_its_messages() ->
         bed.outcomes.retries.fail(single, "no")
     bed.outcomes.parked(parked, is_gone=False)
     assert bed.client.dropped == [], "others wait for that receiver"
-    bed.notes.take([one])
+    bed.pending.take([one])
     bed.complete(batch, job)
     assert (rests.state, parks.state) == (State.DONE, State.PARKING)
     bed.outcomes.parked(parks, is_gone=False)
-    late = [note for note in bed.notes.take([one]).notes if note.kind == "late"]
+    late = [note for note in bed.pending.take([one]).failures if note.kind == "late"]
     assert sorted(note.sequences[0] for note in late) == [2, 3]
     assert (one.position, one.active) == (5, 0)
 

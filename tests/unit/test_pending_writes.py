@@ -15,7 +15,7 @@ from gearhorn.durable.pending_writes import (
     Taken,
     parking,
 )
-from gearhorn.messages.events import Done, decode_done
+from gearhorn.messages.events import LOG_DROPPED, Done, decode_done
 from gearhorn.messages.logs import Info
 from gearhorn.store.log import Entry
 from gearhorn.store.rounds import FailureWrite
@@ -117,9 +117,28 @@ def test_what_a_lane_has_to_write_stays_in_its_order() -> None:
     pending.finish(first, is_parked=False)
     taken = pending.take([alice])
     assert [
-        write.kind if isinstance(write, FailureWrite) else write for write in taken.writes[alice]
+        write.kind if isinstance(write, FailureWrite) else write.delivery
+        for write in taken.writes[alice]
     ] == ["fail", second, "clear"]
     assert taken.parked == [second]
+
+
+def test_a_message_is_set_aside_the_same_way_each_time() -> None:
+    pending, alice = PendingWrites(), lane()
+    pending.park(failed(alice))
+    first = pending.take([alice])
+    pending.put_back(alice, first.writes[alice])
+    assert pending.take([alice]).parkings == first.parkings
+
+
+def test_messages_that_the_log_lost_leave_nothing_and_are_told_as_such() -> None:
+    pending, alice = PendingWrites(), lane()
+    back = failed(alice, 7, waiter="caller")
+    back.redrive(trouble(20))
+    pending.vanish(back, back.entries)
+    taken = pending.take([alice])
+    assert kinds(taken) == [("clear", [7]), ("redriven", [7])]
+    assert told(taken) == {"caller": [Done("t", alice.client_id, 7, LOG_DROPPED)]}
 
 
 def test_what_was_not_written_comes_before_what_came_meanwhile() -> None:
