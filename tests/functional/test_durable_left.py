@@ -55,9 +55,9 @@ def test_a_long_batch_is_read_again_as_far_as_its_log_has_it(make_cluster: MakeC
     subscribe(cluster, "t", "alice", batch=10)
     with full(cluster.address):
         refuse_batch(cluster, *(f"{number:060000}" for number in range(1, 11)))
-        forget_read(cluster)
         cluster.run("retain_fanout", topic="t", max_messages=9)
         publish(cluster, "t", "11")  # 3 to 11 stay
+        forget_read(cluster)
     receiver = cluster.receiver(QUEUE)
     eventually(lambda: lane(cluster, "t", "alice")["position"] == 11, 20)
     came = [int(text[-5:]) for one in receiver.payloads if one != b"dummy" for text in texts(one)]
