@@ -6,7 +6,7 @@ what has to be sent once more is read again. What waits for it holds it until it
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from gearhorn.durable.states import State
 from gearhorn.durable.window import Stateful
@@ -45,11 +45,14 @@ class Attempts(Stateful):
     """
 
     __slots__ = (
-        "ask_s", "due_s", "entries", "error", "failures", "first_at", "former", "is_acknowledged",
-        "is_bare", "is_redriven", "job", "sent_s", "since", "state", "timer",
+        "ask_s", "due_s", "entries", "envelope", "error", "failures", "first_at", "former",
+        "is_acknowledged", "is_bare", "is_redriven", "job", "options", "sent_s", "since", "state",
+        "timer",
     )  # fmt: skip
 
     entries: tuple[Entry, ...]
+    options: DurableOptions  # of the subscription, when this was made
+    envelope: bool
     is_bare: bool  # its entries are without their payloads
     state: State
     failures: int  # since the beginning
@@ -86,13 +89,15 @@ class Attempts(Stateful):
         self.failures = self.since = parked.attempts
         self.first_at, self.error = parked.first_at, parked.error
 
-    def go_on_as(self, batch: Attempts) -> None:
-        """Go on as one message of a batch that failed, in the batch's state."""
+    def go_on_as(self, batch: Attempts) -> Self:
+        """Go on as one message of a batch that failed, in the batch's state; return this one."""
         self.is_bare = True
+        self.options, self.envelope = batch.options, batch.envelope
         self.state, self.due_s = batch.state, batch.due_s
         self.failures, self.since = batch.failures, batch.since
         self.first_at, self.error = batch.first_at, batch.error
         self.former = batch.former  # each message is acknowledged by whoever has the batch still
+        return self
 
     def acknowledge(self) -> None:
         """A late receiver acknowledges it while it is being set aside."""

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 from gearhorn.durable.delivery import JITTER, Attempts, batches
 from gearhorn.durable.keeper import NO_KEEPER, Keeper
@@ -54,7 +54,7 @@ class Delivery(Attempts):
     done.
     """
 
-    __slots__ = ("envelope", "lane", "options", "singles")
+    __slots__ = ("lane", "singles")
 
     def __init__(
         self, lane: Lane, entries: tuple[Entry, ...], through: int, before: Delivery | None = None
@@ -124,17 +124,11 @@ class Delivery(Attempts):
         """Return deliveries of the single messages of this batch, which take its place: they are in
         its state, and the last one answers for what the batch was to do."""
         self.singles = [
-            Delivery(self.lane, (entry,), entry.sequence).single_of(self) for entry in self.entries
+            Delivery(self.lane, (entry,), entry.sequence).go_on_as(self) for entry in self.entries
         ]
         self.singles[-1].succeed(self)
         self.forget_former()
         return self.singles
-
-    def single_of(self, batch: Delivery) -> Self:
-        """Go on as one message of a batch that failed; return this delivery."""
-        self.options, self.envelope = batch.options, batch.envelope
-        self.go_on_as(batch)
-        return self
 
     def refill(self, entries: Sequence[Entry]) -> bool:
         """Take the messages again; return whether they are the same ones."""
