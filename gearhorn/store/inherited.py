@@ -112,9 +112,12 @@ async def read_long(connection: Connection, pair: str, position: int) -> Found:
 
 
 async def _pages(connection: Connection, key: str, after: int) -> AsyncIterator[list[bytes]]:
-    """Yield the members of a sorted set whose scores are above ``after``, page by page. Where
-    scores are members, each comes once; ranges of one score may be parted by the end of a page, and
-    those at the end come once more."""
+    """Yield the members of a sorted set whose scores are above ``after``, page by page.
+
+    Where scores are members, each comes once. Ranges may share a score, their end, and be parted by
+    the end of a page; so the next page begins with that score, and such ranges come once more. A
+    page has to be longer than there are ranges with one end, which ``PAGE`` is by far.
+    """
     bound = f"({after}"
     while True:
         command = "ZRANGEBYSCORE", key, bound, "+inf", "LIMIT", 0, PAGE

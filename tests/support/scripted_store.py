@@ -85,10 +85,10 @@ class ScriptedWire:
         while not self._replies:
             self._came.clear()
             await self._came.wait()
-        self.unanswered -= 1
         reply = self._replies.popleft()
         if isinstance(reply, Raised):
             raise reply.error
+        self.unanswered -= 1
         return reply
 
     def close(self) -> None:
