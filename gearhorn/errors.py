@@ -12,6 +12,26 @@ class GearhornError(Exception):
     for ``OSError`` of connections, which ``gearman`` documents where it lets one out."""
 
 
+class NotConnected(GearhornError):
+    """No job server could be reached in time. Nothing was sent."""
+
+
+class Unsure(GearhornError):
+    """The request was sent and the reply is lost: it may have been carried out, or will be."""
+
+
+class TimedOut(Unsure):
+    """The request was sent and no reply came in time: it may still be carried out."""
+
+
+class NotDelivered(GearhornError):
+    """Fewer receivers than asked for have processed a message; ``receipt`` says which."""
+
+    def __init__(self, text: str, receipt: object = None) -> None:
+        super().__init__(text)
+        self.receipt = receipt
+
+
 class RequestError(GearhornError):
     """A request that is refused; ``str(error)`` is ``CODE: TEXT`` as sent to the caller.
 
@@ -20,8 +40,13 @@ class RequestError(GearhornError):
 
     code = "bad_request"
 
+    @property
+    def text(self) -> str:
+        """What was expected and what came instead, without the code."""
+        return super().__str__()
+
     def __str__(self) -> str:
-        return f"{self.code}: {super().__str__()}"
+        return f"{self.code}: {self.text}"
 
 
 class BadRequest(RequestError):
@@ -70,11 +95,43 @@ class Unknown(RequestError):
     code = "unknown"
 
 
+class Forbidden(RequestError):
+    """The caller may not do this."""
+
+    code = "forbidden"
+
+
 class InternalError(RequestError):
     """A fault in gearhorn itself; the caller is told no more than that."""
 
+    code = "internal"
+
     def __str__(self) -> str:
         return "internal error"
+
+
+def refusal_of(text: str) -> RequestError:
+    """Return the error that a worker's refusal stands for ("Requests, replies, errors" in
+    docs/protocol.rst)."""
+    code, separator, rest = text.partition(": ")
+    kind = _BY_CODE.get(code) if separator else None
+    return InternalError(text) if kind is None else kind(rest)
+
+
+_BY_CODE: dict[str, type[RequestError]] = {
+    kind.code: kind
+    for kind in (
+        BadRequest,
+        BadName,
+        Reserved,
+        QueueTaken,
+        TooLarge,
+        Busy,
+        Unavailable,
+        Unknown,
+        Forbidden,
+    )
+}
 
 
 class ProtocolError(GearhornError):

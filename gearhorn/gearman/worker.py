@@ -50,6 +50,7 @@ class Job:
     Attributes:
         handle: the server's name of the job, unique within one session.
         function: which of the worker's functions was called.
+        unique: the id that its submitter gave it, empty where it gave none.
         arguments: the request; empty once it was taken.
         oversized: the request was longer than the worker's limit, and ``arguments`` is cut.
         weight: what the job takes of the worker's hand; 0 once it is released or finished.
@@ -58,12 +59,12 @@ class Job:
 
     __slots__ = (
         "_connection", "_size", "_worker", "arguments", "function", "handle", "is_finished",
-        "oversized", "weight",
+        "oversized", "unique", "weight",
     )  # fmt: skip
 
     def __init__(self, worker: Worker, connection: Connection, body: bytes, cut: bool) -> None:
-        self.handle, self.function, unique, self.arguments = body.split(b"\0", 3)
-        if len(unique) == MAX_UNIQUE_BYTES and self.arguments[:1] == b"\0":
+        self.handle, self.function, self.unique, self.arguments = body.split(b"\0", 3)
+        if len(self.unique) == MAX_UNIQUE_BYTES and self.arguments[:1] == b"\0":
             # gearmand hands an id of 64 bytes out as 63, and a NUL more ahead of the arguments
             self.arguments = self.arguments[1:]
         self.oversized = cut
@@ -210,6 +211,18 @@ class Worker(Link):
     def stop_grabbing(self) -> None:
         """Take no more jobs. Grabs that are out are still answered with jobs: see ``is_idle``."""
         self._stopping = True
+
+    def start_grabbing(self) -> None:
+        """Take jobs, after ``stop_grabbing``."""
+        self._stopping = False
+        if self.connection is not None:
+            self.connection.wake()
+
+    def leave(self) -> None:
+        """Serve no function any more on the present connection; jobs in hand can be finished."""
+        if self.connection is not None:
+            for function in self._functions:
+                self.connection.write(pack(packets.CANT_DO, function))
 
     async def give_back(self) -> None:
         """Close the connection, so that the server gives what is in hand to other members.

