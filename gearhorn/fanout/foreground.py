@@ -131,8 +131,8 @@ class Foreground(RunningFanout):
         self._went()
 
     def accepted(self, submission: Submission) -> None:
-        """A server answered every copy of a batch. At the timeout those that it took are withdrawn:
-        they were on their way when the others were."""
+        """A server answered every copy of a batch. After the timeout those that it took are
+        withdrawn now: they were still on their way when the others were withdrawn."""
         assert isinstance(submission, ServerBatch)
         self.open -= 1
         submission.let_go()
@@ -190,8 +190,8 @@ class Foreground(RunningFanout):
             self._went(1)
 
     def lost(self, submission: Submission) -> None:
-        """The server of a batch went away before it had answered every copy: send those again that
-        it had not. Those that it had accepted come back one by one, by ``finished``."""
+        """The server of a batch went away before it had answered every copy: send again those
+        without an answer. Those that it had accepted come back one by one, by ``finished``."""
         assert isinstance(submission, ServerBatch)
         self.open -= 1
         submission.let_go()
