@@ -86,10 +86,16 @@ class Connection(asyncio.Protocol):
         self.given_back = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by asyncio: the socket is connected, and with TLS verified."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
+        """Called by asyncio with what was read: hand its packets on, and end the turn.
+
+        The turn ends whatever happens, since packets before a broken one have made other
+        connections write.
+        """
         self._heard += len(data)
         self._turn.begin()
         try:
@@ -113,16 +119,18 @@ class Connection(asyncio.Protocol):
         self._report(log.critical, event, exc_info=error)
         self.abort("a fault in gearhorn")
 
-    def _report(self, say: Callable[..., object], event: str, **more: object) -> None:
+    def _report(self, write: Callable[..., object], event: str, **details: object) -> None:
         """Log why the connection ends, unless it has ended already.
 
         Once something precise is logged, "connection lost" would only repeat it.
         """
         if self.is_open:
             self.is_reported = True
-            say(event, server=str(self._link.server), **more)
+            write(event, server=str(self._link.server), **details)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Called by asyncio once the socket is closed, also after ``abort``: the first reason
+        counts."""
         self.abort(str(exc) if exc else "closed by the server")
 
     @property
