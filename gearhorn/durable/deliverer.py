@@ -111,7 +111,7 @@ class Deliverer:
         former = self.find(lane.topic).get(lane.client_id)
         if former is not None:
             self.fence(former)
-        self._log_cache.follow(lane.topic)
+        self._log_cache.follow(lane.topic, acquired.epoch)
         self.held.add(lane)
         if acquired.former == "-":
             self.quiet(lane)

@@ -47,12 +47,13 @@ class _Tail:
     """The end of a log as far as it is known.
 
     ``last`` is the last sequence that was read or told of; ``is_known`` says whether nothing is
-    behind it but what will be told of.
+    behind it but what will be told of. ``epoch`` is the log's when a lane was taken last.
     """
 
-    __slots__ = ("is_known", "last")
+    __slots__ = ("epoch", "is_known", "last")
 
-    def __init__(self) -> None:
+    def __init__(self, epoch: str) -> None:
+        self.epoch = epoch
         self.last = 0
         self.is_known = False
 
@@ -100,9 +101,18 @@ class LogCache:
         self._tails: dict[str, _Tail] = {}
         self._reads = FIRST_READS
 
-    def follow(self, topic: str) -> None:
-        """Deliver from a log; where it ends is not known."""
-        self._tails.setdefault(topic, _Tail()).doubt()
+    def follow(self, topic: str, epoch: str) -> None:
+        """Deliver from a log, for a lane that was just taken; where it ends is not known.
+
+        Under another ``epoch`` than before it may be another log, which was made anew while a lane
+        of the former one had not ended yet: what was read of that is forgotten.
+        """
+        tail = self._tails.get(topic)
+        if tail is None or tail.epoch != epoch:
+            self._entries.forget(topic)
+            self._tails[topic] = _Tail(epoch)
+        else:
+            tail.doubt()
 
     def leave(self, topic: str) -> None:
         """Deliver from a log no more."""
@@ -112,8 +122,9 @@ class LogCache:
     def forget(self, topic: str) -> None:
         """What was read of a log may not be what the store holds."""
         self._entries.forget(topic)
-        if topic in self._tails:
-            self._tails[topic] = _Tail()
+        tail = self._tails.get(topic)
+        if tail is not None:
+            self._tails[topic] = _Tail(tail.epoch)
 
     def hear(self, topic: str, last: int) -> bool:
         """Messages were logged up to this sequence; return whether that is news."""

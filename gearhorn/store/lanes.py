@@ -71,9 +71,11 @@ class Acquired(NamedTuple):
     seen_redrive: int = 0  # the number of the last redrive that is among ``redrives`` for certain
     ahead: Sequence[tuple[int, int]] = ()  # the ranges done beyond the position
     ahead_top: int = 0  # the highest sequence of any range kept, also where the position is past it
+    epoch: str = ""  # of the log; another one where the topic's log was made anew
 
 
-_Taken = tuple[str, str, int, int, bytes]  # topic, client_id, TERM, position, the former owner
+# topic, client_id, TERM, position, the former owner, the log's epoch
+_Taken = tuple[str, str, int, int, bytes, bytes]
 
 
 # Lanes by topic and client_id: their records, their options, whether they take envelopes.
@@ -197,12 +199,10 @@ class Lanes(ParkedMessages):
             for topic, clients in wanted.items()
             for at in range(0, len(clients), PIECE)
         ]
-        commands = [
-            connection.script(
-                "acquire", [key("lanes", topic), key("members"), key("term")], member, *clients
-            )
-            for topic, clients in pieces
-        ]
+        commands = []
+        for topic, clients in pieces:
+            keys = [key("lanes", topic), key("members"), key("term"), key("log", topic)]
+            commands.append(connection.script("acquire", keys, member, *clients))
         taken: list[_Taken] = []
         left = set()
         for (topic, clients), reply in zip(pieces, await connection.each(commands), strict=True):
@@ -234,7 +234,7 @@ class Lanes(ParkedMessages):
         connection = self._connection
         key = connection.key
         commands: list[Command] = [("GET", key("redrives"))]
-        for topic, client_id, _, position, _ in taken:
+        for topic, client_id, _, position, *_ in taken:
             pair = f"{topic}\0{client_id}"
             commands += [
                 ("HGETALL", key("trouble", pair)),
@@ -279,7 +279,7 @@ class Lanes(ParkedMessages):
                 raise part
         _, order, redrives, ahead, _ = parts
         if max(map(len, (order, redrives, ahead))) == FIRST:
-            topic, client_id, _, position, _ = lane
+            topic, client_id, _, position, *_ = lane
             return await read_long(self._connection, f"{topic}\0{client_id}", position)
         return Found(
             Sequences(map(int, order)),
@@ -387,7 +387,7 @@ def record_of(record: bytes) -> LaneRecord:
 def _acquired(lane: _Taken, parts: Sequence[Any], whole: Found) -> tuple[Acquired, list[int]]:
     """Return a lane that was taken, and messages whose failed attempts are of no use any more:
     those up to the position, which are done with, unless they were put back."""
-    _, client_id, term, position, former = lane
+    _, client_id, term, position, former, epoch = lane
     troubles, *_, top = parts
     redrives = whole.redrives
     failed = {int(n): decode_history(body) for n, body in troubles.items()}
@@ -405,5 +405,6 @@ def _acquired(lane: _Taken, parts: Sequence[Any], whole: Found) -> tuple[Acquire
         whole.seen_redrive,
         whole.ahead,
         max((range_of(text)[1] for text in top), default=0),
+        epoch.decode(),
     )
     return acquired, over

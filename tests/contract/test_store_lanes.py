@@ -33,7 +33,10 @@ async def begin(bench: LogBench, count: int = 3, **options: object) -> Acquired:
 def test_a_lane_that_nobody_holds_is_taken_with_what_is_there(server: Redis) -> None:
     async def test(bench: LogBench) -> None:
         acquired = await begin(bench)
-        assert acquired == Acquired("alice", acquired.term, 0, "-", {}, [], Sequences(), 0, [])
+        assert acquired == Acquired(
+            "alice", acquired.term, 0, "-", {}, [], Sequences(), 0, [], 0, acquired.epoch
+        )
+        assert acquired.epoch == (await bench.state("t"))["epoch"]
         assert acquired.term > 0
         assert await bench.held("t", "alice") == LaneRecord(ME, acquired.term, 0)
 

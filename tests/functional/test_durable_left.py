@@ -186,3 +186,29 @@ def test_a_receiver_at_work_is_waited_for_though_the_subscription_was_read_from_
     assert second.grab(1.5) is None
     first.complete(job.handle)
     assert grab(second).payload == b"m1"
+
+
+def test_a_log_that_was_made_anew_brings_nothing_of_the_former_one(
+    make_cluster: MakeCluster,
+) -> None:
+    cluster = make_cluster()
+    subscribe(cluster, "t", "alice", "bob")
+    receiver = cluster.receiver(QUEUE, "t_bob")
+    publish(cluster, "t", "old")
+    for client in ("alice", "bob"):
+        eventually(lambda: lane(cluster, "t", client)["position"] == 1)  # noqa: B023
+    one = {"topic": "t", "client_id": "alice"}
+    assert cluster.run("unsubscribe_fanout", **one).kind == "complete"
+    cluster.workers[0].freeze()  # so that both are written, and looked at, together
+    callers = cluster.wire(), cluster.wire()
+    other = {"topic": "t", "client_id": "bob"}
+    handles = [
+        callers[0].submit(b"unsubscribe_fanout", json.dumps(other).encode()),
+        callers[1].submit(b"subscribe_fanout", json.dumps(one | {"durable": True}).encode()),
+    ]
+    cluster.workers[0].thaw()
+    for caller, handle in zip(callers, handles, strict=True):
+        assert caller.outcome(handle).kind == "complete"
+    publish(cluster, "t", "new")
+    eventually(lambda: b"new" in receiver.payloads)
+    assert receiver.payloads == [b"old", b"old", b"new"]

@@ -43,7 +43,7 @@ class Bench:
         """One that is held."""
         held = lane()
         held.client_id, held.topic = client_id, topic
-        self.log_cache.follow(topic)
+        self.log_cache.follow(topic, "")
         self.held.add(held)
         return held
 

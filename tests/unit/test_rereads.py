@@ -122,7 +122,7 @@ def read_again(
 ) -> list[dict[int, int]]:
     """Read again round by round what a lane may send; what was asked for."""
     feed = LogCache()
-    feed.follow(one.topic)
+    feed.follow(one.topic, EPOCH)
     asked = []
     for reply in reads:
         rereads = Rereads(feed, cast(Any, outcomes))

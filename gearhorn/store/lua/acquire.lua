@@ -12,10 +12,10 @@
 -- record, another member could take the lane, or the owner could join again: two members would
 -- deliver the same messages, each under a TERM that the store takes.
 --
--- KEYS: 1 the lanes  2 the members  3 the last TERM given
+-- KEYS: 1 the lanes  2 the members  3 the last TERM given  4 the log
 -- ARGV: 1 the member that takes them; one without a lease takes none  2… client_ids
 -- Returns for each client false where there is no such lane, {0} where another member holds it (or
--- nothing is delivered), else {TERM, position, the former owner}.
+-- nothing is delivered), else {TERM, position, the former owner, the log's epoch}.
 -- Cost: for each lane at most three commands on a hash; the caller names 500 at most.
 
 local given = nil -- one for all lanes of this call
@@ -30,6 +30,7 @@ local function term_now()
 end
 
 local reply = {}
+local epoch = redis.call('HGET', KEYS[4], 'epoch') or ''
 local is_member = redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1
 for at = 2, #ARGV do
     local record = redis.call('HGET', KEYS[1], ARGV[at])
@@ -41,7 +42,7 @@ for at = 2, #ARGV do
         if is_free and is_member then
             term = term_now()
             redis.call('HSET', KEYS[1], ARGV[at], string.format('%s %.0f %s', ARGV[1], term, position))
-            taken = {term, tonumber(position), owner}
+            taken = {term, tonumber(position), owner, epoch}
         else
             taken = {0}
         end
