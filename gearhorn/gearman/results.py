@@ -100,13 +100,15 @@ class Awaited:
     """A foreground copy that a receiver has not finished, and of which something has come."""
 
     __slots__ = (
-        "chunks", "index", "is_withdrawn", "oversized", "size", "submission", "warning",
+        "data", "index", "is_withdrawn", "oversized", "size", "submission", "warning",
     )  # fmt: skip
 
     def __init__(self, submission: Submitted, index: int) -> None:
         self.submission: Submitted | None = submission  # None: forgotten
         self.index = index
-        self.chunks: list[bytes] = []
+        # What came in one piece stays as it is. Of many small pieces each object would take many
+        # times the bytes that the room is charged with.
+        self.data: bytes | bytearray = b""
         self.size = 0
         self.warning = b""
         self.oversized = False
@@ -119,7 +121,12 @@ class Awaited:
             return
         if room.take(len(data)):
             self.size += len(data)
-            self.chunks.append(data)
+            if not self.data:
+                self.data = data
+                return
+            if isinstance(self.data, bytes):
+                self.data = bytearray(self.data)
+            self.data += data
         else:
             self.cut()
 
@@ -132,7 +139,7 @@ class Awaited:
         if self.submission is not None and self.submission.results is not None and self.size:
             self.submission.results.give(self.size)
         self.size = 0
-        self.chunks.clear()
+        self.data = b""
 
     def warn(self, text: bytes) -> None:
         """Keep this warning instead of the former one; "" only drops the former.
@@ -174,7 +181,7 @@ class Awaited:
         """
         if self.submission is None:
             return
-        if ok and not (self.chunks or self.oversized or self.warning):
+        if ok and not (self.data or self.oversized or self.warning):
             self.submission.outcome.finished(self.submission, self.index, DONE)
             return
         if text or ok or lost:
@@ -183,7 +190,7 @@ class Awaited:
             self.cut()
         result = Result(
             ok,
-            b"".join(self.chunks),
+            bytes(self.data),
             self.warning,
             oversized=ok and self.oversized,
             lost=lost,

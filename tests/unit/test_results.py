@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import dataclass, field
 
 import pytest
@@ -176,3 +177,20 @@ def test_what_is_withdrawn_says_so_until_the_server_has_answered(sent: Sent) -> 
     assert awaited.is_withdrawn
     awaited.withdraw(False)
     assert not awaited.is_withdrawn
+
+
+def test_many_small_pieces_take_no_more_memory_than_the_room_is_charged_with() -> None:
+    count = 100_000
+    sent = Sent(Bound(2 * count))
+    awaited = Awaited(sent, 0)
+    pieces = [b"%02d" % number for number in range(100)]
+    tracemalloc.start()
+    try:
+        for number in range(count):
+            awaited.add(bytes(memoryview(pieces[number % 100])))  # an object of its own
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 2 * (2 * count)
+    awaited.finish(True)
+    assert sent.result.data == b"".join(pieces) * (count // 100)
