@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Protocol
 
 import structlog
@@ -54,6 +55,23 @@ class _Full:
     def __init__(self) -> None:
         self.waiting: deque[tuple[Held, int]] = deque()
         self.refused: deque[tuple[Held, int]] = deque()
+        self.is_full = True  # as far as is known: nothing is discarded otherwise
+        self.trims_begun = self.trims_ended = 0
+
+    def mark_full(self, is_full: bool) -> None:
+        """The queue is known to be full, or not known to be."""
+        self.is_full = is_full
+
+    def begin_trim(self) -> int:
+        """A trim's turn has come; return how many jobs to discard: none, if copies were given up
+        since. What waits on the queue then may be a later subscription's."""
+        count = min(len(self.waiting), BATCH) if self.is_full else 0
+        self.trims_begun += bool(count)
+        return count
+
+    def end_trim(self) -> None:
+        """It is over."""
+        self.trims_ended = self.trims_begun
 
     def gather(self) -> None:
         """What was refused is older than what waits."""
@@ -62,7 +80,8 @@ class _Full:
 
     def take_former(self, born: int) -> list[tuple[Held, int]]:
         """Take out the copies that lists up to ``born`` want, and return them; the order of the
-        others stays."""
+        others stays. From now on nothing is discarded for them."""
+        self.is_full = False
         former = []
         for copies in (self.refused, self.waiting):
             taken = [copy for copy in copies if copy[0].subscribers.born <= born]
@@ -174,7 +193,7 @@ class Overflow:
                     left_s -= loop.time() - then_s
                 then_s = loop.time()
                 if left_s <= 0:
-                    self._give_up(list(self._former(topics, born)), born)
+                    await self._give_up(list(self._former(topics, born)), born)
             elif was_held:
                 was_held = False  # what was sent last may be refused yet
             else:
@@ -189,13 +208,18 @@ class Overflow:
                 if full.holds_former(born):
                     yield queue, full
 
-    def _give_up(self, queues: list[tuple[bytes, _Full]], born: int) -> None:
-        """Drop the copies that lists up to ``born`` want: a drain has waited for long enough."""
+    async def _give_up(self, queues: list[tuple[bytes, _Full]], born: int) -> None:
+        """Drop the copies that lists up to ``born`` want: a drain has waited for long enough.
+        Return once nothing is being discarded for them, which takes a few seconds at most."""
         for queue, full in queues:
             copies = full.take_former(born)
             log.warning("no room was made in time", queue=queue.decode(), copies=len(copies))
             for held, index in copies:
                 held.drop_held(index)
+        for _, full in queues:
+            begun = full.trims_begun
+            while full.trims_ended < begun:
+                await asyncio.sleep(POLL_S)
 
     async def _serve(self, topic: str, queue: bytes, full: _Full) -> None:
         """Send or drop what is held for a queue until nothing is."""
@@ -217,10 +241,11 @@ class Overflow:
         limit is set right before anything is discarded for it. Jobs are discarded only where a copy
         was refused since the limit is known to be right.
         """
-        waiting, is_full = full.waiting, True
+        waiting = full.waiting
         while True:
             await self._job_servers.barrier()  # what was sent is answered
-            is_full |= bool(full.refused)
+            if full.refused:
+                full.mark_full(True)
             full.gather()
             if not waiting:
                 return
@@ -228,11 +253,11 @@ class Overflow:
             drops_old = held.subscribers.overflow.get(index) == "drop_old"
             if self._limits.doubts(held.subscribers, index):
                 if await self._limits.confirm(held.subscribers, index):
-                    is_full = False  # as far as we know
+                    full.mark_full(False)  # as far as we know
                 elif not drops_old:
                     self._drop(waiting, BATCH)
                     continue
-            if drops_old and is_full:
+            if drops_old and full.is_full:
                 await self._trim_and_send(queue, full)
             else:
                 self._send(waiting, BATCH)  # those that are refused now are dropped
@@ -240,11 +265,15 @@ class Overflow:
     async def _trim_and_send(self, queue: bytes, full: _Full) -> None:
         """Discard as many old jobs as copies wait, and send those. Where nothing could be
         discarded, one copy is tried: it is dropped if it is refused, since all jobs are running."""
-        gone = await self._job_servers.trim(queue, min(len(full.waiting), BATCH))
-        if not full.waiting:
-            return  # given up meanwhile
-        for held, index in list(full.waiting)[:gone]:
+        first = list(islice(full.waiting, BATCH))
+        try:
+            gone = await self._job_servers.trim(queue, full.begin_trim)
+        finally:
+            full.end_trim()
+        for held, index in first[:gone]:
             self._drops.dropped(held.subscribers, index)
+        if not full.is_full:
+            return  # given up meanwhile
         self._send(full.waiting, max(gone, 1))
         await self._job_servers.barrier()
         if not gone and full.refused:  # all of them are running

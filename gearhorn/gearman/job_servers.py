@@ -175,13 +175,13 @@ class JobServers:
         ``OSError``."""
         await reap(self.clients[place].server, self._tls, queues)
 
-    async def trim(self, queue: bytes, limit: int) -> int:
-        """Discard the oldest jobs of a queue, ``limit`` at most; return how many are gone, 0 where
-        its server cannot be asked."""
+    async def trim(self, queue: bytes, due: Callable[[], int]) -> int:
+        """Discard the oldest jobs of a queue, ``due()`` at most, which is called when its turn has
+        come; return how many are gone, 0 where its server cannot be asked."""
         if not self.is_up:
             return 0
         try:
-            return await self.trimmers[self.route(queue)].trim(queue, limit)
+            return await self.trimmers[self.route(queue)].trim(queue, due)
         except OSError as error:
             log.warning("no room is made", queue=queue.decode(), error=str(error))
             return 0

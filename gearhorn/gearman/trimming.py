@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 
 from gearhorn.errors import ProtocolError
 from gearhorn.gearman import packets
@@ -30,8 +31,11 @@ class Trimmer:
     def __init__(self, server: Server, tls: ssl.SSLContext | None) -> None:
         self._kept = Kept(server, tls)
 
-    async def trim(self, queue: bytes, count: int) -> int:
-        """Discard up to ``count`` of the jobs that have waited longest on a queue; return how many.
+    async def trim(self, queue: bytes, due: Callable[[], int]) -> int:
+        """Discard up to ``due()`` of the jobs that have waited longest on a queue; return how many.
+
+        ``due`` is called when the queue's turn has come, since others may be trimmed first: what
+        was due may be so no more. It is called again after a connection that failed.
 
         If the connection fails in the middle, the next one goes on with what is missing.
 
@@ -41,9 +45,10 @@ class Trimmer:
         gone: list[bytes] = []  # their handles
 
         async def discard(streams: Streams) -> None:
-            if len(gone) < count:
+            count = due() - len(gone)
+            if count > 0:
                 async with asyncio.timeout(TRIM_S):
-                    await _discard(streams, queue, count - len(gone), gone)
+                    await _discard(streams, queue, count, gone)
 
         await self._kept.use(discard)
         return len(gone)

@@ -11,13 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from support.cluster import Cluster, eventually
 from support.lists import Meanwhile, fill, waiting
+from support.lossy import Lossy
 from support.turns import InProcess
-from support.wire import admin
+from support.wire import CAN_DO, admin, packet
 
 from gearhorn.config import Config, parse_server
-from gearhorn.fanout import background
+from gearhorn.fanout import background, overflow
 from gearhorn.fanout.copies import Subscribers
 from gearhorn.fanout.drops import Drops
+from gearhorn.gearman import trimming
 
 MIB = 1024 * 1024
 MakeCluster = Callable[..., Cluster]
@@ -121,3 +123,37 @@ def test_what_a_frozen_member_counted_is_not_the_next_subscriptions(
     frozen.thaw()
     eventually(lambda: drops("bob") == 2)
     assert drops("alice") == 0
+
+
+def test_no_old_copies_are_discarded_once_the_subscription_has_ended(
+    make_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One queue's trim is held up, another's waits for its turn until the drain gives it up."""
+    monkeypatch.setattr(overflow, "GIVE_UP_S", 0.5)
+    monkeypatch.setattr(trimming, "TRIM_S", 30.0)
+    cluster = make_cluster(options=("--fanout-function", "another_fanout"))
+    [server] = cluster.job_servers
+    line = Lossy(server.address)
+    try:
+        config = Config(servers=(parse_server(line.address),), redis=cluster.store.url)
+        with InProcess(config), ThreadPoolExecutor(2) as pool:
+            for topic in ("slow", "t"):
+                cluster.subscribe(topic, "alice", max_backlog=1, overflow="drop_old")
+                assert cluster.publish(topic, "old").data == b"1"
+            line.hold(packet(CAN_DO, b"slow_alice"))
+            slow = pool.submit(cluster.publish, "slow", "new")
+            assert line.held.wait(10)
+            late = pool.submit(cluster.publish, "t", "late")
+            assert cluster.publish("behind", "that").data == b"0"
+            ended = cluster.run("unsubscribe_fanout", topic="t", client_id="alice", drain=True)
+            assert json.loads(ended.data)["drained"] == 1
+            assert late.result().data == b"0"
+            cluster.subscribe("t", "alice", max_backlog=2)
+            request = {"topic": "t", "payload": "kept", "background": True}
+            assert cluster.run("another_fanout", **request).data == b"1"
+            line.release()
+            assert slow.result().data == b"1"
+            assert cluster.publish("t", "last").data == b"1"  # behind what was to be discarded
+            assert cluster.receiver("t_alice").wait(2) == [b"kept", b"last"]
+    finally:
+        line.close()

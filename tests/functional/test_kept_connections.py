@@ -112,7 +112,7 @@ async def test_who_waits_is_told_when_the_server_is_down(gearmand: Gearmand) -> 
         waiters = [
             asyncio.create_task(text.limit([(b"first", 2)])),
             asyncio.create_task(text.cancel([b"H:x:1"], lambda: True)),
-            asyncio.create_task(trimmer.trim(b"first", 1)),
+            asyncio.create_task(trimmer.trim(b"first", lambda: 1)),
             asyncio.create_task(text.backlog()),
         ]
         while len(proxy.sent.split(b"status")) < 2:
@@ -131,15 +131,17 @@ async def test_trims_share_one_connection_which_is_left_as_it_was(gearmand: Gear
         fill(gearmand, queue, 70)
     async with Proxy(gearmand.address) as proxy:
         trimmer = Trimmer(Server(HOST, proxy.port), None)
-        counts = await asyncio.gather(*(trimmer.trim(queue, 64) for queue in (b"one", b"two")))
+        counts = await asyncio.gather(
+            *(trimmer.trim(queue, lambda: 64) for queue in (b"one", b"two"))
+        )
         assert counts == [64, 64]
         assert (waiting(gearmand, "one"), waiting(gearmand, "two")) == (6, 6)
-        assert await trimmer.trim(b"one", 64) == 6
-        assert await trimmer.trim(b"one", 64) == 0
+        assert await trimmer.trim(b"one", lambda: 64) == 6
+        assert await trimmer.trim(b"one", lambda: 64) == 0
         assert proxy.connections == 1
         assert all("gearhorn" not in line and "two" not in line for line in workers(gearmand))
         proxy.cut()
-        assert await trimmer.trim(b"two", 4) == 4
+        assert await trimmer.trim(b"two", lambda: 4) == 4
         assert proxy.connections == 2
         trimmer.close()
     assert waiting(gearmand, "two") == 2
@@ -162,6 +164,6 @@ async def test_a_server_that_breaks_the_protocol_costs_one_trim() -> None:
     server = await asyncio.start_server(answer, HOST)
     trimmer = Trimmer(Server(HOST, server.sockets[0].getsockname()[1]), None)
     with pytest.raises(ConnectionError, match="protocol"):
-        await trimmer.trim(b"any", 3)
+        await trimmer.trim(b"any", lambda: 3)
     trimmer.close()
     server.close()

@@ -228,7 +228,7 @@ def test_a_trim_discards_the_oldest_and_says_that_no_receiver_failed() -> None:
 
     async def test(server: Server, _: list[int]) -> None:
         trimmer = Trimmer(server, None)
-        assert await trimmer.trim(b"q", 3) == 2
+        assert await trimmer.trim(b"q", lambda: 3) == 2
         trimmer.close()
         assert (packets.WORK_WARNING, b"H:1\0" + DISCARDED) in got
         failed = [body for kind, body in got if kind == packets.WORK_FAIL]
@@ -245,7 +245,7 @@ def test_a_trim_of_a_server_that_breaks_the_protocol_is_an_error() -> None:
 
     async def test(server: Server, _: list[int]) -> None:
         with pytest.raises(ConnectionError, match=r"breaks the protocol|closed by the server"):
-            await Trimmer(server, None).trim(b"q", 3)
+            await Trimmer(server, None).trim(b"q", lambda: 3)
 
     against(nonsense, test)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 from support.limits import run, subscribers
@@ -38,9 +39,10 @@ class Queue:
             self.limit = self.wanted
         return self.is_settable
 
-    async def trim(self, queue: bytes, most: int) -> int:
+    async def trim(self, queue: bytes, due: Callable[[], int]) -> int:
         self.trims += 1
         await asyncio.sleep(0)
+        most = due()
         if self.error is not None:
             raise self.error
         gone = min(most, len(self.jobs) - self.running)
@@ -207,10 +209,11 @@ def test_a_drain_does_not_wait_without_end(monkeypatch: pytest.MonkeyPatch) -> N
 
     async def test() -> None:
         bench = Bench(Queue(limit=5))
-        trimmed = asyncio.Event()
+        trimmed, left = asyncio.Event(), list[int]()
 
-        async def trim(queue: bytes, most: int) -> int:
+        async def trim(queue: bytes, due: Callable[[], int]) -> int:
             await trimmed.wait()
+            left.append(due())
             return 0
 
         bench.queue.trim = trim  # type: ignore[method-assign]
@@ -225,6 +228,35 @@ def test_a_drain_does_not_wait_without_end(monkeypatch: pytest.MonkeyPatch) -> N
         trimmed.set()
         await bench.idle()
         assert bench.queue.jobs == [0, 1, 2, 3, 4]
+        assert left == [0], "what waits there now may be a later subscription's"
+
+    run(test)
+
+
+def test_a_drain_waits_for_what_is_being_discarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overflow_module, "GIVE_UP_S", 0.1)
+
+    async def test() -> None:
+        bench = Bench(Queue(limit=5))
+        begun, discarded = asyncio.Event(), asyncio.Event()
+
+        async def trim(queue: bytes, due: Callable[[], int]) -> int:
+            assert due() == 5
+            begun.set()
+            await discarded.wait()
+            del bench.queue.jobs[:5]
+            return 5
+
+        bench.queue.trim = trim  # type: ignore[method-assign]
+        bench.publish(listed("drop_old"), range(10))
+        await begun.wait()
+        waiting = asyncio.create_task(bench.overflow.wait_sent(None))
+        await asyncio.sleep(0.3)
+        assert bench.lost == [5, 6, 7, 8, 9]
+        assert not waiting.done()
+        discarded.set()
+        await asyncio.wait_for(waiting, 10)
+        assert bench.counted == 5
 
     run(test)
 
