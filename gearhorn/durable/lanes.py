@@ -19,8 +19,8 @@ A job that may still be with a receiver while nothing is heard of it (its connec
 state of its own. The lane is closed and taken again under another TERM, as after the death of its
 owner; the way back is the same for both, and the receivers can tell the attempts apart.
 
-Rules: pure. What follows from what stand the tables of ``states``. Time and randomness are passed
-in: ``now_s`` is of ``timing.now_s``. Who calls does what the returned actions say.
+Rules: pure. The tables of ``states`` say what follows from what. Time and randomness are passed in:
+``now_s`` is of ``timing.now_s``. The caller does what the returned actions say.
 """
 
 from __future__ import annotations
