@@ -92,14 +92,14 @@ def wire(config: Config) -> Parts:
     Raises ``StartError`` for a configuration that waiting cannot mend: the store's URL, or
     certificates that cannot be read.
 
-    The order is that of dependence, in groups: each needs those above it, and no group could stand
-    higher. It has nothing to do with the order of starting, which is ``Broker``'s.
+    The order is that of dependence: each group is built from those above it. The order of starting
+    is another one, and is ``Broker``'s.
     """
     servers = [Server(*server) for server in config.servers]
     tls = tls_context(config)
 
-    # The store and the membership. The lease is shared: the membership renews it, and whoever uses
-    # a cached list reads it. Connections are named after the first id, which may change later.
+    # The store and the membership. The lease is shared: the membership renews it, and the users of
+    # cached lists read it. Connections are named after the first id, which may change later.
     store = Connection(config.redis, config.namespace, config.store_connections)
     subscriptions = Subscriptions(store)
     lease = Lease(config.lease, config.serve_stale)

@@ -1,8 +1,8 @@
 """Burials: what is left in the job servers of members that have gone.
 
 Theory of operation. A member is asked and told things through queues that bear its id. When it has
-gone, what its peers sent to it in its last moments waits there, and gearmand keeps the function for
-as long as it runs: 5 kB for each, and a longer walk for every text command. Ids never come again,
+gone, what its peers sent to it in its last moments waits there, and gearmand keeps the function
+until it ends: up to 1 kB for each, and a longer walk for every text command. Ids never come again,
 so such a queue is never served again. Therefore every member that may have sent something to one
 that has gone buries it: those that removed it, asked it or gossiped with it, and itself at its end.
 To bury is to fail what waits, so that those who asked are told, and to drop the function. Several
