@@ -60,13 +60,13 @@ class Background(RunningFanout):
     def maybe_reply(self) -> None:
         """Reply if no copy is on its way any more.
 
-        A server that accepted its batch may have gone while another one still owed answers. The
-        copies that it took are sent again before the reply, which promises that they are kept. With
-        one batch there is no such time in between: its last answer came just now.
+        A server that accepted its batch may have gone while another one still owed answers, or
+        copies waited for room. The copies that it took are sent again before the reply, which
+        promises that they are kept.
         """
         if self.open:
             return
-        if len(self.parts) > 1 and (gone := self._gone()):
+        if gone := self._gone():
             self._send_those_again(gone)
         elif len(self.dropped) <= STEP:
             self._complete(self._reply(exhaust(self._count_drops())))

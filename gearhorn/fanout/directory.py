@@ -27,6 +27,7 @@ import structlog
 from gearhorn.errors import InternalError, RequestError, StoreError, StoreRefused, Unavailable
 from gearhorn.fanout.copies import Subscribers
 from gearhorn.members.lease import Lease
+from gearhorn.names import GOSSIP
 from gearhorn.tasks import Tasks
 from gearhorn.timing import Backoff, now_s
 
@@ -175,8 +176,13 @@ class Directory:
         return self.peek(subscribers.topic) in (None, subscribers)
 
     def refresh(self, topic: str) -> None:
-        """Have a topic's list read again, though no job waits for it."""
-        self.when_known(topic, _ANY_USE)
+        """Have a topic's list read again, though no job waits for it.
+
+        That of ``__gossip`` is not: no caller may publish there, and that a list is cached stands
+        for the name's being a good one. Who sends gossip reads it again anyhow.
+        """
+        if topic != GOSSIP:
+            self.when_known(topic, _ANY_USE)
 
     def when_known(self, topic: str, waiter: Waiter) -> None:
         """Tell ``waiter`` once a topic's list is read, after those who came before.

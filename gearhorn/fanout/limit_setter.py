@@ -23,7 +23,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -118,6 +118,8 @@ class Setter:
             if later:
                 for queue in limits:
                     later.pop(queue, None)
+                if not later:
+                    del self._later[topic]
             self._urgent.setdefault(topic, {}).update(limits)
         self._came.set()
 
@@ -162,16 +164,13 @@ class Setter:
         flying_topic, flying = self._flying
         if flying_topic == topic and (queue is None or queue in flying):
             self._overtaken = True
-        tables: list[dict[str, Limits]] = [self._known, self._urgent, self._later]
+        tables: list[dict[str, Any]] = [self._known, self._urgent, self._later, self._rechecks]
         for table in tables:
-            if queue is None:
-                table.pop(topic, None)
-            elif topic in table:
-                table[topic].pop(queue, None)
-        if queue is None:
-            self._rechecks.pop(topic, None)
-        elif topic in self._rechecks:
-            self._rechecks[topic].pop(queue, None)
+            limits = table.get(topic, {})
+            if queue is not None:
+                limits.pop(queue, None)
+            if queue is None or not limits:
+                table.pop(topic, None)  # topics come and go: nothing of them may stay
         if not self._pending(topic):
             self._told(topic)
 
@@ -276,11 +275,10 @@ class Setter:
         elif is_set:
             self._known.setdefault(topic, {}).update(piece)
         else:
-            later = self._later.setdefault(topic, {})
             urgent = self._urgent.get(topic, {})
-            for queue, limit in piece.items():
-                if queue not in urgent:
-                    later.setdefault(queue, limit)
+            again = {queue: limit for queue, limit in piece.items() if queue not in urgent}
+            if again:
+                self._later[topic] = again | self._later.get(topic, {})
             self._came.set()
         if not self._pending(topic):
             self._told(topic)

@@ -81,6 +81,21 @@ def test_what_a_lost_server_took_of_a_direct_fanout_that_waits_for_room_is_sent_
     on_bench(test, "plain", "old", servers=2, drop_old=[1])
 
 
+def test_what_a_lost_server_took_is_sent_again_though_nothing_was_sent_since() -> None:
+    def test(bench: Bench) -> None:
+        job = direct(bench)
+        bench.servers[0].accept(1)
+        bench.servers[0].refuse()
+        bench.cluster.lose(0)
+        fanout, index = bench.room.held[0]
+        fanout.drop_held(index)
+        assert job.answers == [], "a reply means that a living server holds every copy"
+        bench.servers[1].accept(2)
+        assert job.answers == [("complete", b"2")]
+
+    on_bench(test, "plain", "old", servers=2, drop_old=[1])
+
+
 def test_copies_that_no_server_can_take_are_awaited_before_the_reply() -> None:
     def test(bench: Bench) -> None:
         job = background(bench, receipt=True)

@@ -14,6 +14,7 @@ from gearhorn.fanout import directory
 from gearhorn.fanout.copies import Subscribers
 from gearhorn.fanout.directory import Directory
 from gearhorn.members.lease import Lease
+from gearhorn.names import GOSSIP
 
 LEASE_S = 10.0
 
@@ -542,5 +543,16 @@ def test_dropping_what_is_marked_looks_at_no_list(monkeypatch: pytest.MonkeyPatc
         await read(store, lists, "limited", "plain")
         lists.drop_marked()
         assert (lists.get("limited"), lists.size) == (None, (1, 1)), "it counts anew"
+
+    run(test)
+
+
+def test_the_list_of_a_topic_that_no_caller_may_publish_to_is_never_kept() -> None:
+    """That a list is cached stands for the name's being a good one."""
+
+    async def test(store: Store, found: Directory) -> None:
+        found.refresh(GOSSIP)
+        await asyncio.sleep(0)
+        assert store.reads == []
 
     run(test)

@@ -350,3 +350,18 @@ def test_comparing_a_large_list_leaves_the_loop_its_turns() -> None:
         assert len(bench.admin.told) == 200_000
 
     run(test)
+
+
+def test_topics_that_come_and_go_leave_nothing_behind() -> None:
+    async def test() -> None:
+        bench = Bench()
+        bench.limits.start()
+        for topic in ("t", "u"):
+            await bench.read(subscribers(topic, a=5))
+            bench.limits.changed(topic, f"{topic}_a".encode())
+            await bench.read(subscribers(topic))
+        [setter] = bench.limits._setters
+        tables = [setter._known, setter._urgent, setter._later, setter._rechecks]
+        assert not any(tables)
+
+    run(test)
