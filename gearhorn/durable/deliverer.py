@@ -130,8 +130,8 @@ class Deliverer:
         self.held.close(lane)
 
     def fence(self, lane: Lane) -> None:
-        """A lane is not ours any more: withdraw what waits, and forget it. Receivers that have a
-        job finish it, and are not heard."""
+        """A lane is not this member's any more: withdraw what waits, and forget it. Receivers that
+        have a job finish it, and are not heard."""
         self._endings.fence(lane)
 
     def begin_run(self, run_id: str) -> None:

@@ -96,7 +96,7 @@ class Attempts(Stateful):
         self.state, self.due_s = batch.state, batch.due_s
         self.failures, self.since = batch.failures, batch.since
         self.first_at, self.error = batch.first_at, batch.error
-        self.former = batch.former  # each message is acknowledged by whoever has the batch still
+        self.former = batch.former  # who still has the batch acknowledges each of it
         return self
 
     def acknowledge(self) -> None:
@@ -108,7 +108,7 @@ class Attempts(Stateful):
         self.timer = timer
 
     def end(self) -> None:
-        """It is done, or its lane is not ours any more: nothing waits for it."""
+        """It is done, or its lane is another member's: nothing waits for it."""
         self.job = None
         if self.timer is not None:
             self.timer.drop(self)

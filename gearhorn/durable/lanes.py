@@ -270,7 +270,7 @@ class Lane(Window[Delivery]):
         return lost
 
     def clear(self) -> None:
-        """The lane is not ours any more: hold nothing."""
+        """The lane is not this member's any more: hold nothing."""
         self.detach_all()
         self.redriving = 0
 

@@ -172,7 +172,7 @@ class PendingWrites:
         return lane in self._writes
 
     def drop(self, lane: Lane) -> None:
-        """A lane is not ours any more: the store would refuse what it had to write."""
+        """A lane is another member's: the store would refuse what it had to write."""
         self._writes.pop(lane, None)
 
     def take(self, lanes: Iterable[Lane]) -> Taken:

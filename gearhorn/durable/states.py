@@ -108,7 +108,7 @@ class LaneEvent(Enum):
     RELEASED = auto()  # no receiver has a job of the former owner any more
     CLOSE = auto()  # it is for another member, or for another TERM
     IDLE = auto()  # nothing is under way
-    FENCE = auto()  # it is not ours any more
+    FENCE = auto()  # it is not this member's any more
 
 
 _L, _V = LaneState, LaneEvent

@@ -178,6 +178,15 @@ def test_messages_are_taken_again_only_if_they_are_the_same_ones() -> None:
     assert sent.lane.laden == [sent], "until the round is over"
 
 
+@pytest.mark.parametrize(("first", "lost"), [(3, []), (5, [3, 4]), (9, [3, 4, 5])])
+def test_a_batch_lets_go_of_messages_that_the_log_has_dropped(first: int, lost: list[int]) -> None:
+    batch = delivery(3, 5)
+    assert [gone.sequence for gone in batch.keep_from(first)] == lost
+    assert [kept.sequence for kept in batch.entries] == [
+        number for number in (3, 4, 5) if number not in lost
+    ]
+
+
 # What waits for it
 
 
