@@ -195,6 +195,8 @@ class Outcomes:
         once more before anything follows."""
         if delivery.job is job:
             self.shipping.ask(job, partial(self._withdrawn, delivery, job))
+        else:
+            self.shipping.drop(job)  # the receiver of a former attempt acknowledged meanwhile
 
     def _withdrawn(self, delivery: Delivery, job: Job, is_known: bool, is_running: bool) -> None:
         """The answer to that: where no receiver has the job, the delivery has been no attempt."""

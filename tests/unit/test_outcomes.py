@@ -338,6 +338,28 @@ async def test_a_job_that_is_not_accepted_yet_is_withdrawn_once_it_is() -> None:
         await until(lambda: bed.admin.cancelled == [b"H:0"] * 2)  # noqa: B023
 
 
+@on_loop
+async def test_a_job_that_was_being_withdrawn_when_another_was_acknowledged_is_forgotten() -> None:
+    bed = Bed()
+    one = bed.lane(max_attempts=0)
+    [delivery] = bed.send(one)
+    former = delivery.job
+    bed.outcomes.taken(delivery)
+    bed.outcomes.retries.fail(delivery, "late", is_late=True)
+    delivery.apply(Event.DUE)
+    assert delivery.refill(entries(1, 1))
+    bed.outcomes.shipping.add(delivery)
+    bed.outcomes.shipping.ship(0.0)
+    one.end_round()
+    bed.cluster.accept()
+    bed.held.close(one)
+    bed.outcomes.waiting(delivery)
+    bed.complete(delivery, former)
+    assert (delivery.state, one.position) == (State.DONE, 1)
+    await until(lambda: bed.client.dropped == [0])
+    assert bed.client.asked == []
+
+
 # A batch that was split
 
 
