@@ -35,7 +35,7 @@ from gearhorn.durable.states import DELIVERIES, LANES, Action, Event, LaneEvent,
 from gearhorn.durable.window import Window
 from gearhorn.messages.logs import FailureHistory
 from gearhorn.messages.subscriptions import DurableOptions
-from gearhorn.store.inherited import Sequences
+from gearhorn.store.inherited import Sequences, count_over
 from gearhorn.store.lanes import Acquired
 from gearhorn.store.log import Entry
 
@@ -414,7 +414,7 @@ class Lane(Window[Delivery]):
     def pass_gap(self, first: int) -> list[int]:
         """Pass over messages that the log has dropped, up to ``first``; return those that had
         failed: what that left behind is of no use any more."""
-        self.gap += first - self.next
+        self.gap += first - self.next - count_over(self.passed, self.skip, self.next, first)
         self.pass_over(first - 1)
         dead = [sequence for sequence in self.troubles if sequence < first]
         if dead:

@@ -65,6 +65,20 @@ class Sequences(array):  # type: ignore[type-arg]  # Python 3.11 has no array[in
         at = bisect_left(self, -sequence, key=neg)
         return self[at : at + 1].tolist() == [sequence]
 
+    def count_between(self, first: int, end: int) -> int:
+        """Return how many there are from ``first`` on and before ``end``."""
+        low = bisect_left(self, 1 - end, key=neg)
+        return bisect_left(self, 1 - first, key=neg) - low
+
+
+def count_over(
+    done: Iterable[tuple[int, int]], kept: Iterable[Sequences], first: int, end: int
+) -> int:
+    """Return how many messages from ``first`` on and before ``end`` a lane needs from its log no
+    more: those in ranges that are done, and those that are kept elsewhere."""
+    count = sum(max(0, min(last + 1, end) - max(begin, first)) for begin, last in done)
+    return count + sum(sequences.count_between(first, end) for sequences in kept)
+
 
 class Found(NamedTuple):
     """What a lane's new owner finds."""

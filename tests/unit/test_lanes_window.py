@@ -285,6 +285,16 @@ def test_a_gap_before_an_excluded_message_is_counted_too() -> None:
 # What a former owner left behind
 
 
+def test_what_was_done_or_parked_under_a_former_owner_is_not_missed_in_a_gap() -> None:
+    one = lane(2)
+    one.passed.extend([(4, 6), (9, 12)])
+    one.skip = [Sequences([1, 3, 7, 14]), Sequences([15])]
+    one.pass_gap(11)
+    assert one.close_gap() == 1, "8 alone"
+    one.pass_gap(18)
+    assert one.close_gap() == 3, "13, 16 and 17"
+
+
 def test_what_is_parked_already_is_not_delivered_again() -> None:
     one = lane(in_flight=10, batch=2)
     one.skip = [Sequences([2, 6]), Sequences([3])]
