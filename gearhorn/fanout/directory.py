@@ -200,12 +200,7 @@ class Directory:
 
     def drop(self, topic: str) -> None:
         """Forget a list: the topic changed."""
-        found = self._young.pop(topic, None)
-        if found is not None:
-            self._young_weight -= self._weight(found)
-        found = self._old.pop(topic, None)
-        if found is not None:
-            self._old_weight -= self._weight(found)
+        self._discard(topic)
         pending = self._pending.get(topic)
         if pending is not None:
             pending.end()
@@ -237,12 +232,22 @@ class Directory:
             if pending is not None:
                 await asyncio.shield(pending.served)
 
+    def _discard(self, topic: str) -> None:
+        """Keep a topic's list no more, if it is cached."""
+        found = self._young.pop(topic, None)
+        if found is not None:
+            self._young_weight -= self._weight(found)
+        found = self._old.pop(topic, None)
+        if found is not None:
+            self._old_weight -= self._weight(found)
+
     def _weight(self, subscribers: Subscribers) -> int:
         """Return what a list counts against the limit, in subscriptions."""
         return len(subscribers.queues) + len(subscribers.durable) + TOPIC_WEIGHT
 
     def _keep(self, subscribers: Subscribers) -> None:
         """Cache a list among the young; where those have half the limit, they become the old."""
+        self._discard(subscribers.topic)  # one that was read again replaces the former
         self._young[subscribers.topic] = subscribers
         self._young_weight += self._weight(subscribers)
         if self._young_weight > self._limit // 2:

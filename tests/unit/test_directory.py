@@ -556,3 +556,20 @@ def test_the_list_of_a_topic_that_no_caller_may_publish_to_is_never_kept() -> No
         assert store.reads == []
 
     run(test)
+
+
+def test_a_list_that_is_read_again_is_counted_once() -> None:
+    async def test(store: Store, found: Directory) -> None:
+        found.refresh("t")
+        await asyncio.sleep(0)
+        store.finish(0, b"t_a", b"t_b")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        found.refresh("t")
+        await asyncio.sleep(0)
+        store.finish(1, b"t_a")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert found.size == (1, 1)
+
+    run(test)
