@@ -63,13 +63,15 @@ def client_of(name: str, queue: bytes) -> str:
 
 
 def splits_of(queue: bytes) -> Iterator[tuple[str, str]]:
-    """Yield every (topic, client_id) pair that makes this queue name, the shortest topic first."""
+    """Yield every pair of a list's name and a client_id that makes this queue name, of a topic and
+    of a pattern, the shortest first."""
     text = queue.decode()
     at = text.find("_")
     while at != -1:
         topic, client_id = text[:at], text[at + 1 :]
         if _fits(topic) and _fits(client_id):
             yield topic, client_id
+            yield list_name(topic, True), client_id
         at = text.find("_", at + 1)
 
 
@@ -99,7 +101,9 @@ def check_publish(topic: str) -> None:
 
 
 def check_pattern(pattern: str) -> None:
-    """Raise ``BadName`` unless a name that may be a topic may be a pattern, too."""
+    """Raise ``BadName`` or ``Reserved`` unless a name that may be a topic may be a pattern, too."""
+    if is_reserved(pattern):
+        raise Reserved(f"pattern {pattern}: topics that begin with __ are matched by no pattern")
     segments = pattern.split(SEGMENT)
     if len(segments) > MAX_SEGMENTS:
         raise BadName(

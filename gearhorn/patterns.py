@@ -10,13 +10,14 @@ each has its own answer in less time than trying every pattern on every topic:
   many patterns together it is a trie again, which each topic is looked up in.
 
 Rules: pure. Patterns are given by the names of their lists (``names.list_name``). Topics that begin
-with two underscores are matched by no pattern.
+with two underscores are matched by no pattern ("Patterns" in docs/protocol.rst).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from gearhorn.names import SEGMENT, SOME, TAIL, is_pattern, is_reserved, shown_name
@@ -39,7 +40,7 @@ class Trie:
         return len(self._names)
 
     @property
-    def names(self) -> Collection[str]:
+    def names(self) -> AbstractSet[str]:
         """The names of the patterns' lists."""
         return self._names
 
@@ -123,6 +124,9 @@ class Matcher:
 def _test(pattern: str) -> Callable[[str], object]:
     """Return what says of a topic whether a pattern matches it."""
     *segments, last = pattern.split(SEGMENT)
+    if last == TAIL and segments and SOME not in segments:
+        prefix = pattern.removesuffix(TAIL)
+        return lambda topic: topic.startswith(prefix)
     parts = ["[^.]*" if segment == SOME else re.escape(segment) for segment in segments]
     parts.append({SOME: "[^.]*", TAIL: ".*"}.get(last) or re.escape(last))
     return re.compile(r"(?!__)" + r"\.".join(parts), re.DOTALL).fullmatch

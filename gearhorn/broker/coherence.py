@@ -26,7 +26,7 @@ from gearhorn.fanout.outbox import Outbox
 from gearhorn.fanout.overflow import Overflow
 from gearhorn.gearman.job_servers import JobServers
 from gearhorn.members.caches import Caches
-from gearhorn.names import GOSSIP, queue_of
+from gearhorn.names import GOSSIP, is_pattern, queue_of
 
 
 class Coherence(Caches):
@@ -73,13 +73,18 @@ class Coherence(Caches):
         All of it is one turn of the loop, so the order of the parts has no effect. With an empty
         client_id the topic's retention changed, and no queue.
         """
-        if is_durable:
+        if is_durable and not is_pattern(topic):
             self._durable.changed(topic, client_id)
         self._directory.drop(topic)
         if topic == GOSSIP:
             self._gossiper.listeners_changed()
         if client_id != "":
             self._limits.changed(topic, queue_of(topic, client_id) if client_id else None)
+
+    async def drop_matching(self, names: Sequence[str]) -> None:
+        """Forget the lists of topics that patterns match: see ``Caches.drop_matching``."""
+        if names:
+            await self._directory.drop_matching(names)
 
     def forget(self) -> None:
         """Forget everything: any topic may have changed. Nothing is waited for."""

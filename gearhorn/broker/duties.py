@@ -60,6 +60,10 @@ class MemberDuties(Duties):
         """A topic changed: see ``Caches.drop``."""
         self._caches.drop(topic, is_durable, client_id)
 
+    async def drop_matching(self, names: Sequence[str]) -> None:
+        """Patterns changed: see ``Caches.drop_matching``."""
+        await self._caches.drop_matching(names)
+
     def forget(self) -> None:
         """Any topic may have changed."""
         self._caches.forget()

@@ -31,8 +31,10 @@ from gearhorn.fanout.backlog import Backlog
 from gearhorn.fanout.directory import Directory
 from gearhorn.fanout.drops import Drops
 from gearhorn.fanout.handler import Fanouts
+from gearhorn.fanout.known_patterns import KnownPatterns
 from gearhorn.fanout.limits import Limits
 from gearhorn.fanout.lists import Lists
+from gearhorn.fanout.matched_lists import MatchedLists
 from gearhorn.fanout.outbox import Outbox
 from gearhorn.fanout.overflow import Overflow
 from gearhorn.fanout.places import RESULTS_BYTES, Places
@@ -52,6 +54,7 @@ from gearhorn.requests import REQUEST_BYTES
 from gearhorn.store.connection import Connection
 from gearhorn.store.listing import Listing
 from gearhorn.store.members import Members
+from gearhorn.store.patterns import PatternSet
 from gearhorn.store.subscriptions import Subscriptions
 
 
@@ -122,8 +125,11 @@ def wire(config: Config) -> Parts:
     limits = Limits(copies, default=config.max_backlog, limit=config.max_cached)
     backlog = Backlog(copies, limits, membership)
     lists = Lists(subscriptions, limits, backlog)
-    directory = Directory(lists, limit=config.max_cached, lease=lease, marker=limits)
+    patterns = KnownPatterns(PatternSet(store))
+    matched = MatchedLists(lists, patterns, backlog)
+    directory = Directory(matched, limit=config.max_cached, lease=lease, marker=limits)
     limits.attach(directory)
+    matched.attach(directory)
     copies.on_change(directory.drop_marked)
 
     # Durable topics. The tag names this process, whatever id it has as a member at the time: to the

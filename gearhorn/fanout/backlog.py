@@ -118,7 +118,7 @@ class Backlog:
             for topic, waiting in (await self._sort(directory, backlog or {})).items():
                 subscribers = directory.peek(topic)
                 if subscribers is not None:
-                    await self._limits.found(place, subscribers, waiting)
+                    await self._limits.found(place, subscribers.own, waiting)
 
     async def _sort(
         self, directory: Directory, backlog: dict[bytes, int]
@@ -137,11 +137,11 @@ class Backlog:
                 await asyncio.sleep(0)
             if waiting < minimum:
                 continue  # nearly all of 100,000, so this comes before any name is split
-            for topic in _topics_of(queue):
+            for topic in _lists_of(queue):
                 subscribers = directory.peek(topic)
                 if subscribers is None:
                     continue
-                lowest = self._limits.lowest(subscribers)
+                lowest = self._limits.lowest(subscribers.own)
                 if waiting > lowest or (4 * waiting >= lowest and 4 * waiting >= EAGER_LIMIT):
                     found.setdefault(topic, {})[queue] = waiting
         return found
@@ -157,9 +157,9 @@ class Backlog:
                 await self.poll(directory)
 
 
-def _topics_of(queue: bytes) -> list[str]:
-    """Return the topics that a queue may belong to."""
+def _lists_of(queue: bytes) -> list[str]:
+    """Return the names of the lists that a queue may belong to."""
     try:
-        return [topic for topic, _ in splits_of(queue)]
+        return [name for name, _ in splits_of(queue)]
     except UnicodeDecodeError:
         return []

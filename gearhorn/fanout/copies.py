@@ -130,7 +130,7 @@ class Subscribers:
     def __init__(
         self,
         topic: str,
-        queues: list[bytes] | Packed,
+        queues: Sequence[bytes],
         *,
         enveloped: int,
         limits: Sequence[tuple[int, int]] = (),
@@ -158,6 +158,24 @@ class Subscribers:
         self._only: Share | None = None
         # of a long list, per page: the places of the servers that carry it
         self._routes = _NO_ROUTES
+
+    @property
+    def own(self) -> Subscribers:
+        """The topic's own subscriptions, of a list that has others besides (``Merged``)."""
+        return self
+
+    @property
+    def weight(self) -> int:
+        """What the list takes of the room of cached ones, in subscriptions."""
+        return len(self.queues) + len(self.durable)
+
+    def part_of(self, index: int) -> tuple[Subscribers, int]:
+        """Return the list that the store has a queue in, and the queue's index there."""
+        return self, index
+
+    def overflow_of(self, index: int) -> str | None:
+        """Return what happens at the limit of a queue, None where it is ``drop_new``."""
+        return self.overflow.get(index)
 
     def allow(self, fanouts: int) -> None:
         """Let the list carry so many fan-outs before the backlog of its queues is read: what
@@ -211,6 +229,14 @@ class Subscribers:
         """Return the client_id behind a queue."""
         return client_of(self.topic, self.queues[index])
 
+    def client_ids(self, start: int, end: int) -> list[str]:
+        """Return the client_ids behind the queues from ``start`` to before ``end``."""
+        queues = self.queues
+        if isinstance(queues, Packed):
+            return [name.decode() for name in queues.clients(range(start, min(end, len(queues))))]
+        at = len(queue_of(self.topic, ""))
+        return [queue[at:].decode() for queue in queues[start:end]]
+
     def chosen(self, exclude: frozenset[str]) -> Sequence[int]:
         """Return the indexes that ``exclude`` leaves, in ascending order."""
         if isinstance(self.queues, Packed):
@@ -253,7 +279,7 @@ class Subscribers:
         """
         shares: list[Share] = []
         queues = self.queues
-        assert not isinstance(queues, Packed)
+        assert isinstance(queues, list)
         kinds = (
             ([index for index in indexes if index < self.enveloped], False),
             ([index for index in indexes if index >= self.enveloped], True),

@@ -27,7 +27,8 @@ import structlog
 from gearhorn.errors import InternalError, RequestError, StoreError, StoreRefused, Unavailable
 from gearhorn.fanout.copies import Subscribers
 from gearhorn.members.lease import Lease
-from gearhorn.names import GOSSIP
+from gearhorn.names import GOSSIP, is_pattern
+from gearhorn.patterns import Matcher, among
 from gearhorn.tasks import Tasks
 from gearhorn.timing import Backoff, now_s
 
@@ -35,6 +36,7 @@ TOPIC_WEIGHT = 4  # what a cached topic weighs besides its subscriptions, in sub
 LIST_S = 30.0  # for one read of a list, and for all tries while the store answers
 MARKED = 10_000  # topics dropped one by one when the job servers change: 5 ms
 _FREED = 1_000  # lists that are freed in one turn of the loop
+_TRIED = 2_000  # names that patterns are tried on in one turn: 0.5 ms, and 2 where all match
 
 log = structlog.get_logger(__name__)
 
@@ -112,6 +114,30 @@ class _Pending:
         return self.waiters[:cut], self.waiters[cut:]
 
 
+class _Lists:
+    """Cached lists, and what they weigh: ``own`` are the subscriptions that are theirs alone."""
+
+    __slots__ = ("by_name", "own", "weight")
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, Subscribers] = {}
+        self.weight = self.own = 0
+
+    def add(self, subscribers: Subscribers) -> None:
+        """Add a list; none of its name may be there."""
+        self.by_name[subscribers.topic] = subscribers
+        self.weight += subscribers.weight + TOPIC_WEIGHT
+        self.own += subscribers.own.weight
+
+    def pop(self, name: str) -> Subscribers | None:
+        """Take out a list, if there is one of this name."""
+        found = self.by_name.pop(name, None)
+        if found is not None:
+            self.weight -= found.weight + TOPIC_WEIGHT
+            self.own -= found.own.weight
+        return found
+
+
 class Directory:
     """Lists by topic, each with the jobs that wait for it.
 
@@ -134,9 +160,9 @@ class Directory:
         self._marked: set[str] = set()
         # Two generations: a hit moves a list to the young one; when that has half the bound,
         # the old one is forgotten whole. Least recently used, at the cost of a plain dict.
-        self._young: dict[str, Subscribers] = {}
-        self._old: dict[str, Subscribers] = {}
-        self._young_weight = self._old_weight = 0
+        self._young = _Lists()
+        self._old = _Lists()
+        self._patterns = _Lists()  # those that topics' lists have parts of
         self._pending: dict[str, _Pending] = {}
         self._tasks = Tasks()
         self._loop = asyncio.get_running_loop()
@@ -152,28 +178,39 @@ class Directory:
         """
         if now_s() > self._lease.usable_until_s:
             return None
-        found = self._young.get(topic)
+        found = self._young.by_name.get(topic)
         if found is None:
-            found = self._old.pop(topic, None)
+            found = self._old.pop(topic)
             if found is not None:
-                self._old_weight -= self._weight(found)
                 self._keep(found)
         return found
 
+    def get_pattern(self, name: str) -> Subscribers | None:
+        """Return the cached list of a pattern if it may be used now, else None. ``get`` returns
+        none of these: that it finds a list stands for the name's being a topic's."""
+        if now_s() > self._lease.usable_until_s:
+            return None
+        return self._patterns.by_name.get(name)
+
     @property
     def size(self) -> tuple[int, int]:
-        """How many lists are cached, and how many subscriptions they have."""
-        count = len(self._young) + len(self._old)
-        return count, self._young_weight + self._old_weight - TOPIC_WEIGHT * count
+        """How many topics' lists are cached, and how many subscriptions all lists have: those of a
+        pattern count once, whatever the topics that it matches."""
+        topics = len(self._young.by_name) + len(self._old.by_name)
+        return topics, self._young.own + self._old.own + self._patterns.own
 
     def peek(self, topic: str) -> Subscribers | None:
         """Return the cached list, whether or not the lease holds. It is for limits and polls,
         which promise nothing, and does not count as a use."""
-        return self._young.get(topic) or self._old.get(topic)
+        for lists in (self._young, self._old, self._patterns):
+            if topic in lists.by_name:
+                return lists.by_name[topic]
+        return None
 
     def is_current(self, subscribers: Subscribers) -> bool:
-        """Whether a list is not known to be a former one: another of its topic is cached."""
-        return self.peek(subscribers.topic) in (None, subscribers)
+        """Whether a topic's own list is not known to be a former one: another is cached."""
+        found = self.peek(subscribers.topic)
+        return found is None or found.own is subscribers
 
     def refresh(self, topic: str) -> None:
         """Have a topic's list read again, though no job waits for it.
@@ -199,20 +236,43 @@ class Directory:
         pending.waiters.append(waiter)
 
     def drop(self, topic: str) -> None:
-        """Forget a list: the topic changed."""
+        """Forget a list: the topic, or the pattern, changed."""
         self._discard(topic)
         pending = self._pending.get(topic)
         if pending is not None:
             pending.end()
 
+    async def drop_matching(self, names: Sequence[str]) -> None:
+        """Forget the lists of the topics that patterns match, which changed; return once no fan-out
+        can begin with one of them.
+
+        Arguments:
+            names: of the patterns' lists.
+
+        The reads that are under way come first: what they find is not kept from then on, so no list
+        of before the change is cached any more, and those that are now can be gone through one
+        piece after the other. One that is dropped though it was read since costs a read.
+        """
+        for topic in among(names, self._pending):
+            self._pending[topic].end()
+        matcher = Matcher(names)
+        topics = [*self._young.by_name, *self._old.by_name]
+        for at in range(0, len(topics), _TRIED):
+            for topic in matcher.among(topics[at : at + _TRIED]):
+                self._discard(topic)
+            await asyncio.sleep(0)
+
     def forget(self) -> None:
         """Forget every list, and let no read that is under way serve those who ask from now on."""
-        self._free(self._young)
-        self._free(self._old)
-        self._young, self._old = {}, {}
-        self._young_weight = self._old_weight = 0
+        self._clear()
         for pending in self._pending.values():
             pending.end()
+
+    def _clear(self) -> None:
+        """Let go of every list that is cached."""
+        for lists in (self._young, self._old, self._patterns):
+            self._free(lists.by_name)
+        self._young, self._old, self._patterns = _Lists(), _Lists(), _Lists()
 
     def drop_marked(self) -> None:
         """Forget every list that the marker knows, and any that is being read. Where those are very
@@ -227,33 +287,30 @@ class Directory:
     async def wait_served(self, topics: Sequence[str] | None) -> None:
         """Return once the reads of these topics (None: of any) that began before now have served
         those who waited for them."""
-        for topic in list(self._pending) if topics is None else topics:
-            pending = self._pending.get(topic)
-            if pending is not None:
-                await asyncio.shield(pending.served)
+        for served in [self._pending[topic].served for topic in among(topics, self._pending)]:
+            await asyncio.shield(served)
 
-    def _discard(self, topic: str) -> None:
-        """Keep a topic's list no more, if it is cached."""
-        found = self._young.pop(topic, None)
-        if found is not None:
-            self._young_weight -= self._weight(found)
-        found = self._old.pop(topic, None)
-        if found is not None:
-            self._old_weight -= self._weight(found)
-
-    def _weight(self, subscribers: Subscribers) -> int:
-        """Return what a list counts against the limit, in subscriptions."""
-        return len(subscribers.queues) + len(subscribers.durable) + TOPIC_WEIGHT
+    def _discard(self, name: str) -> None:
+        """Keep a list no more, if it is cached."""
+        for lists in (self._young, self._old, self._patterns):
+            lists.pop(name)
 
     def _keep(self, subscribers: Subscribers) -> None:
-        """Cache a list among the young; where those have half the limit, they become the old."""
+        """Cache a list among the young; where those have half the limit, they become the old.
+
+        Those of patterns have half the limit, too, and stay as long as there is room: the lists of
+        topics refer to them. Where there is none left, all are forgotten.
+        """
         self._discard(subscribers.topic)  # one that was read again replaces the former
-        self._young[subscribers.topic] = subscribers
-        self._young_weight += self._weight(subscribers)
-        if self._young_weight > self._limit // 2:
-            self._free(self._old)
-            self._old, self._old_weight = self._young, self._young_weight
-            self._young, self._young_weight = {}, 0
+        if is_pattern(subscribers.topic):
+            if self._patterns.weight + subscribers.weight > self._limit // 2:
+                self._clear()
+            self._patterns.add(subscribers)
+            return
+        self._young.add(subscribers)
+        if self._young.weight > self._limit // 2:
+            self._free(self._old.by_name)
+            self._old, self._young = self._young, _Lists()
 
     def _maybe_mark(self, found: Subscribers) -> None:
         """Take note of a list that is good for one session of the job servers only."""

@@ -27,6 +27,7 @@ import structlog
 from gearhorn.errors import StoreError
 from gearhorn.fanout.copies import Subscribers
 from gearhorn.members.change_queue import ChangeQueue
+from gearhorn.names import shown_name
 from gearhorn.store.subscriptions import Subscriptions
 
 FLUSH_INTERVAL_S = 1.0
@@ -68,13 +69,14 @@ class Drops:
                 of the pair is meant: a later one is spared.
             index: the queue's in the list.
         """
+        subscribers, index = subscribers.part_of(index)
         pair = subscribers.topic, subscribers.client_id(index)
         self._count(pair, 1)
         if pair in self._counts:
             self._versions.setdefault(pair, subscribers.version)
         if pair in self._copies or len(self._copies) < LIMIT:
             self._copies[pair] += 1
-        if subscribers.overflow.get(index) == "unsubscribe":
+        if subscribers.overflow_of(index) == "unsubscribe":
             self._maybe_end(pair, subscribers.version)
 
     def _maybe_end(self, pair: Pair, version: int) -> None:
@@ -141,7 +143,8 @@ class Drops:
         copies, self._copies = self._copies, Counter()
         self._ended.clear()
         for (topic, client_id), count in copies.most_common(LOGGED):
-            log.warning("copies dropped: queue full", topic=topic, client=client_id, count=count)
+            shown = shown_name(topic)
+            log.warning("copies dropped: queue full", topic=shown, client=client_id, count=count)
         if self._uncounted:
             log.warning("drops are not counted: too many wait for the store", count=self._uncounted)
             self._uncounted = 0

@@ -298,6 +298,7 @@ class Limits:
         """
         if not self._job_servers.is_up:
             return False
+        subscribers, index = subscribers.part_of(index)
         queue, limit = subscribers.queues[index], self.wanted(subscribers, index)
         setter = self._setters[self._job_servers.route(queue)]
         if setter.is_mute or not self._is_current(subscribers):
@@ -317,6 +318,7 @@ class Limits:
         """
         if not self._job_servers.is_up:
             return False
+        subscribers, index = subscribers.part_of(index)
         topic, queue = subscribers.topic, subscribers.queues[index]
         limit = self.wanted(subscribers, index)
         setter = self._setters[self._job_servers.route(queue)]

@@ -25,6 +25,7 @@ from gearhorn.fanout.backlog import Backlog
 from gearhorn.fanout.copies import NO_LIMIT, Subscribers
 from gearhorn.fanout.limits import EAGER_LIMIT, Limits
 from gearhorn.fanout.packed import LONG, Overflows, OwnLimits, Packed, Packer, Text
+from gearhorn.names import queue_of
 from gearhorn.store.subscriptions import Listed, Subscriptions
 from gearhorn.tasks import Tasks
 
@@ -61,24 +62,34 @@ class Lists:
         return await self._subscriptions.is_there()
 
     async def read(self, topic: str) -> Subscribers:
-        """Return a topic's list as it is in the store now, with its limits set.
+        """Return a list as it is in the store now, with its limits set.
+
+        Raises ``StoreError``.
+        """
+        subscribers, _ = await self.read_with_word(topic)
+        return subscribers
+
+    async def read_with_word(self, topic: str) -> tuple[Subscribers, bytes]:
+        """Return a list, and the store's word for the set of patterns from before it was read.
 
         The limits are prepared within ``reading``, which notes the changes that overtake the read.
 
         Raises ``StoreError``.
         """
         with self._limits.reading() as reading:
-            subscribers = await self._read(topic)
+            subscribers, word = await self._read(topic)
             await self._limits.prepare([subscribers], reading)
         subscribers.allow(self._backlog.allowance(subscribers))
-        return subscribers
+        return subscribers, word
 
-    async def _read(self, topic: str) -> Subscribers:
+    async def _read(self, topic: str) -> tuple[Subscribers, bytes]:
         """Read a list whole, page by page where it is longer than a beginning.
 
-        Its version is that of the first page: what changed while the others were read came after.
+        Its version and its word are those of the first page: what changed while the others were
+        read came after.
         """
         part = await self._beginning(topic)
+        word = part.patterned
         builder = _Builder(topic, part.version)
         builder.add(part)
         if part.more:
@@ -86,7 +97,7 @@ class Lists:
                 rest = self._subscriptions.rest(topic, part.clients[-1])
                 async for part in rest:  # has_log is that of the last part
                     builder.add(part)
-        return await builder.subscribers(part.has_log)
+        return await builder.subscribers(part.has_log), word
 
     async def _beginning(self, topic: str) -> Listed:
         """Return the first part of a list, read with those that are asked for in the same turn of
@@ -163,7 +174,7 @@ class _Builder:
         plain, enveloped, durable = self._plain, self._enveloped, self._durable
         for kind in (plain, enveloped, durable):
             kind.end()
-        prefix = self._topic.encode() + b"_"
+        prefix = queue_of(self._topic, "")
         second = len(plain.pages)
         packed = Packed(
             prefix,

@@ -32,6 +32,7 @@ from gearhorn.fanout.portions import Portions
 from gearhorn.gearman.job_servers import JobServers
 from gearhorn.gearman.worker import Job
 from gearhorn.messages.fanout import Fanout
+from gearhorn.patterns import among
 from gearhorn.requests import answering, attempt
 from gearhorn.tasks import Tasks
 from gearhorn.timing import MembersClock
@@ -241,10 +242,11 @@ class Outbox:
         """Return once the drops are counted of fan-outs to lists of these topics (None: of any)
         that were made up to ``born``, and whether there were any: they may have copies on their way
         again, as a server went."""
+        concerned = set(among(topics, {found.topic for found in self._counting.values()}))
         tasks = [
             task
             for task, found in self._counting.items()
-            if found.born <= born and (topics is None or found.topic in topics)
+            if found.born <= born and found.topic in concerned
         ]
         if tasks:
             await asyncio.wait(tasks)

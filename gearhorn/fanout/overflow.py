@@ -26,6 +26,7 @@ from gearhorn.fanout.copies import Subscribers, mark
 from gearhorn.fanout.drops import Drops
 from gearhorn.fanout.limits import Limits
 from gearhorn.gearman.job_servers import JobServers
+from gearhorn.patterns import among
 from gearhorn.tasks import Tasks
 
 BATCH = 64  # copies that are made room for at a time
@@ -124,7 +125,7 @@ class Overflow:
 
     def is_for(self, subscribers: Subscribers, index: int) -> bool:
         """Whether a copy that was refused may get room, and ought to be kept here."""
-        return subscribers.overflow.get(index) == "drop_old" or self._limits.doubts(
+        return subscribers.overflow_of(index) == "drop_old" or self._limits.doubts(
             subscribers, index
         )
 
@@ -203,8 +204,8 @@ class Overflow:
     def _former(self, topics: Sequence[str] | None, born: int) -> Iterator[tuple[bytes, _Full]]:
         """Find what lists up to ``born`` want, lazily: a caller that asks only whether there is any
         goes no further than the first."""
-        for topic in list(self._full) if topics is None else topics:
-            for queue, full in self._full.get(topic, {}).items():
+        for topic in among(topics, self._full):
+            for queue, full in self._full[topic].items():
                 if full.holds_former(born):
                     yield queue, full
 
@@ -250,7 +251,7 @@ class Overflow:
             if not waiting:
                 return
             held, index = waiting[0]
-            drops_old = held.subscribers.overflow.get(index) == "drop_old"
+            drops_old = held.subscribers.overflow_of(index) == "drop_old"
             if self._limits.doubts(held.subscribers, index):
                 if await self._limits.confirm(held.subscribers, index):
                     full.mark_full(False)  # as far as we know

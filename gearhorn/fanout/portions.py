@@ -26,6 +26,7 @@ import structlog
 from gearhorn.errors import InternalError
 from gearhorn.gearman.job_servers import JobServers
 from gearhorn.gearman.worker import Job
+from gearhorn.patterns import among
 from gearhorn.tasks import Tasks
 
 PORTION = 256  # copies: others wait behind two portions of each long fan-out
@@ -71,11 +72,9 @@ class Portions:
     async def wait_sent(self, topics: Sequence[str] | None) -> None:
         """Return once what was added for these topics (None: for any) before now is handed over."""
         passed = []
-        for topic in list(self.topics) if topics is None else topics:
-            line = self.topics.get(topic)
-            if line is not None:
-                passed.append(asyncio.get_running_loop().create_future())
-                line.append(passed[-1])
+        for topic in among(topics, self.topics):
+            passed.append(asyncio.get_running_loop().create_future())
+            self.topics[topic].append(passed[-1])
         for future in passed:
             await future
 

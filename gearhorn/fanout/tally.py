@@ -11,11 +11,10 @@ Rules: pure. A copy is in one state at a time. Nothing changes any more once a r
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from gearhorn.fanout.copies import Subscribers
-from gearhorn.fanout.packed import Packed
 from gearhorn.messages.events import LOG_DROPPED
 from gearhorn.messages.logs import Logged
 from gearhorn.messages.receipts import REPLY_BYTES, encode_failures, encode_receipt
@@ -41,6 +40,7 @@ class Tally:
     def __init__(self, subscribers: Subscribers, chosen: Sequence[int] | None) -> None:
         count = len(subscribers.queues)
         self._subscribers = subscribers
+        self._is_merged = subscribers.own is not subscribers  # a client_id may be there twice
         if chosen is None:
             self._states = bytearray(count)
         else:
@@ -147,23 +147,18 @@ class Tally:
             if index in self._reasons:
                 named.failed[name] = self._reasons[index]
             elif index in self._results:
-                named.results[name] = self._results[index]
+                named.results.setdefault(name, self._results[index])
             elif index in self._omitted:
                 named.omitted.append(name)
 
     def _slices(self, wanted: bytes) -> Iterator[tuple[int, bytes, list[str]]]:
         """Yield the index of a slice's first queue, the states of its copies, and the client_ids;
         slices without any copy in the wanted states are left out."""
-        queues, start = self._subscribers.queues, len(self._subscribers.topic.encode()) + 1
-        for at in range(0, len(queues), SLICE):
+        for at in range(0, len(self._states), SLICE):
             states = bytes(self._states[at : at + SLICE])
             if not any(state in states for state in wanted):
                 continue
-            if isinstance(queues, Packed):
-                names = [name.decode() for name in queues.clients(range(at, at + len(states)))]
-            else:
-                names = [queue[start:].decode() for queue in queues[at : at + SLICE]]
-            yield at, states, names
+            yield at, states, self._subscribers.client_ids(at, at + SLICE)
 
     def receipt(
         self, named: Named, copies: int, awaited: Sequence[str], logged: Logged | None
@@ -183,12 +178,19 @@ class Tally:
             "pending": missing[PENDING] + missing[HELD],
             "dropped": missing[DROPPED],
         }
+        failed = named.reasons() | self._parked
+        dropped, pending, delivered = self._once(
+            failed,
+            names[DROPPED],
+            [*names[PENDING], *names[HELD], *awaited],
+            [*names[DELIVERED], *self._acknowledged],
+        )
         return encode_receipt(
             copies,
-            delivered=[*names[DELIVERED], *self._acknowledged],
-            failed=named.reasons() | self._parked,
-            pending=[*names[PENDING], *names[HELD], *awaited],
-            dropped=names[DROPPED],
+            delivered=delivered,
+            failed=failed,
+            pending=pending,
+            dropped=dropped,
             results=named.results,
             omitted=named.omitted,
             logged=logged,
@@ -208,7 +210,20 @@ class Tally:
         pairs += ((name, late) for name in (*named.names[PENDING], *named.names[HELD]))
         pairs += self._parked.items()
         pairs += ((name, late) for name in awaited)
+        if self._is_merged:
+            pairs = list(dict(reversed(pairs)).items())[::-1]
         return encode_failures(pairs, sum(named.missing))
+
+    def _once(self, failed: Mapping[str, str], *groups: list[str]) -> tuple[list[str], ...]:
+        """Return groups of client_ids, each only in the first group that it is in, and in none if
+        it has failed. Only of a merged list a client_id may have several copies."""
+        if not self._is_merged:
+            return groups
+        seen, left = set(failed), []
+        for group in groups:
+            left.append([name for name in dict.fromkeys(group) if name not in seen])
+            seen.update(group)
+        return tuple(left)
 
 
 class Named:

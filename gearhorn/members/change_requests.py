@@ -30,7 +30,14 @@ from gearhorn.messages.subscriptions import (
     encode_subscribed,
     encode_unsubscribed,
 )
-from gearhorn.names import GOSSIP, check_publish, check_subscription
+from gearhorn.names import (
+    GOSSIP,
+    check_pattern,
+    check_publish,
+    check_subscription,
+    list_name,
+    shown_name,
+)
 from gearhorn.requests import check_length
 from gearhorn.store.subscriptions import Applied, Change
 
@@ -75,17 +82,24 @@ class Request:
         job, self._job = self._job, None
         if job is None:
             if outcome.existed and self.is_removal:
-                log.info("subscription ended", topic=change.topic, client=change.client_id)
+                log.info(
+                    "subscription ended", topic=shown_name(change.topic), client=change.client_id
+                )
         elif change.kind == "subscribe":
-            log.debug("subscribed", topic=change.topic, client=change.client_id)
+            log.debug("subscribed", topic=shown_name(change.topic), client=change.client_id)
             job.complete(encode_subscribed(change.queue, outcome.version, outcome.parked))
         elif change.kind == "retain":
-            log.debug("retained", topic=change.topic)
+            log.debug("retained", topic=shown_name(change.topic))
             job.complete(encode(Retained(outcome.version)))
         else:
             count = None if drained is None else drained.jobs
             left = () if drained is None else [str(server) for server in drained.left]
-            log.debug("unsubscribed", topic=change.topic, client=change.client_id, drained=count)
+            log.debug(
+                "unsubscribed",
+                topic=shown_name(change.topic),
+                client=change.client_id,
+                drained=count,
+            )
             job.complete(encode_unsubscribed(outcome.version, count, left, outcome.parked))
 
     def drain_as(self, member: str) -> None:
@@ -131,12 +145,14 @@ def subscription(job: Job, served: frozenset[bytes]) -> Change:
     check_length(job)
     request = decode_subscribe(job.arguments)
     queue = check_subscription(request.topic, request.client_id, served)
-    if request.is_durable and request.topic == GOSSIP:
+    if request.pattern:
+        check_pattern(request.topic)
+    elif request.is_durable and request.topic == GOSSIP:
         raise Reserved(f"topic {GOSSIP} has no log")
     given = request.durable if isinstance(request.durable, GivenDurable) else GivenDurable()
     return Change(
         "subscribe",
-        request.topic,
+        list_name(request.topic, request.pattern),
         request.client_id,
         queue,
         encode_given_options(request),
@@ -157,8 +173,11 @@ def ending(job: Job, served: frozenset[bytes], member: str) -> Change:
     check_length(job)
     request = decode_unsubscribe(job.arguments)
     queue = check_subscription(request.topic, request.client_id, served)
+    if request.pattern:
+        check_pattern(request.topic)
+    name = list_name(request.topic, request.pattern)
     drainer = member if request.drain else ""
-    return Change("unsubscribe", request.topic, request.client_id, queue, drainer=drainer)
+    return Change("unsubscribe", name, request.client_id, queue, drainer=drainer)
 
 
 def retention(job: Job) -> Change:

@@ -31,6 +31,7 @@ import structlog
 
 from gearhorn.errors import (
     BadRequest,
+    Busy,
     InternalError,
     QueueTaken,
     RequestError,
@@ -50,7 +51,9 @@ from gearhorn.members.matchmaking import Matchmaker
 from gearhorn.members.membership import Membership
 from gearhorn.members.peers import SENT_S
 from gearhorn.messages.peers import Changed
+from gearhorn.names import is_pattern, shown_name
 from gearhorn.store.members import DUE, Member
+from gearhorn.store.patterns import LIMIT
 from gearhorn.store.subscriptions import Applied, Change, Subscriptions
 from gearhorn.tasks import Tasks, on_crash, went_well
 from gearhorn.timing import Backoff, now_s
@@ -290,10 +293,18 @@ class Changes:
         if outcome.error is not None:
             return Unavailable(f"the store: {outcome.error}")
         if outcome.owner is not None:
-            topic, client_id = outcome.owner
-            queue = change.queue.decode()
+            name, client_id = outcome.owner
+            queue, kind = change.queue.decode(), "pattern" if is_pattern(name) else "topic"
             return QueueTaken(
-                f"{queue} belongs to topic {topic}, client {client_id}, until that is unsubscribed"
+                f"{queue} belongs to {kind} {shown_name(name)}, client {client_id}, until that is "
+                "unsubscribed"
+            )
+        if outcome.is_full:
+            return Busy(f"there are {LIMIT} patterns, and no more may be")
+        if outcome.ignorant:
+            return Unavailable(
+                f"member {outcome.ignorant} is of an earlier release, which sends no copies to "
+                "patterns; update every worker first"
             )
         if outcome.last is not None:
             return BadRequest(
@@ -320,25 +331,32 @@ class Changes:
             is_removal = request.is_removal or outcome.parked is not None
             changed.append(Changed(topic, outcome.version, is_removal, is_durable, client))
         removed = [change.topic for change in changed if change.removed]
+        patterns = [change.topic for change in changed if is_pattern(change.topic)]
         versions = [change.version for change in changed]
         late, _ = await asyncio.gather(
-            self._matchmaker.tell(changed, peers, since_s), self._hear(removed, versions)
+            self._matchmaker.tell(changed, peers, since_s),
+            self._hear(removed, versions, patterns),
         )
         await self._membership.when_leases_hold()
         return late
 
-    async def _hear(self, removed: Sequence[str], versions: Sequence[int]) -> None:
+    async def _hear(
+        self, removed: Sequence[str], versions: Sequence[int], patterns: Sequence[str]
+    ) -> None:
         """Know the changes, as a peer does that is told of them.
 
         Arguments:
-            removed: topics of which a subscription ended; only their fan-outs are waited for.
+            removed: topics and patterns of which a subscription ended; only their fan-outs are
+                waited for.
             versions: those of all changes.
+            patterns: those that changed.
 
         Raises ``Unavailable`` where fan-outs with a former list are not sent in ``SENT_S``. The
         member does not count as one that knows then, so its next renewal tells it again.
         """
         try:
             async with asyncio.timeout(SENT_S):
+                await self._caches.drop_matching(patterns)
                 await self._caches.wait_sent(removed)
         except TimeoutError:
             text = f"fan-outs with the former list are not sent after {SENT_S:g} s"

@@ -46,7 +46,7 @@ from gearhorn.messages.peers import (
     decode_answer,
     decode_matchmaking,
 )
-from gearhorn.names import MATCHMAKING, queue_of
+from gearhorn.names import MATCHMAKING, is_pattern, queue_of
 from gearhorn.requests import answering
 from gearhorn.store.members import Member
 from gearhorn.tasks import Tasks
@@ -255,18 +255,28 @@ class Matchmaker:
         answer = encode(MatchmakingAnswer(member, version))
         removed = [change.topic for change in told.changes if change.removed]
         versions = [change.version for change in told.changes]
-        if not removed:
+        patterns = [change.topic for change in told.changes if is_pattern(change.topic)]
+        if not removed and not patterns:
             self._membership.heard(versions)
             job.complete(answer)
             return
-        self._tasks.spawn(self._answer(job, answer, removed, versions), "matchmaking answer")
+        work = self._answer(job, answer, removed=removed, versions=versions, patterns=patterns)
+        self._tasks.spawn(work, "matchmaking answer")
 
     async def _answer(
-        self, job: Job, answer: bytes, topics: list[str], versions: list[int]
+        self,
+        job: Job,
+        answer: bytes,
+        *,
+        removed: list[str],
+        versions: list[int],
+        patterns: list[str],
     ) -> None:
-        """Answer a removal once no fan-out with a former list of these topics is unsent."""
+        """Answer once every list is dropped that one of the patterns matches, and no fan-out is
+        unsent with a former list of ``removed``, of which a subscription was removed."""
         with answering(job):
-            await self._caches.wait_sent(topics)
+            await self._caches.drop_matching(patterns)
+            await self._caches.wait_sent(removed)
             self._membership.heard(versions)
             job.complete(answer)
 

@@ -44,7 +44,7 @@ from typing import Protocol
 import structlog
 
 from gearhorn.errors import StoreError
-from gearhorn.members.caches import Caches
+from gearhorn.members.caches import Caches, drop_changed
 from gearhorn.members.lease import Lease
 from gearhorn.members.peers import Peers
 from gearhorn.members.store_past import StorePast
@@ -379,16 +379,15 @@ class Membership:
                 self.lease.end()
                 self._past.doubt(self._after_a_lease())
                 return "the store does not know this member"
-            if now_s() > self.lease.until_s:
-                self.lease.end()
-                return "it was not renewed in time"
             if self._notice_run():  # what changed in another past is of no use
                 renewal = renewal._replace(topics=None)
             if renewal.topics is None:
                 duties.forget()
             else:
-                for topic in renewal.topics:
-                    duties.drop(topic)
+                await drop_changed(duties, renewal.topics)
+            if now_s() > self.lease.until_s:  # also where it was ended meanwhile
+                self.lease.end()
+                return "it was not renewed in time"
             self._take(renewal, asked_s)
             went_well()
             if renewal.topics is None or renewal.topics:

@@ -62,6 +62,7 @@ class Subscribe(msgspec.Struct, frozen=True):
     envelope: bool | UnsetType = UNSET
     ttl: float | UnsetType | None = UNSET  # seconds; None takes it away
     durable: bool | GivenDurable | UnsetType = UNSET  # False ends durability
+    pattern: bool = False  # ``topic`` is one
 
     @property
     def is_durable(self) -> bool:
@@ -75,6 +76,7 @@ class Unsubscribe(msgspec.Struct, frozen=True):
     topic: str
     client_id: str
     drain: bool = False
+    pattern: bool = False
 
 
 class DurableOptions(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -155,6 +157,8 @@ def decode_subscribe(body: bytes) -> Subscribe:
     request = decode_body(_subscribe, body)
     if isinstance(request.ttl, float) and not 0 < request.ttl <= MAX_TTL_S:
         raise BadRequest(f"ttl: expected seconds > 0 and <= {MAX_TTL_S}, got {request.ttl:g}")
+    if request.pattern and request.is_durable:
+        raise BadRequest("durable: expected none or false with pattern, got more")
     if isinstance(request.durable, GivenDurable):
         check_durable(request.durable)
     if request.max_backlog is not UNSET and not 1 <= request.max_backlog < 2**31:
@@ -227,8 +231,11 @@ def encode_given_options(request: Subscribe) -> bytes:
         durable = msgspec.Raw(b"{}")
     elif request.durable is False:
         durable = False
+    envelope = request.envelope
+    if request.pattern:  # the receiver has to learn the topic
+        envelope, durable = True, UNSET
     return encode(
-        _GivenOptions(request.max_backlog, request.overflow, request.envelope, request.ttl, durable)
+        _GivenOptions(request.max_backlog, request.overflow, envelope, request.ttl, durable)
     )
 
 

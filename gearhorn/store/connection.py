@@ -32,7 +32,7 @@ from typing import Any
 import structlog
 
 from gearhorn.errors import StartError, StoreError, StoreReadOnly, StoreUnanswered
-from gearhorn.store.keys import SCHEMA, Keys
+from gearhorn.store.keys import SCHEMA, WITH_PATTERNS, Keys
 from gearhorn.store.pool import Pool
 from gearhorn.store.refusals import code_of
 from gearhorn.store.scripts import SCRIPTS, SHA
@@ -256,7 +256,7 @@ class Connection:
         if schema is None:
             commands = [("SET", schema_key, SCHEMA, "NX"), ("GET", schema_key)]
             _, schema = await self.pipeline(commands)
-        if schema != SCHEMA:
+        if schema not in (SCHEMA, SCHEMA + WITH_PATTERNS):
             raise StartError(
                 f"the store holds layout {schema.decode(errors='replace')!r}, and this release "
                 f"knows {SCHEMA.decode()!r} only; use another --namespace, or the release that "

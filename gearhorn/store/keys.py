@@ -3,15 +3,20 @@
 ==============================  =========  ====================================================
 key (all under ``{NAMESPACE}``)  type       what
 ==============================  =========  ====================================================
-``schema``                      string     layout of these keys; another number is refused
+``schema``                      string     layout of these keys; another number is refused;
+                                           "+patterns" behind it while there are patterns
 ``version``                     string     counts every change of a subscription
 ``changes``                     zset       topic -> version of its last change, the newest 10,000
 ``floor``                       string     version up to which ``changes`` has forgotten
 ``run``                         string     run id of the server that last served this data
 ``data``                        string     a random word that an emptied store has not
 ``clock``                       string     ms that the members have counted together, see below
-``members``                     hash       id -> renewals, version it knows, lease in ms
+``members``                     hash       id -> renewals, version it knows, lease in ms, and
+                                           "patterns" where its release knows them
 ``topics``                      zset       topics that have subscriptions, all with score 0
+``patterns``                    zset       the same of patterns, by the names of their lists
+``patterned``                   string     a random word for the present set of patterns; absent
+                                           where there are none
 ``expiries``                    zset       topic NUL client_id -> reading of ``clock`` at its end
 ``draining``                    hash       queue -> "MEMBER REQUEST" that empties it
 ``ended``                       zset       topic NUL client_id -> version at its last end, and with
@@ -67,6 +72,7 @@ by ``clock``.
 from __future__ import annotations
 
 SCHEMA = b"4"  # the layout of these keys: rises when a release could not read the former's
+WITH_PATTERNS = b"+patterns"  # behind it while there are patterns, which earlier releases ignored
 
 
 class Keys:

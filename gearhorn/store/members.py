@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from gearhorn.store.connection import Command, Connection
 from gearhorn.store.keys import SCHEMA
 
+KNOWS = "patterns"  # what the record of a member of this release says that it knows
 DUE = 100  # expired pairs handed to one member at a time
 
 
@@ -130,7 +131,7 @@ class Members:
                 how,
                 member,
                 known,
-                lease_ms,
+                f"{lease_ms} {KNOWS}",
                 clock_ms,
                 run_id,
                 settled,

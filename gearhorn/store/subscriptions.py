@@ -28,7 +28,7 @@ from typing import Any, Literal, NamedTuple
 
 from gearhorn.errors import StoreError
 from gearhorn.messages.subscriptions import SubscriptionOptions, decode_options
-from gearhorn.names import splits_of
+from gearhorn.names import is_pattern, splits_of
 from gearhorn.store.asked import Asked
 from gearhorn.store.connection import Command, Connection
 from gearhorn.store.log import fresh_epoch
@@ -37,6 +37,7 @@ from gearhorn.store.members import Member, members_of
 FIRST = 100  # client_ids of a list that are read together with those of other topics
 PAGE = 2_000  # of a longer list, at a time: 1 to 2 ms of the store's time, and of the reader's
 MAX_VERSION = 2**53  # higher than any
+_BEYOND_LOG, _TOO_MANY_PATTERNS = -1, -2  # as ``change.lua`` refuses; -3 is an earlier release
 WITHDRAW_S = 1.0  # other changes wait meanwhile, and are answered within 2 s
 
 
@@ -71,6 +72,8 @@ class Applied(NamedTuple):
     parked: int | None = None  # messages discarded with the durability that it ended
     error: StoreError | None = None  # the store refused this one
     is_draining: bool = False  # whether the caller is to drain the queue
+    is_full: bool = False  # there are as many patterns as may be
+    ignorant: str = ""  # a member whose release knows no patterns: none may be made
 
 
 class Listed(NamedTuple):
@@ -81,6 +84,9 @@ class Listed(NamedTuple):
     has_log: bool  # whether the topic has a log: messages are appended before they are copied
     more: bool = False  # whether more of the list may follow
     version: int = 0  # the store's, before this part was read: later changes may be missing
+    patterned: bytes = (
+        b""  # what stood for the set of patterns then (``patterns``); empty: no pattern
+    )
 
 
 class Subscriptions:
@@ -153,7 +159,8 @@ class Subscriptions:
             arguments = (topic, change.options, fresh_epoch(), clock_ms, change.request)
             return self._connection.script("retain", keys, *arguments)
         pair = f"{topic}\0{change.client_id}"
-        shared = ("version", "changes", "floor", "topics", "clock", "expiries", "draining")
+        names = "patterns" if is_pattern(topic) else "topics"
+        shared = ("version", "changes", "floor", names, "clock", "expiries", "draining")
         rivals = _rivals(change)
         keys = [
             *(key(name, topic) for name in ("clients", "options", "drops")),
@@ -164,7 +171,7 @@ class Subscriptions:
             *(key(name, pair) for name in ("order", "parked", "redrive", "trouble")),
             *(key("marks", topic), key("ahead", pair), key("redriven")),
             *answers,
-            key("ended"),
+            *(key("ended"), key("patterned"), key("schema")),
             *(key("clients", rival) for rival, _ in rivals),
         ]
         given: bytes | str | int = change.drainer
@@ -245,15 +252,16 @@ class Subscriptions:
         the change would count as having it.
         """
         key = self._connection.key
-        commands: list[Command] = [("GET", key("version"))]
+        commands: list[Command] = [("GET", key("version")), ("GET", key("patterned"))]
         for topic, first in wanted:
             keys = [key(name, topic) for name in ("clients", "options", "log")]
             commands.append(self._connection.script("page", keys, first, limit))
-        version, *replies = await self._connection.read_each(commands)
-        if isinstance(version, StoreError):
-            raise version
+        version, patterned, *replies = await self._connection.read_each(commands)
+        for word in (version, patterned):
+            if isinstance(word, StoreError):
+                raise word
         return [
-            reply if isinstance(reply, StoreError) else _listed(reply, limit, int(version or 0))
+            reply if isinstance(reply, StoreError) else _listed(reply, limit, version, patterned)
             for reply in replies
         ]
 
@@ -289,7 +297,7 @@ class Subscriptions:
         await self._connection.pipeline([self._connection.script("count", keys, *arguments)])
 
 
-def _listed(reply: Any, limit: int, version: int) -> Listed:
+def _listed(reply: Any, limit: int, version: bytes | None, patterned: bytes | None) -> Listed:
     """Return a part of a list from what ``page.lua`` returns. Most subscriptions of a topic have
     the same options, so each text is decoded once, and the decoded options are shared."""
     clients, has_log, bodies = reply
@@ -299,7 +307,18 @@ def _listed(reply: Any, limit: int, version: int) -> Listed:
         for client, body in zip(clients, bodies or [None] * len(clients), strict=True)
         if body is not None
     }
-    return Listed(clients, options, bool(has_log), len(clients) == limit, version)
+    is_full = len(clients) == limit
+    return Listed(clients, options, bool(has_log), is_full, int(version or 0), patterned or b"")
+
+
+def _refused(why: int, what: int | bytes = 0) -> Applied:
+    """Return what became of a change that the script refused for this reason."""
+    if why == _BEYOND_LOG:
+        return Applied(0, False, last=int(what))
+    if why == _TOO_MANY_PATTERNS:
+        return Applied(0, False, is_full=True)
+    assert isinstance(what, bytes)
+    return Applied(0, False, ignorant=what.decode())
 
 
 def _rivals(change: Change) -> list[tuple[str, str]]:
@@ -318,7 +337,7 @@ def _applied(change: Change, reply: Any) -> Applied:
     version, found, *more = reply
     if not version:
         if found < 0:
-            return Applied(0, False, last=int(more[0]))
+            return _refused(found, *more)
         return Applied(0, False, owner=_rivals(change)[found - 1] if found else None)
     is_durable, parked, is_draining = more
     return Applied(

@@ -25,15 +25,17 @@ KEPT, EXTRA = 10_000, 1000  # as in change.lua
 def test_a_member_joins_renews_and_leaves(server: Redis) -> None:
     async def test(bench: Bench) -> None:
         await bench.one(subscribe("t", "alice"))
-        me = Member("me", b"1 1 10000")
+        me = Member("me", b"1 1 10000 patterns")
         joined = await bench.join()
         assert joined == Renewal(1, [], [me], 0, [], True, joined.data)
         assert (me.known, me.lease_s) == (1, 10.0)
         renewal = await bench.renew(0, clock_ms=5)
-        assert renewal == Renewal(1, ["t"], [Member("me", b"2 0 10000")], 5, [], True, joined.data)
+        assert renewal == Renewal(
+            1, ["t"], [Member("me", b"2 0 10000 patterns")], 5, [], True, joined.data
+        )
         renewal_with = await bench.members.renew("me", 1, 2500, 0, is_past_safe=False)
         assert renewal_with is not None
-        assert renewal_with.members == [Member("me", b"3 1 2500")]
+        assert renewal_with.members == [Member("me", b"3 1 2500 patterns")]
         assert await bench.members.all() == renewal_with.members
         await bench.members.leave("me")
         await bench.members.leave("me")

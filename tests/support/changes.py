@@ -121,6 +121,9 @@ class Bench:
     def forget(self) -> None:
         raise AssertionError("a change forgets no other topic's list")
 
+    async def drop_matching(self, names: Sequence[str]) -> None:
+        self.events += [f"drop matching {name}" for name in names]
+
     async def wait_sent(self, topics: Sequence[str] | None) -> None:
         self.events += [f"sent {topic}" for topic in topics or ()]
 

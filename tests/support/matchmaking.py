@@ -114,6 +114,10 @@ class Bench:
     def forget(self) -> None:
         raise AssertionError("a message forgets no other topic's list")
 
+    async def drop_matching(self, names: Sequence[str]) -> None:
+        self.events += [("drop matching", name) for name in names]
+        await asyncio.sleep(0)
+
     async def wait_sent(self, topics: Sequence[str] | None) -> None:
         self.events += [("sent", topic) for topic in topics or ()]
         if self.settling is not None:

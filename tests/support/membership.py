@@ -119,6 +119,7 @@ class Duties:
         self.until_s: list[float] = []  # of the lease, at each drop and forget
         self.settling: asyncio.Future[None] | None = None  # ``wait_sent`` waits for it
         self.settled: list[Sequence[str] | None] = []
+        self.dropping: asyncio.Future[None] | None = None  # ``drop_matching`` waits for it
         self._lease = lease
 
     async def appear(self, member: str) -> None:
@@ -134,6 +135,12 @@ class Duties:
     def forget(self) -> None:
         self.events.append(("forget",))
         self.until_s.append(self._lease.until_s)
+
+    async def drop_matching(self, names: Sequence[str]) -> None:
+        self.events.append(("drop matching", *names))
+        self.until_s.append(self._lease.until_s)
+        if self.dropping is not None:
+            await self.dropping
 
     async def wait_sent(self, topics: Sequence[str] | None) -> None:
         self.settled.append(topics)

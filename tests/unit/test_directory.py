@@ -458,7 +458,7 @@ def test_what_is_forgotten_is_freed_in_many_turns() -> None:
     async def test(store: Store, lists: Directory) -> None:
         for number in range(20_000):
             lists._keep(Subscribers(f"t{number}", [b"q"], enveloped=1))
-        cached = lists._young
+        cached = lists._young.by_name
         lists.forget()
         assert lists.size == (0, 0)
         lengths = [len(cached)]
@@ -475,7 +475,7 @@ def test_what_is_cached_is_bounded_and_the_used_stays() -> None:
         for number in range(1000):
             lists._keep(Subscribers(f"t{number}", [b"q"], enveloped=1))
             assert lists.get("t0") is not None, f"the used list went at {number}"
-        assert len(lists._young) + len(lists._old) <= 100
+        assert len(lists._young.by_name) + len(lists._old.by_name) <= 100
 
     run(test)
 

@@ -49,6 +49,21 @@ def test_lanes_go_with_the_list_unless_the_teller_says_that_none_are_concerned()
     run(test)
 
 
+@pytest.mark.parametrize("removed", [False, True])
+def test_of_a_pattern_the_answer_waits_until_what_it_matches_is_dropped(removed: bool) -> None:
+    async def test(bench: Bench) -> None:
+        job = bench.handle(("t", 6, False), (" a.*", 7, removed))
+        assert job.completed == []
+        assert bench.known.heard_ == []
+        await turn()
+        dropped = [("drop", "t"), ("drop", " a.*"), ("drop matching", " a.*")]
+        assert bench.events == dropped + [("sent", " a.*")] * removed
+        assert [json.loads(data) for data in job.completed] == [{"member": "me", "version": 7}]
+        assert bench.known.heard_ == [[6, 7]]
+
+    run(test)
+
+
 @pytest.mark.parametrize("removed", [True, None])
 def test_of_a_removal_the_answer_waits_for_what_holds_the_old_list(removed: bool | None) -> None:
     async def test(bench: Bench) -> None:

@@ -130,6 +130,40 @@ def test_a_renewal_drops_what_changed_before_the_lease_counts() -> None:
     run(test)
 
 
+def test_a_renewal_drops_what_a_pattern_matches_before_the_lease_counts() -> None:
+    async def test(bench: Bench) -> None:
+        await bench.join()
+        former_s = bench.lease.until_s
+        bench.duties.dropping = asyncio.get_running_loop().create_future()
+        await bench.renewed(renewal(version=2, topics=["a", " a.*"]))
+        assert bench.duties.take() == [
+            ("drop", "a"),
+            ("drop", " a.*"),
+            ("drop matching", " a.*"),
+        ]
+        assert bench.lease.until_s == former_s, "what is matched is being dropped"
+        bench.duties.dropping.set_result(None)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert bench.lease.until_s > former_s
+
+    run(test)
+
+
+def test_a_lease_that_ends_while_matches_are_dropped_is_not_granted() -> None:
+    async def test(bench: Bench) -> None:
+        await bench.join()
+        bench.duties.dropping = asyncio.get_running_loop().create_future()
+        await bench.renewed(renewal(version=2, topics=[" a.*"]))
+        bench.lease.end()
+        bench.duties.dropping.set_result(None)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert bench.lease.until_s == float("-inf")
+
+    run(test)
+
+
 def test_a_renewal_that_hands_back_everything_forgets_all() -> None:
     async def test(bench: Bench) -> None:
         await bench.join()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -34,6 +35,16 @@ def matches(pattern: str, topic: str) -> bool:
         there = there[: len(wanted)]
     pairs = zip(wanted, there, strict=False)
     return len(wanted) == len(there) and all(own in ("*", other) for own, other in pairs)
+
+
+def fastest_s(work: Callable[[], object]) -> float:
+    """The CPU time of the fastest of a few tries."""
+    tries = []
+    for _ in range(5):
+        begun_s = time.thread_time()
+        work()
+        tries.append(time.thread_time() - begun_s)
+    return min(tries)
 
 
 def names_of(*patterns: str) -> list[str]:
@@ -127,24 +138,20 @@ def test_ten_thousand_patterns_are_matched_in_a_millisecond() -> None:
     some += [f"{first}.>" for first in range(100)]
     trie = Trie(names_of(*some))
     assert len(trie) == 10_000
-    begun_s = time.perf_counter()
-    for number in range(100):
-        assert len(trie.matching(f"a.{number % 60}.x.{number % 55}")) == 2
-    assert (time.perf_counter() - begun_s) / 100 < 0.001 * SLOWNESS
+    assert len(trie.matching("a.7.x.7")) == 2
+    assert fastest_s(lambda: trie.matching("a.7.x.7")) < 0.001
 
 
 def test_a_trie_in_which_everything_has_to_be_followed_is_bounded() -> None:
     some = {f"{number:013b}".replace("0", "a.").replace("1", "*.") + "b" for number in range(8192)}
     trie = Trie(names_of(*some))
-    begun_s = time.perf_counter()
-    assert len(trie.matching(".".join("a" * 13) + ".b")) == 8192
-    assert time.perf_counter() - begun_s < 0.02 * SLOWNESS
+    topic = ".".join("a" * 13) + ".b"
+    assert len(trie.matching(topic)) == 8192
+    assert fastest_s(lambda: trie.matching(topic)) < 0.02 * SLOWNESS
 
 
 @pytest.mark.parametrize("pattern", ["orders.*.made.*", "*.7.>", "news.>", ">", "orders.7.made.7"])
 def test_a_pattern_is_matched_with_a_hundred_thousand_topics_in_20_ms(pattern: str) -> None:
     some = [f"orders.{number % 1000}.made.{number}" for number in range(100_000)]
     matcher = Matcher(names_of(pattern))
-    begun_s = time.perf_counter()
-    matcher.among(some)
-    assert time.perf_counter() - begun_s < 0.02 * SLOWNESS
+    assert fastest_s(lambda: matcher.among(some)) < 0.02 * SLOWNESS

@@ -14,23 +14,26 @@
 --       19 the pair's parked messages' order  20 the messages  21 those put back  22 its attempts
 --       23 the marks of the log's blocks  24 what is done beyond its position  25 which pairs have
 --       messages that were put back  26 what became of requests  27 when each was answered
---       28 pairs that have ended  29… the clients of every other topic that could make the same queue
---       name
+--       28 pairs that have ended  29 the word for the set of patterns  30 the layout
+--       31… the clients of every other list that could make the same queue name
+--       (of a pattern the name of its list stands for the topic, and 7 are the patterns)
 -- ARGV: 1 "subscribe", "unsubscribe", "expire" or "overflow"  2 topic  3 client_id  4 queue
 --       5 the options given, as JSON; of an unsubscribe the member that drains the queue, or '';
 --       of an overflow a version: what was subscribed after it is spared  6 the caller's reading of
 --       the clock, ms  7 where a durable subscription starts, as JSON, or ''  8 a fresh epoch
---       9 the request's id, or ''  10… the client_ids that go with KEYS 29…
+--       9 the request's id, or ''  10… the client_ids that go with KEYS 31…
 -- Returns {version, whether the pair existed before, 1 where lanes or the log are concerned, parked
 -- messages discarded or -1, 1 where the caller is to drain the queue}; {0, n} where pair n owns the
 -- queue name; {0, 0} where the queue is being drained, or what is to be ended is not what was
--- meant; {0, -1, last} where it would start beyond the log. Only the first is remembered: nothing
+-- meant; {0, -1, last} where it would start beyond the log; {0, -2} where there are as many patterns
+-- as may be; {0, -3, ID} where that member is of a release that knows no patterns. Only the first is remembered: nothing
 -- is written with the others.
 -- Cost: about twenty commands on single members of sets and hashes. What may be large (parked
 -- messages, a log) is unlinked, which frees it in another thread; only messages that were put back,
 -- where a subscription turns to pull, are moved at once, and cost their number.
 
-local RIVALS, NAMES = 28, 9 -- KEYS and ARGV before those of other pairs
+local RIVALS, NAMES = 30, 9 -- KEYS and ARGV before those of other pairs
+local PATTERNS = 10000 -- that there may be
 local kind, topic, client, queue = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local pair = topic .. '\0' .. client
 
@@ -57,6 +60,40 @@ local function owner()
         if redis.call('ZSCORE', KEYS[RIVALS + n], ARGV[NAMES + n]) then
             return n
         end
+    end
+    return nil
+end
+
+-- Returns whether the list is a pattern's.
+local function is_pattern()
+    return string.sub(topic, 1, 1) == ' '
+end
+
+-- Give the set of patterns another word: it has changed. While there are any the layout says so, and
+-- a release that knows none refuses to start.
+local function note_patterns()
+    local layout = string.match(redis.call('GET', KEYS[30]) or '', '^%d+')
+    if redis.call('EXISTS', KEYS[7]) == 1 then
+        redis.call('SET', KEYS[29], ARGV[8])
+        layout = layout and layout .. '+patterns'
+    else
+        redis.call('DEL', KEYS[29])
+    end
+    if layout then
+        redis.call('SET', KEYS[30], layout)
+    end
+end
+
+-- Returns why a pattern cannot be subscribed, as a reply, or nil.
+local function pattern_refused()
+    local members = redis.call('HGETALL', KEYS[11])
+    for at = 1, #members, 2 do
+        if not string.match(members[at + 1], ' patterns') then
+            return {0, -3, members[at]}
+        end
+    end
+    if redis.call('ZCARD', KEYS[7]) >= PATTERNS and not redis.call('ZSCORE', KEYS[7], topic) then
+        return {0, -2}
     end
     return nil
 end
@@ -116,7 +153,9 @@ local function finish()
     redis.call('HDEL', KEYS[3], client)
     redis.call('ZREM', KEYS[9], pair)
     if redis.call('ZCARD', KEYS[1]) == 0 then
-        redis.call('ZREM', KEYS[7], topic)
+        if redis.call('ZREM', KEYS[7], topic) == 1 and is_pattern() then
+            note_patterns()
+        end
     end
     -- what a pair that is gone already has left on its queue is of no use, unless another owns it
     local drains = drainer ~= '' and (existed == 1 or not owner())
@@ -215,6 +254,10 @@ local function subscribe()
     if rival then
         return {0, rival}
     end
+    local refused = is_pattern() and pattern_refused()
+    if refused then
+        return refused
+    end
     local given = ARGV[5] ~= '{}' and cjson.decode(ARGV[5]) or {}
     local is_new_lane = type(given.durable) == 'table'
         and redis.call('HEXISTS', KEYS[14], client) == 0
@@ -226,8 +269,8 @@ local function subscribe()
     local added = redis.call('ZADD', KEYS[1], 0, client)
     local former = added == 0 and redis.call('HGET', KEYS[2], client)
     local options = merged(former, given)
-    if added == 1 then
-        redis.call('ZADD', KEYS[7], 0, topic)
+    if added == 1 and redis.call('ZADD', KEYS[7], 0, topic) == 1 and is_pattern() then
+        note_patterns()
     end
     local parked = -1
     if given.durable == false then

@@ -12,7 +12,7 @@
 -- KEYS: 1 the members  2 the version  3 the change log  4 its floor  5 the clock  6 what expires
 --       7 the run id that the data was last served under  8 the layout  9 a word for the data
 -- ARGV: 1 "join" or "renew"  2 the member  3 the version up to which it knows every change, or -1
---       4 its lease, ms  5 its reading of the clock, ms  6 the server's run id
+--       4 its lease, ms, and what its release knows (see keys.py)  5 its reading of the clock, ms  6 the server's run id
 --       7 "settled" where every lease under the former run has lapsed  8 the layout's number
 --       9 how many expired pairs are handed out at once  10 a fresh word for data that has none
 -- Returns {0} where the store does not know the member; else {1, version, the topics that changed
