@@ -37,12 +37,11 @@ from gearhorn.messages.logs import (
     DEFAULT_MAX_AGE_S,
     DEFAULT_MAX_BYTES,
     DEFAULT_MAX_MESSAGES,
-    FailureHistory,
 )
 from gearhorn.messages.subscriptions import DurableOptions
 from gearhorn.names import check_name, queue_of
 from gearhorn.requests import answer
-from gearhorn.store.lanes import LaneRecord
+from gearhorn.store.lanes import LaneCounts, LaneRecord
 from gearhorn.store.listing import Listing, Stored
 from gearhorn.tasks import Tasks
 
@@ -224,7 +223,7 @@ def _lane(
     record: LaneRecord,
     options: DurableOptions,
     last: int,
-    count: tuple[int, dict[int, FailureHistory]],
+    counts: LaneCounts,
 ) -> DescribedDurable:
     """Describe one lane ("describe_fanout" in docs/protocol.rst).
 
@@ -232,15 +231,14 @@ def _lane(
         record: who delivers for it, under which TERM, and up to where it is done.
         options: the subscription's.
         last: the sequence of the log's last message, from which the lag is counted.
-        count: how many messages are parked for it, and what failed so far of those under way, by
-            sequence.
+        counts: what is counted of it.
     """
-    parked, failures = count
     return DescribedDurable(
         record.position,
         last - record.position,
-        max((history.attempts for history in failures.values()), default=0),
-        parked,
+        max((history.attempts for history in counts.failures.values()), default=0),
+        counts.parked,
+        counts.expired,
         None if record.owner in NO_OWNERS else record.owner,
         record.term,
         options.in_flight,

@@ -13,11 +13,11 @@ comparing each with each would take minutes. So a poll compares in two ways:
 * For messages that were compared, only positions that have moved since the last poll tell more: a
   lane that went from 3 to 7 has done with those of 4 to 7, which bisection finds.
 
-A position alone does not say that a receiver has had the message. The message may be parked; the
-log's caps may have taken it before it was delivered; and the subscription may have ended and been
-made anew, behind the message. So the store is asked of each that a position has passed
-(``Lanes.passed``). What may have ended since the wait began proves nothing. (This member knows
-every end up to the version that it knew then, and no fan-out holds a list from before.)
+A position alone does not say that a receiver has had the message. The message may be parked, or
+have expired; the log's caps may have taken it before it was delivered; and the subscription may
+have ended and been made anew, behind the message. So the store is asked of each that a position
+has passed (``Lanes.passed``). What may have ended since the wait began proves nothing. (This member
+knows every end up to the version that it knew then, and no fan-out holds a list from before.)
 
 Why fresh messages wait for one poll: the delivering member nearly always tells within that time,
 and then they cost nothing.
@@ -36,7 +36,7 @@ from typing import Protocol
 import structlog
 
 from gearhorn.errors import StoreError
-from gearhorn.messages.events import decode_done
+from gearhorn.messages.events import Done, decode_done
 from gearhorn.store.lanes import Lanes
 from gearhorn.store.parked import Passed
 from gearhorn.timing import now_s
@@ -52,8 +52,9 @@ log = structlog.get_logger(__name__)
 class Waiter(Protocol):
     """A fan-out that waits for durable receivers."""
 
-    def done(self, client_id: str, error: str) -> None:
-        """A receiver has done with the message; ``error`` is why it was parked, or nothing."""
+    def done(self, client_id: str, error: str, is_expired: bool) -> None:
+        """A receiver has done with the message; ``error`` is why it was parked, or nothing.
+        ``is_expired``: it does not get the message, which expired before it was begun."""
 
     def missing(self) -> Sequence[str]:
         """Return the durable client_ids that are waited for."""
@@ -138,7 +139,7 @@ class AckWaiters:
     def hear(self, text: bytes) -> None:
         """Take what members tell of messages that are done with."""
         for done in decode_done(text):
-            self._tell(done.topic, done.sequence, done.client_id, done.error)
+            self._tell(done)
 
     def missed(self) -> None:
         """Do nothing: positions are polled all the time."""
@@ -147,17 +148,18 @@ class AckWaiters:
         waited = self._topics.get(topic)
         return tuple(waited.waiters.get(sequence, ())) if waited is not None else ()
 
-    def _tell(self, topic: str, sequence: int, client_id: str, error: str) -> None:
-        for waiter, _ in self._waiters(topic, sequence):
-            waiter.done(client_id, error)
+    def _tell(self, done: Done) -> None:
+        for waiter, _ in self._waiters(done.topic, done.sequence):
+            waiter.done(done.client_id, done.error, done.is_expired)
 
     def _tell_passed(self, topic: str, sequence: int, client_id: str, passed: Passed) -> None:
         """Tell what a position that has passed a message proves, and to whom it does."""
-        if passed.is_capped and not passed.is_parked:
+        if passed.is_capped and not (passed.is_parked or passed.is_expired):
             return
         for waiter, known in self._waiters(topic, sequence):
             if passed.ended <= known:
-                waiter.done(client_id, _PARKED if passed.is_parked else "")
+                error = _PARKED if passed.is_parked else ""
+                waiter.done(client_id, error, passed.is_expired and not passed.is_parked)
 
     async def run(self) -> None:
         """Poll the positions of topics that are waited for, without end."""

@@ -12,8 +12,10 @@ sleep through it.
 What wakes a sleeper may be lost, with the connection that brings it. So a sleep ends after
 ``LONGEST_SLEEP_S`` at the latest, and whenever that connection is there again (``missed``).
 
-A subscription with ``pull`` does not get messages that exclude it. Where these come first, its
-position is moved past them, or every fetch would read them again.
+A subscription with ``pull`` gets neither messages that exclude it nor those that have expired.
+Where these come first, its position is moved past them, or every fetch would read them again. There
+may be a million of them: so once a part of the log had nothing for it, the next parts are large,
+however few messages it wants.
 
 Rules: runs on the event loop, a task for each request. A fetch that waits gives back its grab, so
 other requests are taken meanwhile. A reply has at most ``REPLY_BYTES``, or one message; a few
@@ -33,8 +35,9 @@ from gearhorn.messages.codec import encode
 from gearhorn.messages.logs import Fetch, decode_fetch, durable_envelope, encode_fetched
 from gearhorn.names import check_name
 from gearhorn.requests import answer
-from gearhorn.store.log import FETCH_BYTES, Entry, Log, Place
+from gearhorn.store.log import FETCH_BYTES, READ_ENTRIES, Entry, Log, Place
 from gearhorn.tasks import Tasks
+from gearhorn.timing import MembersClock
 
 LONGEST_SLEEP_S = 30.0  # of a fetch that waits, should the event of a message be lost
 
@@ -45,10 +48,12 @@ class Fetching:
     Arguments:
         log: where messages are read.
         slots: bounds the replies that are made at once, here and by ``ParkedRequests``.
+        clock: the members', by which messages expire.
     """
 
-    def __init__(self, log: Log, slots: asyncio.Semaphore) -> None:
+    def __init__(self, log: Log, slots: asyncio.Semaphore, clock: MembersClock) -> None:
         self._log = log
+        self._clock = clock
         self._slots = slots
         self._sleepers = Sleepers()
         self._tasks = Tasks()
@@ -130,29 +135,39 @@ class Fetching:
         self, reply: Reply, request: Fetch, place: Place, client_id: str
     ) -> tuple[int, int]:
         """Read messages into a reply. Return the log's last sequence, and up to which sequence
-        messages exclude the client before the first that does not (0: none do).
+        messages are not for the client before the first that is (0: none are not).
 
         It goes on page by page until the reply is full, or the log ends where the store said that
         it does: a topic that is published to all the time would otherwise keep it here.
         """
         after = place.position if client_id else request.after
         assert isinstance(after, int)
-        last, passed = place.last, 0
+        last, passed, least = place.last, 0, 0
         while after < last and reply.count < request.limit and not reply.is_full:
             first = max(after + 1, place.first)
             room = request.limit - reply.count
-            entries = await self._log.read(request.topic, first, room, FETCH_BYTES - reply.size)
+            size = FETCH_BYTES - reply.size
+            entries = await self._log.read(request.topic, first, max(room, least), size)
             if not entries:
                 break  # dropped since the store said where the log stands
             after = entries[-1].sequence
             last = max(last, after)
             chosen = entries
             if client_id:
-                chosen = [entry for entry in entries if client_id not in entry.info.exclude]
+                clock_ms = self._clock.clock_ms
+                chosen = [entry for entry in entries if _is_for(entry, client_id, clock_ms)]
                 if not reply.count:
                     passed = chosen[0].sequence - 1 if chosen else after
-            await _add(reply, request.topic, chosen)
+                if not chosen:
+                    least = READ_ENTRIES
+            await _add(reply, request.topic, chosen[:room])
         return last, passed
+
+
+def _is_for(entry: Entry, client_id: str, clock_ms: int) -> bool:
+    """Whether a subscription may have a message at this reading of the members' clock."""
+    info = entry.info
+    return entry.is_plain or not (client_id in info.exclude or info.is_expired(clock_ms))
 
 
 async def _add(reply: Reply, topic: str, entries: Iterable[Entry]) -> None:

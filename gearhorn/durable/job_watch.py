@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
-from functools import partial
 from itertools import islice
 
 import structlog
@@ -85,13 +84,11 @@ class JobWatcher:
             due = await self._with_receivers(due, at_s)
         for delivery in due[:ASKED_AT_ONCE]:
             self._postpone(delivery, at_s)
-            job = delivery.job
-            if job is not None:
-                self._deliverer.outcomes.shipping.ask(job, partial(self._told, delivery, job))
+            self._deliverer.outcomes.ask(delivery)
 
     def _due(self, at_s: float) -> list[Delivery]:
-        """Return the deliveries that are due, those of lanes that close first."""
-        closing, others = [], []
+        """Return the deliveries that are due, urgent ones first."""
+        urgent, others = [], []
         for lane in self._deliverer.held.busy:
             is_closing = lane.state is LaneState.CLOSING
             if not lane.under_way or not (is_closing or lane.state is LaneState.OPEN):
@@ -99,19 +96,25 @@ class JobWatcher:
             for delivery in lane.window:
                 if delivery.state is not State.SENT:
                     continue
-                if is_closing:
-                    closing.append(delivery)
+                if is_closing or self._is_urgent(delivery):
+                    urgent.append(delivery)
                 elif at_s >= (delivery.ask_s or delivery.sent_s + _first_s(delivery)):
                     others.append(delivery)
-        return closing + others
+        return urgent + others
+
+    def _is_urgent(self, delivery: Delivery) -> bool:
+        """Whether a job that no receiver has taken is to be withdrawn: another member waits for the
+        lane, or the message has expired."""
+        is_closing = delivery.lane.state is LaneState.CLOSING
+        return is_closing or self._deliverer.outcomes.expiry.is_over(delivery)
 
     async def _with_receivers(self, due: list[Delivery], at_s: float) -> list[Delivery]:
-        """Return those whose queues receivers have jobs of, or whose lanes close; the others are
+        """Return those whose queues receivers have jobs of, and urgent ones; the others are
         known not to be taken. Servers whose tables cannot be read now are left for later."""
         places: dict[int, list[Delivery]] = {}
         found = []
         for delivery in due:
-            if delivery.lane.state is LaneState.CLOSING:
+            if self._is_urgent(delivery):
                 found.append(delivery)
             elif delivery.job is not None:
                 places.setdefault(delivery.job[0].place, []).append(delivery)
@@ -148,17 +151,6 @@ class JobWatcher:
         waited_s = at_s - delivery.sent_s
         longest_s = min(LONGEST_ASK_S, 2 * delivery.options.timeout / PART)
         delivery.ask_at(at_s + min(max(waited_s / 4, _first_s(delivery)), longest_s))
-
-    def _told(self, delivery: Delivery, job: Job, is_known: bool, is_running: bool) -> None:
-        """Take the answer for a job, unless its delivery has gone on meanwhile."""
-        if delivery.job is not job or delivery.state is not State.SENT:
-            return
-        if is_running:
-            self._deliverer.outcomes.taken(delivery)
-        elif is_known:
-            self._deliverer.outcomes.waiting(delivery)
-        else:
-            self._deliverer.outcomes.unknown(delivery)
 
     async def watch_deaths(self) -> None:
         """Find the jobs on which receivers died before they were seen to have them, without end."""

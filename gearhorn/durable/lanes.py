@@ -30,9 +30,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from gearhorn.durable.delivery import JITTER, Attempts, batches
+from gearhorn.durable.expired import Expired
 from gearhorn.durable.keeper import NO_KEEPER, Keeper
 from gearhorn.durable.states import DELIVERIES, LANES, Action, Event, LaneEvent, LaneState, State
-from gearhorn.durable.window import Window
+from gearhorn.durable.worked import Worked
 from gearhorn.messages.logs import FailureHistory
 from gearhorn.messages.subscriptions import DurableOptions
 from gearhorn.store.inherited import Sequences, count_over
@@ -139,14 +140,14 @@ class Delivery(Attempts):
         return True
 
 
-class Lane(Window[Delivery]):
+class Lane(Worked[Delivery]):
     """One durable subscription in the hands of this member."""
 
     __slots__ = (
-        "ahead", "ahead_top", "client_id", "counter", "envelope", "epoch", "gap", "in_round",
-        "is_dirty", "is_quiet", "keeper", "laden", "next", "options", "passed", "position", "queue",
-        "redrives", "redriving", "seen_redrive", "skip", "state", "stored", "term", "topic",
-        "troubles", "wait_until_s",
+        "ahead", "ahead_top", "client_id", "counter", "envelope", "epoch", "expired", "gap",
+        "is_quiet", "keeper", "next", "options", "passed", "position", "queue", "redrives",
+        "redriving", "seen_redrive", "skip", "state", "stored", "term", "topic", "troubles",
+        "wait_until_s",
     )  # fmt: skip
 
     def __init__(
@@ -182,12 +183,10 @@ class Lane(Window[Delivery]):
         self.redrives = Sequences()  # what was put back, to be delivered first
         self.redriving = 0  # deliveries of messages that were put back
         self.seen_redrive = 0  # the number of the last one that is among them
-        self.laden: list[Delivery] = []  # hold payloads, until the round is over
         self.troubles: dict[int, FailureHistory] = {}  # of messages, under a former owner
         self.skip: list[Sequences] = []  # parked under a former owner, or put back
         self.gap = 0  # messages that the log had dropped before they were delivered
-        self.is_dirty = False  # something happened to it that no round has taken up
-        self.in_round = False
+        self.expired = Expired()
         self.is_quiet = False  # no receiver can have a job of a former owner, or a lost one
         self.wait_until_s = wait_until_s  # for the former owner's job
 
@@ -212,26 +211,6 @@ class Lane(Window[Delivery]):
             self.is_quiet = False
         if self.state is _CLOSING:
             self.keeper.touch(self)
-
-    def stir(self) -> bool:
-        """Something happened to the lane; return whether no round that is under way, and none
-        that is to come, knows of it."""
-        was_dirty, self.is_dirty = self.is_dirty, True
-        return not was_dirty and not self.in_round
-
-    def begin_round(self) -> None:
-        """The lane is worked off now."""
-        self.is_dirty, self.in_round = False, True
-
-    def end_round(self) -> bool:
-        """The lane was worked off; return whether something happened to it meanwhile. What it
-        could not send it will read again."""
-        if self.laden:
-            for delivery in self.laden:
-                delivery.strip()
-            self.laden.clear()
-        self.in_round = False
-        return self.is_dirty
 
     def note_written(self, position: int, count: int) -> None:
         """The store has a position, and ``count`` of what was done beyond it."""
@@ -329,8 +308,13 @@ class Lane(Window[Delivery]):
             if entry.sequence > self.next:
                 self._add(chosen)
                 self.pass_gap(entry.sequence)
-            if self._is_over(entry):
+            is_expired = False
+            if self._is_over(entry) or (
+                is_expired := self.expired.passes(entry, clock_ms, self.troubles)
+            ):
                 self._add(chosen)
+                if is_expired:
+                    self._count_beyond(entry)
                 self.pass_over(entry.sequence, entry.epoch)
                 continue
             self.next = entry.sequence + 1
@@ -361,10 +345,24 @@ class Lane(Window[Delivery]):
         if passed and passed[0][0] <= sequence:
             # a position that stands still lets no more pass under many owners than under one
             if self.tail is not None and sequence == passed[0][0]:
-                self.tail.cover_inherited()
+                self.tail.cover_passed()
                 self.beyond += 1
             return True
         return bool(entry.info.exclude) and self.client_id in entry.info.exclude
+
+    def _count_beyond(self, entry: Entry) -> None:
+        """A message that is passed over was counted, and the position may not move past it now:
+        then it is done beyond the position, or the next owner would count it once more."""
+        if self.tail is None:
+            return
+        sequence, epoch = entry.sequence, entry.epoch
+        if self.ahead and self.ahead[-1][1:] == (sequence - 1, epoch):
+            self.ahead[-1] = self.ahead[-1][0], sequence, epoch  # as no round writes it now
+        else:
+            self.ahead.append((sequence, sequence, epoch))
+            self.tail.cover_passed()
+            self.beyond += 1
+        self.ahead_top = max(self.ahead_top, sequence)
 
     @property
     def redrive_room(self) -> int:
@@ -379,6 +377,7 @@ class Lane(Window[Delivery]):
         self, entry: Entry, parked: FailureHistory, now_s: float, clock_ms: int
     ) -> Delivery | None:
         """Make a delivery of a message that was put back; return it if it has to rest first."""
+        self.expired.expect(entry)
         delivery = self._make((entry,), self.position)
         delivery.redrive(parked)
         self.redriving += 1

@@ -24,11 +24,13 @@ round. See docs/protocol.rst, "Deliveries".
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
 import structlog
 
 from gearhorn.durable.endings import Endings
+from gearhorn.durable.expiry import Expiry
 from gearhorn.durable.held_lanes import HeldLanes
 from gearhorn.durable.lanes import Delivery, Lane
 from gearhorn.durable.pending_writes import PendingWrites
@@ -74,7 +76,8 @@ class Outcomes:
         self._pending = pending
         self.withdrawals = Withdrawals(job_servers)
         self.shipping = Shipping(job_servers, self, self.withdrawals)
-        self.retries = Retries(self.shipping, pending, held, clock)
+        self.expiry = Expiry(pending, self.shipping, held, clock)
+        self.retries = Retries(self.shipping, pending, held, clock, expiry=self.expiry)
         self._parked: dict[Delivery, None] = {}  # with receivers that may still acknowledge
         self._held_up: dict[Lane, None] = {}  # wait for job servers to take more
 
@@ -174,6 +177,32 @@ class Outcomes:
 
     # From the job watcher
 
+    def watch(self, deliveries: Iterable[Delivery]) -> None:
+        """Ask for deliveries that were just sent, and that expire, when their time is over: a job
+        that no receiver has taken by then is withdrawn."""
+        for delivery in deliveries:
+            ask_in_s = self.expiry.ask_in_s(delivery)
+            if ask_in_s is not None and delivery.state is State.SENT:  # else it is lost already
+                Wait([delivery], ask_in_s, self.ask)
+
+    def ask(self, delivery: Delivery) -> None:
+        """Ask whether a receiver has taken a delivery. Without effect where its job server
+        has not accepted it yet: the job watcher asks once more."""
+        if delivery.job is not None:
+            self.shipping.ask(delivery.job, partial(self.told, delivery, delivery.job))
+
+    def told(self, delivery: Delivery, job: Job, is_known: bool, is_running: bool) -> None:
+        """Take a job server's answer to whether it knows a job, and whether a receiver has it.
+        Without effect where something else was heard of the delivery meanwhile."""
+        if delivery.job is not job or delivery.state is not State.SENT:
+            return
+        if is_running:
+            self.taken(delivery)
+        elif is_known:
+            self.waiting(delivery)
+        else:
+            self.unknown(delivery)
+
     def taken(self, delivery: Delivery) -> None:
         """A receiver was seen with the job: its time runs from now on. The time is that of the
         delivery's own options, with which it was made. Without effect where it runs already."""
@@ -182,10 +211,11 @@ class Outcomes:
             Wait([delivery], delivery.options.timeout, self._expire)
 
     def waiting(self, delivery: Delivery) -> None:
-        """No receiver has the job: where the lane closes, withdraw it, since the lane could not be
-        given up before a receiver comes, which may take days. Otherwise it waits on the queue."""
+        """No receiver has the job. Withdraw it where the lane closes, which could not be given up
+        before a receiver comes, perhaps days later; or where the message has expired. Otherwise it
+        waits on the queue."""
         job = delivery.job
-        if delivery.lane.state is LaneState.CLOSING:
+        if delivery.lane.state is LaneState.CLOSING or self.expiry.is_over(delivery):
             if Action.CANCEL in delivery.apply(Event.WITHDRAW):
                 then = partial(self._cancelled, delivery, job)
                 self.shipping.withdraw([job], is_late=True, then=then)
@@ -207,6 +237,7 @@ class Outcomes:
         else:
             self.shipping.drop(job)
             delivery.unship(Event.WITHDRAWN)
+            self._held.touch(delivery.lane)
 
     def unknown(self, delivery: Delivery) -> None:
         """The job server does not know the job: it has ended unheard, so a receiver may have it."""

@@ -299,7 +299,7 @@ class Ownership:
             elif is_ours:
                 wanted.append(client_id)
             elif record.owner == member:  # it was fenced here, and should be another's now
-                left.append((client_id, record.term, record.position, "", None))
+                left.append((client_id, record.term, record.position, "", None, 0))
         if left:
             await self._lanes.release(member, {(topic, False): left})
         if wanted and member == self._membership.id:

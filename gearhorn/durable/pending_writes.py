@@ -21,17 +21,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from gearhorn.durable.lanes import Delivery, Lane
 from gearhorn.messages.codec import encode
 from gearhorn.messages.events import LOG_DROPPED, encode_done
 from gearhorn.messages.logs import FailureHistory, Parked
 from gearhorn.store.log import Entry
-from gearhorn.store.rounds import FailureWrite, Parking
+from gearhorn.store.rounds import FailureKind, FailureWrite, Parking
 
 WRITES = 1000  # of all lanes, written in one round
 SEQUENCES = 1000  # in one failure write
+LAPSED = 100  # that expired, of one lane, which the store keeps for publishers that wait
 PARKED_BYTES = 8 * 1024 * 1024  # copied by the store in one round; one message at least
 TOLD = 10_000  # receivers of which processes wait to be told; they poll for the others
 
@@ -107,7 +108,7 @@ class PendingWrites:
         sequences = [entry.sequence for entry in delivery.entries]
         self._add(delivery.lane, "fail", sequences, encode(trouble))
 
-    def finish(self, delivery: Delivery, is_parked: bool) -> None:
+    def finish(self, delivery: Delivery, is_parked: bool, is_expired: bool = False) -> None:
         """A delivery is done: what it left in the store goes, and processes that wait are told.
 
         Arguments:
@@ -115,9 +116,10 @@ class PendingWrites:
             is_parked: whether its message was set aside. The script that does so also removes what
                 failed attempts left; so nothing is written for it here, and processes are told the
                 error.
+            is_expired: whether its messages expired instead of being acknowledged.
         """
         for entry in delivery.entries:
-            if delivery.failures or delivery.is_redriven or entry.info.waiter:
+            if delivery.failures or delivery.is_redriven or entry.info.waiter or is_expired:
                 break
         else:
             return  # as nearly always
@@ -126,7 +128,10 @@ class PendingWrites:
             self._add(delivery.lane, "clear", sequences)
         if delivery.is_redriven and not is_parked:
             self._add(delivery.lane, "redriven", sequences)
-        self._tell(delivery.lane, delivery.entries, delivery.error if is_parked else "")
+        if is_expired:
+            self._lapse(delivery.lane, delivery.entries)
+        error = delivery.error if is_parked else ""
+        self._tell(delivery.lane, delivery.entries, error, is_expired)
 
     def vanish(self, delivery: Delivery, entries: Sequence[Entry]) -> None:
         """The log does not have these messages of a delivery any more."""
@@ -137,11 +142,36 @@ class PendingWrites:
             self._add(delivery.lane, "redriven", sequences)
         self._tell(delivery.lane, entries, LOG_DROPPED)
 
-    def _tell(self, lane: Lane, entries: Iterable[Entry], error: str) -> None:
-        """Tell those who wait for these messages; ``error`` is why they are not delivered."""
+    def pass_over(self, lane: Lane, left: Sequence[tuple[Entry, bool]]) -> None:
+        """Messages of a lane expired and were not taken at all: what they left goes, and processes
+        that wait are told.
+
+        ``left`` are the messages, and whether each had failed under a former owner.
+        """
+        failed = [entry.sequence for entry, has_failed in left if has_failed]
+        if failed:
+            self._add(lane, "clear", failed)
+        entries = [entry for entry, _ in left]
+        self._lapse(lane, entries)
+        self._tell(lane, entries, "", is_expired=True)
+
+    def _lapse(self, lane: Lane, entries: Sequence[Entry]) -> None:
+        """Have the store keep that messages expired which a publisher may wait for: the position
+        passes them like those that were acknowledged, and what tells it may be lost."""
+        lapsed = [entry.sequence for entry in entries if entry.info.waiter or entry.info.unique]
+        if lapsed:
+            self._add(lane, "lapsed", lapsed[-LAPSED:])
+
+    def _tell(
+        self, lane: Lane, entries: Iterable[Entry], error: str, is_expired: bool = False
+    ) -> None:
+        """Tell those who wait for these messages; ``error`` is why they are not delivered, unless
+        they expired."""
         for entry in entries:
             if entry.info.waiter and self._told < TOLD:
-                done = encode_done(lane.topic, lane.client_id, entry.sequence, error)
+                done = encode_done(
+                    lane.topic, lane.client_id, entry.sequence, error, is_expired=is_expired
+                )
                 self._done.setdefault(entry.info.waiter, []).append(done)
                 self._told += 1
 
@@ -156,7 +186,7 @@ class PendingWrites:
     def _add(
         self,
         lane: Lane,
-        kind: Literal["fail", "clear", "redriven", "late"],
+        kind: FailureKind,
         sequences: Sequence[int],
         body: bytes = b"",
     ) -> None:

@@ -53,6 +53,8 @@ class Rereads:
         wanted: dict[str, dict[int, int]] = {}
         for lane in lanes:
             if lane.ready and lane.state is LaneState.OPEN:
+                if lane.expired.is_possible:
+                    self._outcomes.expiry.sweep(lane)  # nothing is read for those
                 self._want(lane, wanted)
         return wanted
 

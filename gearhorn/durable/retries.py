@@ -19,10 +19,12 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import structlog
 
 from gearhorn.durable.delivery import Timer, rest_s
+from gearhorn.durable.expiry import Expiry
 from gearhorn.durable.keeper import Keeper
 from gearhorn.durable.lanes import Delivery
 from gearhorn.durable.pending_writes import PendingWrites
@@ -78,11 +80,19 @@ class Retries:
         pending: is told what the store has to know of each failure.
         keeper: works lanes off.
         clock: the members', by which the store keeps when a message is due.
+        expiry: knows when a rest is of no use any more.
     """
 
     def __init__(
-        self, shipping: Shipping, pending: PendingWrites, keeper: Keeper, clock: MembersClock
+        self,
+        shipping: Shipping,
+        pending: PendingWrites,
+        keeper: Keeper,
+        clock: MembersClock,
+        *,
+        expiry: Expiry,
     ) -> None:
+        self._expiry = expiry
         self._shipping = shipping
         self._pending = pending
         self._keeper = keeper
@@ -137,8 +147,25 @@ class Retries:
         self.rest(lane.split(delivery) if len(delivery.entries) > 1 else [delivery], wait_s)
 
     def rest(self, deliveries: Sequence[Delivery], wait_s: float) -> None:
-        """Have deliveries that rest sent again after ``wait_s`` seconds."""
-        Wait(deliveries, wait_s, self._is_rested)
+        """Have deliveries of one lane that rest sent again after ``wait_s`` seconds. A message that
+        expires sooner rests until then: those behind it would wait for nothing."""
+        if not deliveries[0].lane.expired.is_possible:
+            Wait(deliveries, wait_s, self._is_rested)
+            return
+        due_s = asyncio.get_running_loop().time() + wait_s
+        for delivery in deliveries:
+            left_s = self._expiry.left_s(delivery, wait_s)
+            Wait([delivery], left_s, partial(self._may_be_over, due_s))
+
+    def _may_be_over(self, due_s: float, delivery: Delivery) -> None:
+        """A delivery has rested until its message was to expire, or until ``due_s`` on the loop's
+        clock. Where the message has not, since the members' clock fell behind with a renewal, it
+        rests on: it must not be tried again before its time."""
+        left_s = due_s - asyncio.get_running_loop().time()
+        if left_s > 0 and not self._expiry.is_over(delivery):
+            self.rest([delivery], left_s)
+        else:
+            self._is_rested(delivery)
 
     def rest_until(self, delivery: Delivery) -> None:
         """Have a delivery that failed under a former owner sent again when it is due."""

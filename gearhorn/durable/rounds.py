@@ -45,6 +45,7 @@ from gearhorn.durable.log_cache import LogCache, Plan
 from gearhorn.durable.outcomes import Outcomes
 from gearhorn.durable.pending_writes import PendingWrites, Taken, Write
 from gearhorn.durable.rereads import Redriven, Replies, Rereads
+from gearhorn.durable.sending import Sending
 from gearhorn.durable.states import LaneState
 from gearhorn.errors import StoreError, StoreReplaced
 from gearhorn.gearman.job_servers import JobServers
@@ -69,6 +70,7 @@ class _Written(NamedTuple):
     lane: Lane
     position: int
     ahead: int  # of what is done beyond it
+    expired: int  # messages under the lane's TERM, 0 where the store knows
     is_release: bool
 
 
@@ -117,6 +119,7 @@ class Rounds:
         self._pending = pending
         self._outcomes = outcomes
         self._redriven = Redriven(store, outcomes)
+        self._sending = Sending(outcomes)
         self._endings = endings
         self._changed_lanes = changed_lanes
         self._drops = drops
@@ -248,13 +251,16 @@ class Rounds:
                 count = len(ahead)
                 left -= count
                 has_more |= count < len(lane.ahead)
-            write = lane.client_id, lane.term, lane.position, lane.epoch, ahead
+            expired = 0
+            if lane.expired.is_possible and count == len(lane.ahead):
+                expired = lane.expired.unwritten  # with all that it counts
+            write = lane.client_id, lane.term, lane.position, lane.epoch, ahead, expired
             if lane.is_releasable and not has_more:
                 released.setdefault((lane.topic, lane.is_quiet), []).append(write)
-                written.append(_Written(lane, lane.position, count, True))
-            elif count or lane.position > lane.stored:
+                written.append(_Written(lane, lane.position, count, expired, True))
+            elif count or lane.position > lane.stored or expired:
                 positions.setdefault(lane.topic, []).append(write)
-                written.append(_Written(lane, lane.position, count, False))
+                written.append(_Written(lane, lane.position, count, expired, False))
             if has_more:
                 self._held.touch(lane)  # there is more than one round may write
         parkings, failures = taken.parkings, taken.failures
@@ -284,12 +290,14 @@ class Rounds:
         for pair, error in reply.refused.items():
             self._refuse(by_pair[pair], error)
             self._put_back(by_pair[pair], taken.writes.get(by_pair[pair], []))
-        for lane, position, ahead, is_release in written:
+        for lane, position, ahead, expired, is_release in written:
             if lane.state is LaneState.CLOSED:
                 continue
             if reply.refused and (lane.topic, lane.client_id) in reply.refused:
                 continue
             lane.note_written(position, ahead)
+            if expired:
+                lane.expired.note_written(expired)
             if is_release:
                 self._endings.release(lane)
         for delivery in taken.parked:
@@ -412,6 +420,8 @@ class Rounds:
             self._left -= len(entries)
             for delivery in lane.take(entries, at_s, clock_ms):
                 self._outcomes.retries.rest_until(delivery)
+            if lane.expired.is_possible:
+                self._outcomes.expiry.passed(lane)
             room = lane.room  # one without room for what follows has some where that was not for it
         if room:
             self._held.touch(lane)  # it goes on in another round
@@ -424,16 +434,8 @@ class Rounds:
         for lane in lanes:
             self._held.mark(lane)
             if lane.ready and may_send and lane not in self._blocked:
-                self._send(lane)
-        self._outcomes.shipping.ship(at_s)
-
-    def _send(self, lane: Lane) -> None:
-        for delivery in lane.sendable():
-            if self._outcomes.shipping.is_full:
-                self._outcomes.hold_up(lane)
-                break
-            if not delivery.is_bare:
-                self._outcomes.shipping.add(delivery)
+                self._sending.add(lane)
+        self._sending.ship(at_s)
 
     def _holds_lease(self) -> bool:
         """Whether every other member must still take this one for alive, with its lanes."""

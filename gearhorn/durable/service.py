@@ -79,7 +79,7 @@ class DurableTopics:
         self.ack_waiters = AckWaiters(self.lanes, membership)
 
         reply_slots = asyncio.Semaphore(REPLIES)
-        self.fetching = Fetching(self.log, reply_slots)
+        self.fetching = Fetching(self.log, reply_slots, membership)
         self.parked = ParkedRequests(self.lanes, reply_slots)
 
         self.deliverer = Deliverer(

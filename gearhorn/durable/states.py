@@ -50,6 +50,7 @@ class Event(IntEnum):
     DUE = auto()  # its rest is over
     PARK = auto()  # it is set aside
     VANISH = auto()  # the log does not have its message any more
+    LAPSE = auto()  # its message has expired
 
 
 class Action(Enum):
@@ -65,6 +66,7 @@ DELIVERIES: dict[tuple[State, Event], tuple[State, tuple[Action, ...]]] = {
     (_S.READY, _E.SEND): (_S.SENT, ()),
     (_S.READY, _E.LATE): (_S.DONE, ()),
     (_S.READY, _E.VANISH): (_S.DONE, ()),
+    (_S.READY, _E.LAPSE): (_S.DONE, ()),
     (_S.SENT, _E.TAKE): (_S.TAKEN, ()),
     (_S.SENT, _E.COMPLETE): (_S.DONE, ()),
     (_S.SENT, _E.LATE): (_S.DONE, (_A.CANCEL,)),

@@ -70,9 +70,10 @@ class Link:
         if done.through > self.through:
             self.through, self.epoch = done.through, done.epoch
 
-    def cover_inherited(self) -> None:
-        """A message behind this delivery was done under a former owner. It counts like one that was
-        done under this owner, in the bound on how far a lane goes ahead of its oldest message."""
+    def cover_passed(self) -> None:
+        """A message behind this delivery is done without another: under a former owner, or because
+        it expired. It counts like one that was delivered, in the bound on how far a lane goes ahead
+        of its oldest message."""
         self.beyond += 1
 
     def succeed(self, link: Link) -> None:

@@ -14,7 +14,9 @@ Rules: runs on the event loop; small objects that count answers.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Generator, Sequence
+from typing import NamedTuple
 
 from gearhorn.errors import InternalError
 from gearhorn.fanout.copies import Block, Share, Subscribers
@@ -31,6 +33,13 @@ from gearhorn.messages.receipts import encode_receipt
 STEP = 200  # dropped copies that are counted and named in one step: 0.5 ms
 
 
+class _Missing(NamedTuple):
+    """The client_ids of copies that were not sent, or not kept."""
+
+    dropped: list[str]
+    expired: list[str]
+
+
 class Background(RunningFanout):
     """A fan-out that replies once every copy is accepted.
 
@@ -38,7 +47,11 @@ class Background(RunningFanout):
     whatever lowers it asks ``maybe_reply`` whether it was the last.
     """
 
-    __slots__ = ()
+    __slots__ = ("expired",)
+
+    def __init__(self, outbox: Outbox, plan: Plan) -> None:
+        super().__init__(outbox, plan)
+        self.expired = array("I")  # copies that were not sent any more
 
     def accepted(self, submission: Submission) -> None:
         assert isinstance(submission, ServerBatch)
@@ -57,6 +70,10 @@ class Background(RunningFanout):
         self.lose(index)
         self.maybe_reply()
 
+    def expire(self, indexes: Sequence[int]) -> None:
+        self.expired.extend(indexes)
+        self.maybe_reply()
+
     def maybe_reply(self) -> None:
         """Reply if no copy is on its way any more.
 
@@ -68,7 +85,7 @@ class Background(RunningFanout):
             return
         if gone := self._gone():
             self._send_those_again(gone)
-        elif len(self.dropped) <= STEP:
+        elif len(self.dropped) + len(self.expired) <= STEP:
             self._complete(self._reply(exhaust(self._count_drops())))
         else:
             self.open += 1  # what comes meanwhile replies to nothing
@@ -88,14 +105,14 @@ class Background(RunningFanout):
         for part in gone:
             self._send_again(part)
 
-    def _count_drops(self) -> Generator[None, None, list[str]]:
-        """Count the copies that are dropped, ``STEP`` with each step; return their client_ids where
-        the reply names them.
+    def _count_drops(self) -> Generator[None, None, _Missing]:
+        """Count the copies that are dropped, ``STEP`` with each step; return the client_ids of
+        those that were not sent, where the reply names them.
 
         They are counted only at the end, since some may have been sent once more before. Those that
         were counted already were dropped by a server that has gone since.
         """
-        names: list[str] = []
+        missing = _Missing([], [])
         self.dropped.sort()
         for at in range(0, len(self.dropped), STEP):
             step = self.dropped[at : at + STEP]
@@ -103,16 +120,21 @@ class Background(RunningFanout):
                 if index not in self.counted:
                     self.outbox.drops.dropped(self.subscribers, index)
             if self.message.receipt:
-                names += self.clients(step)
+                missing.dropped.extend(self.clients(step))
             yield
-        return names
-
-    def _reply(self, dropped: Sequence[str]) -> bytes:
-        """Return the reply ("The reply" in docs/protocol.rst): how many copies are kept, those of
-        durable receivers among them, or a receipt that names what was dropped."""
-        copies = self.total - len(self.dropped) + len(self.receivers)
         if self.message.receipt:
-            return encode_receipt(copies, dropped=dropped, logged=self.logged)
+            for at in range(0, len(self.expired), STEP):
+                missing.expired.extend(self.clients(self.expired[at : at + STEP]))
+                yield
+        return missing
+
+    def _reply(self, missing: _Missing) -> bytes:
+        """Return the reply ("The reply" in docs/protocol.rst): how many copies are kept, those of
+        durable receivers among them, or a receipt that names what was dropped or has expired."""
+        copies = self.total - len(self.dropped) - len(self.expired) + len(self.receivers)
+        if self.message.receipt:
+            dropped, expired = missing
+            return encode_receipt(copies, dropped=dropped, expired=expired, logged=self.logged)
         return b"%d" % copies
 
     def _replied(self, data: bytes) -> None:

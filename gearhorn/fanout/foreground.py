@@ -32,6 +32,7 @@ from gearhorn.fanout.running import Plan, RunningFanout, ServerBatch
 from gearhorn.fanout.tally import (
     DELIVERED,
     DROPPED,
+    EXPIRED,
     FAILED,
     HELD,
     PENDING,
@@ -45,7 +46,7 @@ from gearhorn.messages.fanout import copies_needed
 from gearhorn.requests import attempt
 
 STATUS_INTERVAL_S = 0.05  # between two WORK_STATUS of one fan-out
-_ENDED = bytes((DROPPED, FAILED))  # states that a failure names
+_ENDED = bytes((DROPPED, FAILED, EXPIRED))  # states that a failure names
 _LATE = bytes((*_ENDED, PENDING, HELD))  # those at the timeout
 _ALL = bytes((*_LATE, DELIVERED))
 
@@ -97,8 +98,8 @@ class Foreground(RunningFanout):
             if not plan.total:
                 job.release()
 
-    def done(self, client_id: str, error: str) -> None:
-        """A durable receiver has done with the message; ``error`` is why it was parked, or empty.
+    def done(self, client_id: str, error: str, is_expired: bool = False) -> None:
+        """A durable receiver has done with the message; see ``Waiter``.
 
         It may be told twice: by the member that delivered, and by a reading of positions.
         """
@@ -107,7 +108,7 @@ class Foreground(RunningFanout):
         del self._awaited[client_id]
         self._left -= 1
         if not self.replied:
-            self._tally.acknowledge(client_id, error)
+            self._tally.acknowledge(client_id, error, is_expired)
         self._progress()
 
     def missing(self) -> Sequence[str]:
@@ -171,6 +172,14 @@ class Foreground(RunningFanout):
         self._tally.drop(index)
         self.outbox.drops.dropped(self.subscribers, index)
         self._left -= 1
+
+    def expire(self, indexes: Sequence[int]) -> None:
+        if self.over:
+            self._went()
+            return
+        self._tally.expire(indexes)
+        self._left -= len(indexes)
+        self._went(len(indexes))
 
     def send_stranded(self, indexes: Sequence[int] | None) -> None:
         super().send_stranded(indexes)
@@ -417,20 +426,22 @@ class Foreground(RunningFanout):
             self._close()
 
     def _is_success(self) -> bool:
-        """Return whether enough receivers succeeded, and every copy was accepted or dropped."""
+        """Return whether enough receivers succeeded, and every copy was accepted or dropped, or not
+        sent because the message had expired."""
         needed = self._needed
         if self.message.quorum is None:  # a late durable receiver gets the message all the same
             needed -= len(self._awaited)
         tally = self._tally
-        return tally.succeeded >= needed and self._count_accepted() + tally.dropped == self.total
+        settled = self._count_accepted() + tally.dropped + tally.expired
+        return tally.succeeded >= needed and settled == self.total
 
     def _count_accepted(self) -> int:
         """Return how many copies a job server has accepted, and neither lost nor dropped.
 
         Before the timeout a reply is made only when all are answered, so those are all but the
-        dropped ones; at the timeout what each batch was answered has to be counted.
+        dropped and expired ones; at the timeout what each batch was answered has to be counted.
         """
         if not self.over:
-            return self.total - self._tally.dropped
+            return self.total - self._tally.dropped - self._tally.expired
         accepted = sum(part.answered - len(part.refused or ()) for part in self.parts)
         return accepted - self._lost - self._discarded

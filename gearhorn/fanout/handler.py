@@ -136,6 +136,8 @@ class Fanouts:
         has_log, topic = subscribers.has_log, message.topic
         waits = has_log or self._appends.concerns(topic)
         is_plain = message.background and chosen is None and not (message.receipt or waits)
+        if message.expires_ms and self._outbox.has_expired(message):
+            is_plain = False  # it waited for its list: who gets no copy has to be told
         if is_plain and self._send_fast(job, message, subscribers):
             return
         plan = Plan(job, message, subscribers, chosen)

@@ -144,6 +144,10 @@ class Outbox:
         prefix = b"%s%x:" % (self._tag, self._generation % 16**11) if foreground else None
         return unique_id(message.unique, message.payload, prefix)
 
+    def has_expired(self, message: Fanout) -> bool:
+        """Whether a message's time is over: no copy of it is begun any more."""
+        return message.expires_ms > 0 and message.is_expired(self.clock.clock_ms)
+
     def strand(self, fanout: Stranded, indexes: Sequence[int] | None) -> None:
         """Keep copies until a server is up; they are handed to ``send_stranded`` then."""
         self._stranded.append((fanout, indexes))

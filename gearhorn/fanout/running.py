@@ -16,9 +16,11 @@ Rules: runs on the event loop. A method that raises ``open`` says what lowers it
 
 from __future__ import annotations
 
+import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 
 from gearhorn.errors import InternalError
 from gearhorn.fanout.copies import Block, Subscribers
@@ -30,6 +32,7 @@ from gearhorn.gearman.submission import Submission
 from gearhorn.gearman.worker import Job
 from gearhorn.messages.fanout import Fanout
 from gearhorn.messages.logs import Logged
+from gearhorn.requests import attempt
 
 
 class Plan:
@@ -228,6 +231,11 @@ class RunningFanout(ABC):
         ``submit`` tells at once that they are lost.
         """
         outbox, message = self.outbox, self.message
+        if message.expires_ms and outbox.has_expired(message):
+            self.open += 1  # until it is told, in a turn of its own: callers are not done yet
+            call = partial(self._expire, indexes)
+            asyncio.get_running_loop().call_soon(attempt, self.job, call)
+            return
         unique = outbox.unique_id(message, self.foreground)
         if unique != self._unique:
             self._unique, self._tails = unique, {}
@@ -245,6 +253,14 @@ class RunningFanout(ABC):
             part = ServerBatch(self, block, self.foreground)
             self.parts.append(part)
             outbox.job_servers.submit(block.place, part)
+
+    def _expire(self, indexes: Sequence[int] | None) -> None:
+        self.open -= 1
+        self.expire(range(len(self.subscribers.queues)) if indexes is None else indexes)
+
+    @abstractmethod
+    def expire(self, indexes: Sequence[int]) -> None:
+        """The message expired before copies for these queues of the list were sent."""
 
     def drop(self, part: ServerBatch) -> int:
         """Take note of the copies of a part that the server refused; return how many are lost."""

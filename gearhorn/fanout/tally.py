@@ -11,7 +11,7 @@ Rules: pure. A copy is in one state at a time. Nothing changes any more once a r
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from gearhorn.fanout.copies import Subscribers
@@ -21,10 +21,10 @@ from gearhorn.messages.receipts import REPLY_BYTES, encode_failures, encode_rece
 
 # What can have become of a copy. Queues that get none are EXCLUDED, so that there is a state for
 # each index in the list.
-STATES = 6
-PENDING, HELD, DELIVERED, FAILED, DROPPED, EXCLUDED = range(STATES)
+STATES = 7
+PENDING, HELD, DELIVERED, FAILED, DROPPED, EXPIRED, EXCLUDED = range(STATES)
 SLICE = 2048  # queues that are named in one step
-_QUEUE_FULL = "queue full"
+_QUEUE_FULL, _EXPIRED = "queue full", "expired"
 _FRAME_BYTES = 3  # of JSON around a name
 _Found = TypeVar("_Found")
 
@@ -53,6 +53,7 @@ class Tally:
         self._omitted: set[int] = set()
         self._acknowledged: dict[str, None] = {}  # garbage collection walks through lists
         self._parked: dict[str, str] = {}
+        self._lapsed: dict[str, None] = {}
 
     @property
     def succeeded(self) -> int:
@@ -63,6 +64,11 @@ class Tally:
     def dropped(self) -> int:
         """How many copies are dropped."""
         return self._counts[DROPPED]
+
+    @property
+    def expired(self) -> int:
+        """How many copies were not sent because the message had expired."""
+        return self._counts[EXPIRED]
 
     def _move(self, index: int, state: int) -> None:
         """Put a copy into another state; the counts make ``succeeded`` and ``dropped`` cheap, which
@@ -94,6 +100,11 @@ class Tally:
         """There was no room for a copy."""
         self._move(index, DROPPED)
 
+    def expire(self, indexes: Iterable[int]) -> None:
+        """The message expired before these copies were sent."""
+        for index in indexes:
+            self._move(index, EXPIRED)
+
     def hold(self, index: int) -> None:
         """A copy waits for room."""
         self._move(index, HELD)
@@ -109,15 +120,17 @@ class Tally:
             yield index
             index = self._states.find(HELD, index + 1)
 
-    def acknowledge(self, client_id: str, error: str) -> None:
+    def acknowledge(self, client_id: str, error: str, is_expired: bool = False) -> None:
         """A durable receiver has done with the message.
 
         Arguments:
             client_id: the receiver's. It has no copy in the list, so it is kept by name.
-            error: why the message was parked for it, or ``LOG_DROPPED``; empty where it was
-                acknowledged.
+            error: why the message was parked for it, or ``LOG_DROPPED``; empty where it was not.
+            is_expired: whether the message expired before it was begun; else it was acknowledged.
         """
-        if error:
+        if is_expired:
+            self._lapsed[client_id] = None
+        elif error:
             self._parked[client_id] = error if error == LOG_DROPPED else f"parked: {error}"
         else:
             self._acknowledged[client_id] = None
@@ -177,11 +190,13 @@ class Tally:
             "failed": missing[FAILED],
             "pending": missing[PENDING] + missing[HELD],
             "dropped": missing[DROPPED],
+            "expired": missing[EXPIRED],
         }
         failed = named.reasons() | self._parked
-        dropped, pending, delivered = self._once(
+        dropped, expired, pending, delivered = self._once(
             failed,
             names[DROPPED],
+            [*names[EXPIRED], *self._lapsed],
             [*names[PENDING], *names[HELD], *awaited],
             [*names[DELIVERED], *self._acknowledged],
         )
@@ -191,6 +206,7 @@ class Tally:
             failed=failed,
             pending=pending,
             dropped=dropped,
+            expired=expired,
             results=named.results,
             omitted=named.omitted,
             logged=logged,
@@ -209,6 +225,7 @@ class Tally:
         pairs += named.reasons().items()
         pairs += ((name, late) for name in (*named.names[PENDING], *named.names[HELD]))
         pairs += self._parked.items()
+        pairs += ((name, _EXPIRED) for name in (*named.names[EXPIRED], *self._lapsed))
         pairs += ((name, late) for name in awaited)
         if self._is_merged:
             pairs = list(dict(reversed(pairs)).items())[::-1]

@@ -34,6 +34,7 @@ class DescribedDurable(msgspec.Struct, frozen=True):
     lag: int  # messages of the log behind the position
     attempts: int  # the highest number of failed ones that a message which fails now has had
     parked: int  # messages set aside
+    expired: int  # messages skipped because their time was over, since it is durable
     member: str | None  # that delivers for it; None where it is released, or read from
     term: int
     in_flight: int

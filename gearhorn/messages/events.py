@@ -14,7 +14,7 @@ events         ``released`` topic                    a round: lanes may be taken
 events         ``leaving`` member                    a member that gives its lanes up
 events         ``members``                           a member that sees another come or go
 done:PROCESS   topic client_id sequence error        a round: a receiver that PROCESS waits for has
-                                                     done with a message; one event a line
+               [``expired``]                         done with a message; one event a line
 =============  ====================================  ===============================================
 """
 
@@ -57,13 +57,14 @@ class MembersChanged(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A receiver has done with a message. ``error`` is why the message was parked, or
-    ``LOG_DROPPED``; "" where the receiver acknowledged it."""
+    """A subscription has done with a message. ``error`` is why the message was parked, or
+    ``LOG_DROPPED``; "" where a receiver acknowledged it, or where it expired."""
 
     topic: str
     client_id: str
     sequence: int
     error: str
+    is_expired: bool = False
 
 
 Event = Appended | Redriven | Released | Leaving | MembersChanged
@@ -106,20 +107,24 @@ def decode_event(text: bytes) -> Event | None:
     return None
 
 
-def encode_done(topic: str, client_id: str, sequence: int, error: str) -> bytes:
+def encode_done(
+    topic: str, client_id: str, sequence: int, error: str, *, is_expired: bool = False
+) -> bytes:
     """Return the line that tells a waiting process of one receiver. NULs and line ends of ``error``
-    become spaces, since they part events."""
+    become spaces, since they part events. A process that waits for a message which expires is of a
+    release that knows the fifth part."""
     text = error.replace("\n", " ").replace("\0", " ") if error else ""
-    return f"{topic}\0{client_id}\0{sequence}\0{text}".encode()
+    end = "\0expired" if is_expired else ""
+    return f"{topic}\0{client_id}\0{sequence}\0{text}{end}".encode()
 
 
 def decode_done(text: bytes) -> list[Done]:
     """Return the events of one publication on the channel of a process.
 
-    Raises ``ValueError`` where a line has not four parts.
+    Raises ``ValueError`` where a line has less than four parts.
     """
     events = []
     for line in text.decode().split("\n"):
-        topic, client_id, sequence, error = line.split("\0")
-        events.append(Done(topic, client_id, int(sequence), error))
+        topic, client_id, sequence, error, *more = line.split("\0")
+        events.append(Done(topic, client_id, int(sequence), error, more[:1] == ["expired"]))
     return events

@@ -124,6 +124,10 @@ class Fanout(msgspec.Struct, frozen=True, gc=False):
         has answered and whose copies are still out."""
         return msgspec.structs.replace(self, payload=b"", headers=None, header_bytes=0)
 
+    def is_expired(self, clock_ms: int) -> bool:
+        """Whether the message's time is over at this reading of the members' clock."""
+        return 0 < self.expires_ms <= clock_ms
+
     def expiring(self, clock_ms: int, at: float) -> Fanout:
         """Return the same message with the end of its time, which begins now.
 

@@ -42,6 +42,7 @@ class _Receipt(msgspec.Struct, frozen=True):
     results: Any
     results_base64: Any = UNSET
     results_omitted: Any = UNSET
+    expired: Any = UNSET
     unlisted: dict[str, int] | UnsetType = UNSET
     sequence: int | UnsetType = UNSET
     epoch: str | UnsetType = UNSET
@@ -92,6 +93,7 @@ def encode_receipt(
     failed: Mapping[str, str] = MappingProxyType({}),
     pending: Sequence[str] = (),
     dropped: Sequence[str] = (),
+    expired: Sequence[str] = (),
     results: Mapping[str, bytes] = MappingProxyType({}),
     omitted: Sequence[str] = (),
     logged: Logged | None = None,
@@ -110,6 +112,7 @@ def encode_receipt(
         failed: client_id to reason.
         pending: client_ids of receivers that had not finished.
         dropped: client_ids whose queue was full.
+        expired: client_ids for which the message was not begun any more.
         results: client_id to what the receiver returned.
         omitted: client_ids whose results were not kept.
         logged: where the message stands in its topic's log, None where it has none.
@@ -117,15 +120,16 @@ def encode_receipt(
     """
     texts, coded = _split(results) if results else ([], [])
     place = (logged.sequence, logged.epoch) if logged else (UNSET, UNSET)
-    lists = (delivered, failed, pending, dropped, omitted)
+    lists = (delivered, failed, pending, dropped, omitted, expired)
     lengths = sum(map(len, itertools.chain(*lists, failed.values(), *texts, *coded)))
     if not unlisted and _WIDEST * (lengths + sum(map(len, lists))) < REPLY_BYTES - _OTHER_BYTES:
         base64s = dict(coded) if coded else UNSET
         plain = (delivered, dict(failed), pending, dropped, dict(texts), base64s, omitted or UNSET)
-        return encode(_Receipt(copies, *plain, UNSET, *place))
+        return encode(_Receipt(copies, *plain, expired or UNSET, UNSET, *place))
     sheet = _Sheet(REPLY_BYTES - _OTHER_BYTES)
     failed_json, _ = sheet.add("failed", list(failed.items()), dict)
     dropped_json, _ = sheet.add("dropped", dropped, list)
+    expired_json, _ = sheet.add("expired", expired, list)
     pending_json, _ = sheet.add("pending", pending, list)
     delivered_json, _ = sheet.add("delivered", delivered, list)
     coded_json, coded_out = sheet.add("", coded, dict, is_counted=False)
@@ -136,8 +140,13 @@ def encode_receipt(
         sheet.unlisted[key] = sheet.unlisted.get(key, 0) + others
     fitted = (delivered_json, failed_json, pending_json, dropped_json, texts_json)
     others_json = coded_json if len(coded) > len(coded_out) else UNSET
-    left_out = omitted_json if missing else UNSET
-    return encode(_Receipt(copies, *fitted, others_json, left_out, sheet.unlisted or UNSET, *place))
+    seldom = (
+        others_json,
+        omitted_json if missing else UNSET,
+        expired_json if expired else UNSET,
+        sheet.unlisted or UNSET,
+    )
+    return encode(_Receipt(copies, *fitted, *seldom, *place))
 
 
 def _split(results: Mapping[str, bytes]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:

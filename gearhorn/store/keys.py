@@ -49,6 +49,10 @@ key (all under ``{NAMESPACE}``)  type       what
                                            of them all
 ``redrive:TOPIC NUL CLIENT``    zset       sequence put back -> itself
 ``ahead:TOPIC NUL CLIENT``      zset       "FIRST-LAST" acknowledged beyond the position -> LAST
+``expired:TOPIC``               hash       durable client_id -> "TOTAL TERM COUNT": messages that
+                                           expired, COUNT of them under TERM, the last one
+``lapsed:TOPIC NUL CLIENT``     zset       sequence that expired, and that a publisher may wait for
+                                           -> itself; the newest 100
 ``redriven``                    zset       topic NUL client_id with messages put back -> the number
                                            of its last redrive
 ``redrives``                    string     counts redrives

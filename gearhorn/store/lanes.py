@@ -53,6 +53,15 @@ class LaneRecord(NamedTuple):
     position: int  # the sequence up to which the log is done with
 
 
+class LaneCounts(NamedTuple):
+    """What is counted of a lane: messages that are parked, the failure history of those that fail
+    now, by sequence, and messages that expired before they were begun."""
+
+    parked: int
+    failures: dict[int, FailureHistory]
+    expired: int
+
+
 class Acquired(NamedTuple):
     """A lane that this member holds now, and what it finds there.
 
@@ -355,20 +364,22 @@ class Lanes(ParkedMessages):
             following
         )
 
-    async def counts(
-        self, pairs: Sequence[tuple[str, str]]
-    ) -> list[tuple[int, dict[int, FailureHistory]]]:
-        """Return, for each (topic, client_id), how many messages are parked, and the failure
-        history of those that fail now, by sequence. Raises ``StoreError``."""
+    async def counts(self, pairs: Sequence[tuple[str, str]]) -> list[LaneCounts]:
+        """Return what is counted of each (topic, client_id). Raises ``StoreError``."""
         key = self._connection.key
         commands: list[Command] = []
         for topic, client_id in pairs:
             pair = f"{topic}\0{client_id}"
             commands += ("ZCARD", key("order", pair)), ("HGETALL", key("trouble", pair))
+            commands.append(("HGET", key("expired", topic), client_id))
         replies = iter(await self._connection.pipeline(commands))
         return [
-            (count, {int(n): decode_history(body) for n, body in next(replies).items()})
-            for count in replies
+            LaneCounts(
+                parked,
+                {int(n): decode_history(body) for n, body in next(replies).items()},
+                _total_of(next(replies)),
+            )
+            for parked in replies
         ]
 
     async def tell(self, event: Leaving | MembersChanged) -> None:
@@ -376,6 +387,11 @@ class Lanes(ParkedMessages):
         (``messages.events``), so nothing is repeated."""
         channel = self._connection.channel("events")
         await self._connection.pipeline([("PUBLISH", channel, encode_event(event))])
+
+
+def _total_of(counter: bytes | None) -> int:
+    """Read the first of "TOTAL TERM COUNT" (see ``advance.lua``)."""
+    return int(counter.partition(b" ")[0]) if counter else 0
 
 
 def record_of(record: bytes) -> LaneRecord:

@@ -36,11 +36,13 @@ REDRIVEN = 1000  # subscriptions in one page
 
 
 class Passed(NamedTuple):
-    """A message that the position of a durable subscription has passed. ``is_capped``: the log's
-    caps took it, perhaps before it was delivered. ``ended``: the version at which the subscription,
-    or its durability, last ended; a bound where that is forgotten."""
+    """A message that the position of a durable subscription has passed. ``is_expired``: it was not
+    begun any more. ``is_capped``: the log's caps took it, perhaps before it was delivered.
+    ``ended``: the version at which the subscription, or its durability, last ended; a bound where
+    that is forgotten."""
 
     is_parked: bool
+    is_expired: bool
     is_capped: bool
     ended: int
 
@@ -227,15 +229,17 @@ class ParkedMessages:
             pair = f"{topic}\0{client_id}"
             commands += ("ZSCORE", key("order", pair), sequence), ("ZSCORE", ended, pair)
             commands.append(("ZSCORE", ended, f"{pair}\0"))
+            commands.append(("ZSCORE", key("lapsed", pair), sequence))
         capped, floor, *found = await self._connection.pipeline(commands)
         return [
             Passed(
                 parked is not None,
+                expired is not None,
                 sequence <= int(capped or 0),
                 max(int(float(version or 0)) for version in (floor, *versions)),
             )
-            for (_, sequence), parked, *versions in zip(
-                messages, found[::3], found[1::3], found[2::3], strict=True
+            for (_, sequence), parked, *versions, expired in zip(
+                messages, found[::4], found[1::4], found[2::4], found[3::4], strict=True
             )
         ]
 

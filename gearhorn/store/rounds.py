@@ -43,10 +43,10 @@ PIECE = 500  # lanes in one command: a few milliseconds of the store
 RANGES = 2000  # done beyond their positions, in one command, or those of one lane
 
 # How far a lane is: client_id, TERM, position, the epoch of the message there ("" where the
-# position has not moved), and the ranges done beyond the position that are new (first, last,
-# epoch); None where nothing is done beyond it and nothing was. A plain tuple, since one is made for
-# each acknowledgement.
-PositionWrite = tuple[str, int, int, str, Sequence[tuple[int, int, str]] | None]
+# position has not moved), the ranges done beyond the position that are new (first, last, epoch),
+# None where nothing is done beyond it and nothing was, and how many messages have expired under
+# that TERM, 0 where the store knows. A plain tuple, since one is made for each acknowledgement.
+PositionWrite = tuple[str, int, int, str, Sequence[tuple[int, int, str]] | None, int]
 Pair = tuple[str, str]  # topic, client_id
 # The lanes that a command is about: their topic, and for each of them what begins with its
 # client_id. Pairs are made of it only where something went wrong.
@@ -66,18 +66,21 @@ class Parking(NamedTuple):
     size: int  # of the payload, in bytes
 
 
+FailureKind = Literal["fail", "clear", "redriven", "late", "lapsed"]
+
+
 class FailureWrite(NamedTuple):
     """What is known of messages of one lane.
 
     ``kind`` is "fail" (keep ``body``, a ``FailureHistory`` as JSON), "clear" (forget it: they are
-    done with), "redriven" (they were put back and are done with now) or "late" (a receiver
-    acknowledged them after they were parked).
+    done with), "redriven" (they were put back and are done with now), "late" (a receiver
+    acknowledged them after they were parked) or "lapsed" (they expired while a publisher waited).
     """
 
     topic: str
     client_id: str
     term: int
-    kind: Literal["fail", "clear", "redriven", "late"]
+    kind: FailureKind
     sequences: Sequence[int]
     body: bytes = b""
 
@@ -212,6 +215,7 @@ class Commands:
         key, pair = self._connection.key, (note.topic, note.client_id)
         names = ("trouble", "redrive", "parked", "order", "ahead")
         keys = [key("lanes", note.topic), *self._keys(*pair, *names), key("redriven")]
+        keys += self._keys(*pair, "lapsed")
         rest = note.client_id, self._member, note.term, note.kind, note.topic, note.body
         return self._connection.script("note", keys, *rest, *note.sequences)
 
@@ -270,11 +274,18 @@ def position_command(
     key = connection.key
     keys = [key("lanes", topic), key("log", topic)]
     arguments: list[Any] = []
-    for client_id, term, position, epoch, ahead in writes:
+    counted: list[str] = []
+    counter = 0  # the number of its key, once a lane has counted
+    for client_id, term, position, epoch, ahead, expired in writes:
         beyond = ""
+        if expired:
+            if not counter:
+                keys.append(key("expired", topic))
+                counter = len(keys)
+            counted.append(f"{counter} {len(arguments) // 5 + 1} {expired}")
         if ahead is not None:
             keys.append(key("ahead", f"{topic}\0{client_id}"))
             ranges = (f" {first} {last} {under}" for first, last, under in ahead)
             beyond = f"{len(keys)}{''.join(ranges)}"
         arguments += client_id, term, position, epoch, beyond
-    return connection.script("advance", keys, member, holder, *arguments)
+    return connection.script("advance", keys, member, holder, " ".join(counted), *arguments)

@@ -172,6 +172,7 @@ class Subscriptions:
             *(key("marks", topic), key("ahead", pair), key("redriven")),
             *answers,
             *(key("ended"), key("patterned"), key("schema")),
+            *(key("expired", topic), key("lapsed", pair)),
             *(key("clients", rival) for rival, _ in rivals),
         ]
         given: bytes | str | int = change.drainer

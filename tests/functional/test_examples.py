@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def language(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[str]:
     language = request.param
     assert isinstance(language, str)
     yield language
-    for topic in ("news", "orders"):
+    for topic in ("news", "orders", "prices"):
         outcome = cluster.run(
             "unsubscribe_fanout", topic=topic, client_id=CLIENTS[language], drain=True
         )
@@ -119,6 +120,19 @@ def lag(cluster: Cluster, client: str) -> int:
     lag = described["topics"]["orders"]["subscriptions"][client]["durable"]["lag"]
     assert isinstance(lag, int)
     return lag
+
+
+@pytest.mark.parametrize("language", ["python"], indirect=True)
+def test_headers_travel_and_what_is_late_is_dropped(
+    cluster: Cluster, examples: Examples, language: str
+) -> None:
+    cluster.subscribe("prices", "bob", envelope=True)
+    assert cluster.publish("prices", "late", expires=1.0).data == b"1"  # waits on the queue
+    time.sleep(1.1)
+    output = examples.start(language, "headers")
+    examples.wait_for_receiver("prices_bob")
+    assert examples.run("shell/headers.sh").stdout == "1"
+    eventually(lambda: output.read_text() == "bob received 1.0843 USD\n")
 
 
 def test_a_program_tells_why_it_was_refused(examples: Examples, language: str) -> None:

@@ -36,10 +36,11 @@ class Promise(RuleBasedStateMachine):
     @initialize(options=st.lists(OPTIONS, min_size=2, max_size=2))
     def begin(self, options: list[DurableOptions]) -> None:
         self.member = Member(options)
-        self.go_on([False, True, False], [], 0, 0, "", 0, 0, True)
+        self.go_on([False, True, False], [], 0, 0, "", 0, 0, 0, True)
 
     @rule(
         published=st.lists(st.booleans(), max_size=3),
+        expires_s=st.sampled_from([0, 0, 0, 1, 4, 12, 40]),
         ends=st.lists(st.sampled_from([True, True, False]), max_size=3),
         taken=st.integers(0, 4),
         which=st.integers(0, 11),
@@ -57,6 +58,7 @@ class Promise(RuleBasedStateMachine):
         accident: str,
         accepted: int,
         seconds: int,
+        expires_s: int,
         is_watched: bool,
     ) -> None:
         """Publishers, the job server and receivers do something each, perhaps there is an accident,
@@ -65,7 +67,7 @@ class Promise(RuleBasedStateMachine):
         assert member is not None
         server, store = member.server, member.store
         member.settle(
-            lambda: member.publish(published, is_watched),
+            lambda: member.publish(published, is_watched, expires_s),
             lambda: server.accept(accepted, which % 3 if accident == "reject" else -1),
         )
         server.take(taken)
@@ -120,10 +122,10 @@ class Promise(RuleBasedStateMachine):
                 for _ in range(60 + 3 * len(member.store.log)):
                     if member.is_done():
                         break
-                    self.go_on([], [True] * 20, 20, 0, "", 99, 20, True)
+                    self.go_on([], [True] * 20, 20, 0, "", 99, 20, 0, True)
                     member.server.orphans.clear()
                 for _ in range(3):
-                    self.go_on([], [], 0, 0, "", 99, 20, True)
+                    self.go_on([], [], 0, 0, "", 99, 20, 0, True)
                 member.ends_well()
         finally:
             member.end()

@@ -8,7 +8,6 @@ receivers of a former owner have ended (``quiet``), and which jobs are taken (``
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -17,8 +16,7 @@ from gearhorn import tasks, timing
 from gearhorn.durable import outcomes, retries, rounds
 from gearhorn.durable.changed_lanes import ChangedLanes
 from gearhorn.durable.deliverer import Deliverer
-from gearhorn.durable.lanes import Delivery, Lane
-from gearhorn.durable.shipping import Job as Attempt
+from gearhorn.durable.lanes import Lane
 from gearhorn.durable.states import LaneState, State
 from gearhorn.messages.subscriptions import DurableOptions
 from support.simulated import Clock, Job, JobServer, Judge, Loop
@@ -44,7 +42,9 @@ class Member(Judge):
     def __init__(self, options: Sequence[DurableOptions]) -> None:
         self.clock = Clock()
         self.loop = Loop(self.clock)
-        self.store = Store([Subscription(f"c{at}", some) for at, some in enumerate(options)])
+        self.store = Store(
+            [Subscription(f"c{at}", some) for at, some in enumerate(options)], self.clock
+        )
         self.server = JobServer(self, self.clock)
         self._patches: list[Any] = [mock.patch.object(timing, "time", self.clock)]
         for module in (outcomes, retries, rounds, tasks):
@@ -176,21 +176,10 @@ class Member(Judge):
 
     def watch(self) -> None:
         """Ask which jobs are taken."""
-        shipping = self.deliverer.outcomes.shipping
         for lane in list(self.deliverer.held.busy):
             for delivery in lane.window:
-                if delivery.state is State.SENT and delivery.job is not None:
-                    shipping.ask(delivery.job, partial(self._told, delivery, delivery.job))
-
-    def _told(self, delivery: Delivery, attempt: Attempt, is_known: bool, is_running: bool) -> None:
-        if delivery.job is not attempt or delivery.state is not State.SENT:
-            return
-        if is_running:
-            self.deliverer.outcomes.taken(delivery)
-        elif is_known:
-            self.deliverer.outcomes.waiting(delivery)
-        else:
-            self.deliverer.outcomes.unknown(delivery)
+                if delivery.state is State.SENT:
+                    self.deliverer.outcomes.ask(delivery)
 
     def close(self, kept: Subscription) -> None:
         """Give a lane up: it is for another TERM."""
@@ -198,10 +187,12 @@ class Member(Judge):
         if lane is not None:
             self.deliverer.close(lane)
 
-    def publish(self, excluded: Sequence[bool], is_told: bool) -> None:
-        """Log messages; the second subscription is excluded from some."""
+    def publish(self, excluded: Sequence[bool], is_told: bool, expires_s: int = 0) -> None:
+        """Log messages; the second subscription is excluded from some. They expire after a while,
+        unless that is 0."""
+        expires_ms = self.clock.ms + 1000 * expires_s if expires_s else 0
         for is_excluded in excluded:
-            self.store.publish(["c1"] if is_excluded else [], "process")
+            self.store.publish(["c1"] if is_excluded else [], "process", expires_ms)
         if is_told:
             self.deliverer.appended(TOPIC, len(self.store.log))
         else:
@@ -232,6 +223,7 @@ class Member(Judge):
 
     def _may_be_sent(self, kept: Subscription, sequence: int) -> None:
         assert kept.client_id not in self.store.log[sequence - 1].info.exclude
+        assert not self.store.has_expired(sequence), "it has expired"
         if sequence not in kept.redrives:
             assert not kept.knows(sequence), "the store knows that it is done"
         failures, due_s = self._failures.get((kept.client_id, sequence), (0, 0.0))
@@ -269,7 +261,8 @@ class Member(Judge):
         if kept.options.in_flight == 1 and first not in kept.redrives:
             for sequence in range(self.store.first, first):
                 is_excluded = kept.client_id in self.store.log[sequence - 1].info.exclude
-                assert is_excluded or kept.knows(sequence), "one before it is not done"
+                is_over = is_excluded or self.store.has_expired(sequence)
+                assert is_over or kept.knows(sequence), "one before it is not done"
 
     def expired(self, job: Job) -> None:
         timeout = job.lane.options.timeout
@@ -329,10 +322,14 @@ class Member(Judge):
                 assert self.store.is_over(kept, sequence)
             assert kept.troubles == {}, "failed attempts are kept of what is done"
             assert not kept.acknowledged & kept.parked.keys(), "acknowledged late, and parked"
+            expired = self.store.expired(kept)
+            if self.store.is_countable and self.store.first == 1:
+                assert sum(kept.counted.values()) == len(expired), "expired messages are miscounted"
             if self.store.is_calm:
                 due = {
                     entry.sequence
                     for entry in self.store.log
-                    if entry.sequence in kept.heard | kept.parked.keys()
+                    if entry.sequence in kept.heard | kept.parked.keys() | expired
                 }
+                assert expired <= kept.lapsed, "the store does not know what expired"
                 assert due <= kept.told, "who waits was not told"

@@ -18,6 +18,7 @@ from gearhorn.store.inherited import Sequences
 from gearhorn.store.lanes import Acquired
 from gearhorn.store.log import Entry
 from gearhorn.store.rounds import FailureWrite, Parking, Round, RoundReply
+from support.simulated import Clock
 
 TOPIC, ME = "t", "me"
 
@@ -39,6 +40,8 @@ class Subscription:
         self.failed: dict[int, int] = {}  # attempts, since the message was published
         self.put_back: set[int] = set()  # at any time
         self.told: set[int] = set()  # those who wait were told of
+        self.lapsed: set[int] = set()  # the store keeps that they expired while some waited
+        self.counted: dict[int, int] = {}  # how many it counts so, by TERM
         self.fenced: set[int] = set()  # TERMs that the member knows are over
 
     def knows(self, sequence: int) -> bool:
@@ -54,7 +57,8 @@ class Subscription:
 class Store:
     """As ``gearhorn.store.lanes.Lanes``, as far as rounds go."""
 
-    def __init__(self, subscriptions: Sequence[Subscription]) -> None:
+    def __init__(self, subscriptions: Sequence[Subscription], clock: Clock) -> None:
+        self.clock = clock
         self.lanes = {lane.client_id: lane for lane in subscriptions}
         self.log: list[Entry] = []
         self.first = 1  # what is before was dropped by the log's caps
@@ -62,6 +66,7 @@ class Store:
         self.fault = ""  # of the next round: "before", "after", or a client_id that is refused
         self.is_slow = False
         self.is_calm = True  # nothing was lost yet: those who wait must all be told
+        self.is_countable = True  # nothing happened that leaves open why a message was not sent
         self.errors: list[BaseException] = []
         self._waiting: list[asyncio.Future[None]] = []
 
@@ -73,11 +78,25 @@ class Store:
     def epoch(self) -> str:
         return f"{self.run:08d}epoch"
 
-    def publish(self, exclude: Sequence[str], waiter: str) -> None:
+    def publish(self, exclude: Sequence[str], waiter: str, expires_ms: int = 0) -> None:
         """Log a message."""
         sequence = len(self.log) + 1
-        info = Info(0.0, exclude=tuple(exclude), waiter=waiter)
+        info = Info(0.0, exclude=tuple(exclude), waiter=waiter, expires_ms=expires_ms)
         self.log.append(Entry(sequence, self.epoch, info, b"%d" % sequence))
+
+    def has_expired(self, sequence: int) -> bool:
+        """Whether the time of a message is over."""
+        return self.log[sequence - 1].info.is_expired(self.clock.ms)
+
+    def expired(self, lane: Subscription) -> set[int]:
+        """The messages that a subscription did not get because they expired."""
+        return {
+            entry.sequence
+            for entry in self.log
+            if self.has_expired(entry.sequence)
+            and entry.sequence not in lane.heard | lane.parked.keys()
+            and lane.client_id not in entry.info.exclude
+        }
 
     def is_over(self, lane: Subscription, sequence: int) -> bool:
         """Whether a message needs no delivery from the log any more, whoever knows it."""
@@ -87,6 +106,7 @@ class Store:
             or sequence in lane.redrives
             or sequence < self.first
             or lane.client_id in self.log[sequence - 1].info.exclude
+            or self.has_expired(sequence)
         )
 
     # Rounds
@@ -146,13 +166,15 @@ class Store:
                 if not self._park(self.lanes[parking.client_id], parking):
                     reply.gone.add((TOPIC, parking.client_id, parking.sequence))
         for _, writes in work[0].items():
-            for client_id, term, position, _, ahead in writes:
+            for client_id, term, position, _, ahead, expired in writes:
                 if self._holds(client_id, member, term, reply):
                     self._move(self.lanes[client_id], position, ahead)
+                    self._count(self.lanes[client_id], expired)
         for (_, is_quiet), writes in work.released.items():
-            for client_id, term, position, _, ahead in writes:
+            for client_id, term, position, _, ahead, expired in writes:
                 if self._holds(client_id, member, term, reply):
                     self._move(self.lanes[client_id], position, ahead)
+                    self._count(self.lanes[client_id], expired)
                     self.lanes[client_id].owner = "-" if is_quiet else "?"
         for _, first, limit, _ in work.wanted:
             found = self.log[max(first, self.first) - 1 :][:limit]
@@ -186,12 +208,16 @@ class Store:
                 assert history.attempts <= lane.failed.get(sequence, 0), "it failed less often"
                 lane.troubles[sequence] = history
             elif note.kind == "clear":
-                assert sequence in lane.heard or sequence < self.first
+                assert self._is_done(lane, sequence)
                 lane.troubles.pop(sequence, None)
+            elif note.kind == "lapsed":
+                assert self.has_expired(sequence)
+                assert self.log[sequence - 1].info.waiter
+                lane.lapsed.add(sequence)
             else:
                 was_back = lane.redrives.pop(sequence, None) is not None
                 was_parked = note.kind == "late" and lane.parked.pop(sequence, None) is not None
-                assert sequence in lane.heard or sequence < self.first
+                assert self._is_done(lane, sequence)
                 if note.kind == "late" and (was_back or was_parked) and sequence > lane.position:
                     lane.ahead.append((sequence, sequence))
 
@@ -230,10 +256,20 @@ class Store:
                 assert self.is_over(lane, sequence), "done, the lane says, but it is not"
         lane.ahead = [(first, last) for first, last in lane.ahead if last > position]
 
+    def _is_done(self, lane: Subscription, sequence: int) -> bool:
+        """Whether nothing more is to become of a message for a subscription."""
+        return sequence in lane.heard or sequence < self.first or self.has_expired(sequence)
+
+    def _count(self, lane: Subscription, expired: int) -> None:
+        """As ``advance.lua`` counts: the number of a TERM, whatever was told of it before."""
+        lane.counted[lane.term] = max(lane.counted.get(lane.term, 0), expired)
+
     def _tell(self, text: str) -> None:
-        _, client_id, number, error = text.split("\0")
+        _, client_id, number, error, *more = text.split("\0")
         lane, sequence = self.lanes[client_id], int(number)
-        if error == LOG_DROPPED:
+        if more:
+            assert self.has_expired(sequence), "it is said to have expired, and has not"
+        elif error == LOG_DROPPED:
             assert sequence < self.first
         elif error:
             assert lane.failed.get(sequence)
@@ -276,7 +312,7 @@ class Store:
         """Another member takes a lane, delivers some messages, and dies."""
         self.term += 1
         lane.owner, lane.term = "other", self.term
-        self.is_calm = False
+        self.is_calm = self.is_countable = False
         for _ in range(count):
             if lane.position == len(self.log):
                 return
@@ -297,4 +333,4 @@ class Store:
     def restart(self) -> None:
         """The store is started again, with all that it had."""
         self.run += 1
-        self.is_calm = False
+        self.is_calm = self.is_countable = False

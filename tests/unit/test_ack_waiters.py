@@ -19,6 +19,7 @@ class Store:
         self.all = dict(positions)
         self.parked: set[tuple[str, int]] = set()
         self.capped = 0
+        self.expired: set[tuple[str, int]] = set()
         self.ended: dict[str, int] = {}
         self.known = 0  # by the member
         self.is_away = False
@@ -33,7 +34,12 @@ class Store:
     async def passed(self, topic: str, messages: Sequence[tuple[str, int]]) -> list[Passed]:
         """As `Lanes.passed`."""
         return [
-            Passed(pair in self.parked, pair[1] <= self.capped, self.ended.get(pair[0], 0))
+            Passed(
+                pair in self.parked,
+                pair in self.expired,
+                pair[1] <= self.capped,
+                self.ended.get(pair[0], 0),
+            )
             for pair in messages
         ]
 
@@ -46,11 +52,11 @@ class Fanout:
         self.told: dict[str, str] = {}
         self.asked = 0
 
-    def done(self, client_id: str, error: str) -> None:
+    def done(self, client_id: str, error: str, is_expired: bool) -> None:
         """A receiver has done with the message."""
         if client_id in self.left:
             del self.left[client_id]
-            self.told[client_id] = error
+            self.told[client_id] = "expired" if is_expired else error
 
     def missing(self) -> list[str]:
         """Those that have not."""

@@ -15,7 +15,7 @@ from gearhorn.broker.describe import Descriptions
 from gearhorn.messages.logs import FailureHistory
 from gearhorn.messages.peers import MemberState
 from gearhorn.messages.subscriptions import decode_options
-from gearhorn.store.lanes import LaneRecord
+from gearhorn.store.lanes import LaneCounts, LaneRecord
 from gearhorn.store.listing import Stored
 
 LOG = {"epoch": "e", "first": "3", "last": "9", "bytes": "70", "floor": "20", "dropped": "1"}
@@ -63,7 +63,7 @@ class Bed:
             return {name: self.records[name] for name in clients if name in self.records}
 
         async def counts(pairs: list[tuple[str, str]]) -> Any:
-            return [(1, {6: FAILED}) for _ in pairs]
+            return [LaneCounts(1, {6: FAILED}, 2) for _ in pairs]
 
         async def recent() -> Any:
             return self.recent
@@ -115,6 +115,7 @@ async def test_a_durable_subscription_is_told_with_its_place_in_the_log() -> Non
     assert (topic["log"]["first"], topic["log"]["last"], topic["log"]["bytes"]) == (3, 9, 50)
     lane = topic["subscriptions"]["alice"]["durable"]
     assert (lane["position"], lane["lag"], lane["attempts"], lane["parked"]) == (5, 4, 4, 1)
+    assert lane["expired"] == 2
     assert (lane["member"], lane["term"], lane["in_flight"]) == ("me", 7, 2)
     assert "durable" not in topic["subscriptions"]["new"], "its lane has no record yet"
     assert "durable" not in topic["subscriptions"]["bob"]

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from support.fanouts import Clock
 from support.proxy import on_loop
 from support.requests import Job
 from support.windows import EPOCH, entry
@@ -43,7 +44,7 @@ class Log:
 
 
 def fetches(log: Log) -> Fetching:
-    parts: Any = log, asyncio.Semaphore(REPLIES)
+    parts: Any = log, asyncio.Semaphore(REPLIES), Clock()
     return Fetching(*parts)
 
 

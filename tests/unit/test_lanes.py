@@ -16,6 +16,7 @@ ROWS: list[tuple[str, str, str, list[str]]] = [
     ("READY", "SEND", "SENT", []),
     ("READY", "LATE", "DONE", []),
     ("READY", "VANISH", "DONE", []),
+    ("READY", "LAPSE", "DONE", []),
     ("SENT", "TAKE", "TAKEN", []),
     ("SENT", "COMPLETE", "DONE", []),
     ("SENT", "LATE", "DONE", ["CANCEL"]),

@@ -59,7 +59,7 @@ def rounds_of(bed: Bed, store: Store) -> Rounds:
 
 def ranges(work: Round) -> list[tuple[int, int, str]]:
     """What is told of messages done beyond positions."""
-    return [one for some in work.positions.values() for *_, ahead in some for one in ahead or ()]
+    return [one for some in work.positions.values() for *_, ahead, _ in some for one in ahead or ()]
 
 
 @on_loop
@@ -83,7 +83,7 @@ async def test_what_many_lanes_have_done_beyond_their_positions_is_told_part_by_
         (topic, first)
         for work in store.rounds
         for topic, some in work.positions.items()
-        for *_, ahead in some
+        for *_, ahead, _ in some
         for first, _, _ in ahead or ()
     ]
     assert len(told) == len(set(told)), "nothing is told twice"
@@ -118,13 +118,13 @@ async def test_what_was_put_back_goes_on_when_job_servers_have_room_again() -> N
 def pieces(*counts: int | None) -> list[int]:
     """How many lanes there are in each command, for lanes with so many ranges."""
     some: list[PositionWrite] = [
-        (f"c{at}", 1, 0, "", None if count is None else [(2, 2, "e")] * count)
+        (f"c{at}", 1, 0, "", None if count is None else [(2, 2, "e")] * count, 0)
         for at, count in enumerate(counts)
     ]
     scripts: list[int] = []
 
     def script(name: str, keys: Any, *arguments: Any) -> tuple[str]:
-        scripts.append((len(arguments) - 2) // 5)
+        scripts.append((len(arguments) - 3) // 5)
         return (name,)
 
     connection = SimpleNamespace(key=lambda *names: "k", script=script)

@@ -10,11 +10,16 @@
 -- together with what is done beyond it: a new owner that found one without the other would deliver
 -- again what was done.
 --
--- KEYS: 1 the lanes  2 the log  3… what lanes have done beyond their positions
--- ARGV: 1 the member  2 the owner from now on: the member, "-" or "?" (see acquire.lua)  3… for
---       each lane its client_id, its TERM, its position, the epoch of the message there ('' where
---       it has not moved), and what is done beyond it: '' where nothing is and was, else "K FIRST
---       LAST EPOCH FIRST LAST EPOCH …", K being the number of its key
+-- So does what lanes have counted, in hashes of client_id -> "TOTAL TERM COUNT": a new owner goes on
+-- behind what was counted, and the count of a TERM is added once, however often it is told.
+--
+-- KEYS: 1 the lanes  2 the log  3… what lanes have done beyond their positions, and their counters
+-- ARGV: 1 the member  2 the owner from now on: the member, "-" or "?" (see acquire.lua)  3 what
+--       lanes have counted under their TERMs: '' where nothing, else "K N COUNT K N COUNT …", K
+--       being the number of the counter's key and N that of the lane here  4… for each lane its
+--       client_id, its TERM, its position, the epoch of the message there ('' where it has not
+--       moved), and what is done beyond it: '' where nothing is and was, else "K FIRST LAST EPOCH
+--       FIRST LAST EPOCH …"
 -- A position never goes back: one whose answer was late may come after the next was written.
 -- Returns the client_ids of lanes that this member does not hold under that TERM, or whose position
 -- or messages the log knows nothing of: the store lost them.
@@ -45,13 +50,23 @@ local function beyond_of(text)
     return KEYS[tonumber(key)], new
 end
 
-local clients, changed, fenced = {}, {}, {}
-for at = 3, #ARGV, 5 do
+local function count_up(key, client, term, count)
+    local kept = redis.call('HGET', key, client) or '0 0 0'
+    local total, last, former = string.match(kept, '^(%d+) (%d+) (%d+)$')
+    local new = tonumber(count) - (last == term and tonumber(former) or 0)
+    if new > 0 then
+        local text = string.format('%.0f', tonumber(total) + new)
+        redis.call('HSET', key, client, text .. ' ' .. term .. ' ' .. count)
+    end
+end
+
+local clients, changed, fenced, lost = {}, {}, {}, {}
+for at = 4, #ARGV, 5 do
     clients[#clients + 1] = ARGV[at]
 end
 local records = redis.call('HMGET', KEYS[1], unpack(clients))
 for n, client in ipairs(clients) do
-    local at = 5 * n - 2
+    local at = 5 * n - 1
     local position, more = tonumber(ARGV[at + 2]), ARGV[at + 4]
     local record = records[n]
     local mine = ARGV[1] .. ' ' .. ARGV[at + 1] .. ' ' -- what the record begins with
@@ -78,6 +93,13 @@ for n, client in ipairs(clients) do
         end
     else
         fenced[#fenced + 1] = client
+        lost[n] = true
+    end
+end
+for key, n, count in string.gmatch(ARGV[3], '(%d+) (%d+) (%d+)') do
+    n = tonumber(n)
+    if not lost[n] then
+        count_up(KEYS[tonumber(key)], clients[n], ARGV[5 * n], count)
     end
 end
 if #changed > 0 then

@@ -15,13 +15,14 @@
 --       23 the marks of the log's blocks  24 what is done beyond its position  25 which pairs have
 --       messages that were put back  26 what became of requests  27 when each was answered
 --       28 pairs that have ended  29 the word for the set of patterns  30 the layout
---       31… the clients of every other list that could make the same queue name
+--       31 how many of its messages expired  32 which of them a publisher may wait for
+--       33… the clients of every other list that could make the same queue name
 --       (of a pattern the name of its list stands for the topic, and 7 are the patterns)
 -- ARGV: 1 "subscribe", "unsubscribe", "expire" or "overflow"  2 topic  3 client_id  4 queue
 --       5 the options given, as JSON; of an unsubscribe the member that drains the queue, or '';
 --       of an overflow a version: what was subscribed after it is spared  6 the caller's reading of
 --       the clock, ms  7 where a durable subscription starts, as JSON, or ''  8 a fresh epoch
---       9 the request's id, or ''  10… the client_ids that go with KEYS 31…
+--       9 the request's id, or ''  10… the client_ids that go with KEYS 33…
 -- Returns {version, whether the pair existed before, 1 where lanes or the log are concerned, parked
 -- messages discarded or -1, 1 where the caller is to drain the queue}; {0, n} where pair n owns the
 -- queue name; {0, 0} where the queue is being drained, or what is to be ended is not what was
@@ -32,7 +33,7 @@
 -- messages, a log) is unlinked, which frees it in another thread; only messages that were put back,
 -- where a subscription turns to pull, are moved at once, and cost their number.
 
-local RIVALS, NAMES = 30, 9 -- KEYS and ARGV before those of other pairs
+local RIVALS, NAMES = 32, 9 -- KEYS and ARGV before those of other pairs
 local PATTERNS = 10000 -- that there may be
 local kind, topic, client, queue = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local pair = topic .. '\0' .. client
@@ -104,7 +105,8 @@ local function end_lane()
         return -1
     end
     local parked = redis.call('ZCARD', KEYS[19]) + redis.call('ZCARD', KEYS[21])
-    redis.call('UNLINK', KEYS[19], KEYS[20], KEYS[21], KEYS[22], KEYS[24])
+    redis.call('UNLINK', KEYS[19], KEYS[20], KEYS[21], KEYS[22], KEYS[24], KEYS[32])
+    redis.call('HDEL', KEYS[31], client)
     redis.call('ZREM', KEYS[25], pair)
     if redis.call('HLEN', KEYS[14]) == 0 then
         redis.call('ZREM', KEYS[15], topic)

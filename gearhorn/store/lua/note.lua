@@ -8,13 +8,17 @@
 --
 -- KEYS: 1 the lanes  2 the pair's failed attempts  3 its messages put back  4 those messages
 --       5 its parked messages' order  6 what is done beyond its position
---       7 which subscriptions have messages that were put back
+--       7 which subscriptions have messages that were put back  8 those that expired while a
+--       publisher waited
 -- ARGV: 1 client_id  2 the member  3 TERM  4 "fail"; "clear", done with after it had failed;
---       "redriven", done with after it was put back; or "late", acknowledged after it was parked
+--       "redriven", done with after it was put back; "late", acknowledged after it was parked; or
+--       "lapsed", expired while a publisher waited: the newest of these are kept
 --       5 topic  6 what is kept of failed attempts  7… sequences
 -- Returns 1, or 0 where the member does not hold the lane under that TERM.
 -- Cost: a command for each sequence that failed or is cleared, up to eight for one that was parked
 -- or put back; the caller names 1,000 at most.
+
+local LAPSED = 100
 
 local record = redis.call('HGET', KEYS[1], ARGV[1])
 local mine = ARGV[2] .. ' ' .. ARGV[3] .. ' '
@@ -28,6 +32,8 @@ for at = 7, #ARGV do
         redis.call('HSET', KEYS[2], sequence, ARGV[6])
     elseif ARGV[4] == 'clear' then
         redis.call('HDEL', KEYS[2], sequence)
+    elseif ARGV[4] == 'lapsed' then
+        redis.call('ZADD', KEYS[8], sequence, sequence)
     else
         local was_back = redis.call('ZREM', KEYS[3], sequence) == 1
         local was_parked = ARGV[4] == 'late' and redis.call('ZREM', KEYS[5], sequence) == 1
@@ -41,5 +47,8 @@ for at = 7, #ARGV do
             redis.call('ZREM', KEYS[7], ARGV[5] .. '\0' .. ARGV[1])
         end
     end
+end
+if ARGV[4] == 'lapsed' then
+    redis.call('ZREMRANGEBYRANK', KEYS[8], 0, -LAPSED - 1)
 end
 return 1
