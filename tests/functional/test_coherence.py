@@ -4,16 +4,18 @@ histories of real processes."""
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from support.cluster import Cluster, Worker
-from support.history import Change, History, Traffic
+from support.history import Change, History
+from support.traffic import PATTERNS, Traffic
 from support.trial import Trial
 
 MakeCluster = Callable[..., Cluster]
@@ -111,6 +113,28 @@ def test_the_checker_forgives_copies_that_died_with_a_job_server_and_no_others()
     assert judge(history, 10, 12, "alice")
 
 
+@pytest.mark.parametrize(
+    ("pattern", "topic", "is_matched"),
+    [("*", "t", True), (">", "t", True), ("t.*", "t.a", True), ("t.*", "t", False)],
+)
+def test_the_checker_knows_what_patterns_match(pattern: str, topic: str, is_matched: bool) -> None:
+    history = History()
+    history.changes[f" {pattern}"] = {"alice": [Change(True, 1, 2, True)]}
+    number = history.submit(topic)
+    message = history.messages[number]
+    message.submitted_s, message.replied_s, message.copies = 10, 12, 0
+    assert bool(history.violations()) == is_matched, "she is owed a copy"
+    body = json.dumps({"topic": topic, "payload": str(number)}).encode()
+    history.arrive(f"{pattern}_alice".encode(), body)
+    assert bool(history.violations()) != is_matched, "she never subscribed to this"
+
+
+def test_the_checker_tells_a_client_by_pattern_from_the_same_by_topic() -> None:
+    history = history_of(("+", 1, 2, True))
+    history.changes[" *"] = {"alice": [Change(True, 1, 2, True)]}
+    assert judge(history, 10, 12, "alice") == ["0: alice of  * is subscribed, got none of t"]
+
+
 def test_the_checker_knows_strangers() -> None:
     assert judge(history_of(("+", 1, 2, True)), 10, 12, "alice", "mallory")
 
@@ -118,22 +142,30 @@ def test_the_checker_knows_strangers() -> None:
 # Histories of real processes
 
 
+KINDS = pytest.mark.parametrize("patterns", [(), PATTERNS], ids=["literal", "mixed"])
+
+
+@KINDS
 def test_two_thousand_changes_are_seen_by_every_fanout_after_them(
-    make_cluster: MakeCluster,
+    make_cluster: MakeCluster, patterns: Sequence[str]
 ) -> None:
     cluster = make_cluster(workers=3, options=("--lease", f"{LEASE_S}"))
-    traffic = Traffic(cluster.address, SEED)
+    traffic = Traffic(cluster.address, SEED, patterns=patterns)
     traffic.run(CHANGES, 200, 200, 60)
     print(traffic)
     assert traffic.history.violations() == []
 
 
-def test_the_traffic_finds_out_when_a_member_answers_and_keeps_its_list(
-    make_cluster: MakeCluster,
+@pytest.mark.parametrize(
+    ("rule", "patterns"),
+    [("answers", ()), *((rule, PATTERNS) for rule in ("answers", "match", "part", "word"))],
+)
+def test_the_traffic_finds_out_when_a_member_does_not_keep_a_rule(
+    make_cluster: MakeCluster, rule: str, patterns: Sequence[str]
 ) -> None:
-    with Trial(make_cluster(workers=2), "answers", 10) as trial:
+    with Trial(make_cluster(workers=2), rule, 10) as trial:
         trial.add()
-        traffic = Traffic(trial.cluster.address, SEED)
+        traffic = Traffic(trial.cluster.address, SEED, patterns=patterns)
         traffic.run(200, 200, 200, 60)
         assert traffic.history.violations()
 
@@ -272,11 +304,12 @@ class Faults:
         time.sleep(LEASE_S)
 
 
+@KINDS
 def test_two_thousand_changes_are_seen_while_everything_dies_freezes_and_comes_back(
-    make_cluster: MakeCluster,
+    make_cluster: MakeCluster, patterns: Sequence[str]
 ) -> None:
     cluster = make_cluster(workers=3, options=("--lease", f"{LEASE_S}"), redis=DURABLE)
-    traffic = Traffic(cluster.address, SEED)
+    traffic = Traffic(cluster.address, SEED, patterns=patterns)
     faults = Faults(cluster, traffic.history, SEED)
     faults.start()
     try:

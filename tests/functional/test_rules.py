@@ -116,7 +116,7 @@ def drained_copy(trial: Trial) -> None:
     member = trial.member()
     member.change("alice").finish()
     message = member.publish(background=False)
-    eventually(lambda: trial.waiting(f"{TOPIC}_alice"))
+    eventually(lambda: trial.waiting(trial.queue("alice")))
     member.change("alice", False, drain=True).finish()
     message.finish()
 
@@ -138,7 +138,20 @@ def drained_message(trial: Trial) -> None:
     peer.publish().finish()
 
 
-SCENARIOS = [
+def another_pattern(trial: Trial) -> None:
+    """The set of patterns changes."""
+    changer, peer = trial.member(), trial.member()
+    changer.change("alice").finish()
+    peer.publish().finish()
+    changer.change("bob", name=" >").finish()
+    peer.publish().finish()
+    changer.change("bob", False, name=" >").finish()
+    changer.change("carol", name=" >").finish()
+    peer.publish().finish()
+
+
+PATTERN = " *"  # that matches the topic
+BOTH = [
     # (what happens, rule, lease in s: 60 where no renewal may come between)
     (answers, "answers", 60),
     (catch_up, "catch_up", 3),
@@ -150,20 +163,35 @@ SCENARIOS = [
     (drained_copy, "drain", 60),
     (drained_message, "drain", 60),
 ]
+OF_PATTERNS = [
+    (answers, "match", 60),
+    (answers, "part", 60),
+    (catch_up, "catch_up_match", 3),
+    (read, "overtake", 60),
+    (another_pattern, "word", 60),
+]
+SCENARIOS = [
+    *((*one, TOPIC) for one in BOTH),
+    *((*one, PATTERN) for one in (*BOTH, *OF_PATTERNS)),
+]
 
 
 @pytest.mark.parametrize(
-    ("scenario", "rule", "lease_s", "is_off"),
+    ("scenario", "rule", "lease_s", "name", "is_off"),
     [(*one, is_off) for one, is_off in itertools.product(SCENARIOS, (False, True))],
-    ids=[f"{one[0].__name__}-{how}" for one, how in itertools.product(SCENARIOS, ("holds", "off"))],
+    ids=[
+        f"{one[0].__name__}-{one[1]}-{'topic' if one[3] == TOPIC else 'pattern'}-{how}"
+        for one, how in itertools.product(SCENARIOS, ("holds", "off"))
+    ],
 )
 def test_a_history_is_right_while_the_rule_holds_and_wrong_without_it(
     make_cluster: MakeCluster,
     scenario: Callable[[Trial], None],
     rule: str,
     lease_s: float,
+    name: str,
     is_off: bool,
 ) -> None:
-    with Trial(make_cluster(workers=0), rule if is_off else None, lease_s) as trial:
+    with Trial(make_cluster(workers=0), rule if is_off else None, lease_s, name) as trial:
         scenario(trial)
         assert bool(trial.violations()) == is_off

@@ -14,7 +14,7 @@ import pytest
 
 from support import without
 from support.cluster import Cluster, Worker, eventually
-from support.history import History
+from support.history import History, queue_of
 from support.wire import Outcome, Wire, admin
 
 TOPIC = "t"
@@ -137,12 +137,16 @@ class Breaker(Worker):
 
 class Trial:
     """A cluster whose members can be spoken to one by one, each with functions of its own, and
-    the history of one topic. `rule` is switched off; None: all hold."""
+    the history of one topic. `rule` is switched off; None: all hold. Subscriptions are to the list
+    `name`: the topic, or a space and a pattern that matches it."""
 
-    def __init__(self, cluster: Cluster, rule: str | None, lease_s: float) -> None:
+    def __init__(
+        self, cluster: Cluster, rule: str | None, lease_s: float, name: str = TOPIC
+    ) -> None:
         self.cluster = cluster
         self.history = History()
         self.rule = rule
+        self.name = name
         self._lease_s = lease_s
         self._proxies: list[Proxy] = []
 
@@ -185,6 +189,10 @@ class Trial:
                 return int(total)
         return 0
 
+    def queue(self, client: str) -> str:
+        """The queue of a client's subscription."""
+        return queue_of((self.name, client))
+
     def finish(self, request: Request) -> None:
         """Wait for a change that is answered too early where the rule is off, and waits for a
         peer's lease otherwise: longer than any test."""
@@ -196,12 +204,16 @@ class Trial:
 
     def violations(self) -> list[str]:
         """Read every copy and judge."""
-        clients = self.history.changes[TOPIC]
-        receiver = self.cluster.receiver(*(f"{TOPIC}_{client}" for client in clients))
+        queues = [
+            queue_of((name, client))
+            for name, clients in self.history.changes.items()
+            for client in clients
+        ]
+        receiver = self.cluster.receiver(*queues)
         owed = sum(message.copies or 0 for message in self.history.messages)
         with contextlib.suppress(AssertionError):  # the checker will say so
             eventually(lambda: len(receiver.jobs) >= owed, 1)
-        eventually(lambda: not any(self.waiting(f"{TOPIC}_{client}") for client in clients))
+        eventually(lambda: not any(self.waiting(queue) for queue in queues))
         for job in list(receiver.jobs):
             self.history.arrive(job.function, job.payload)
         return self.history.violations()
@@ -240,17 +252,21 @@ class Member:
         body = json.dumps({"topic": TOPIC} | request).encode()
         return Request(wire, wire.submit(f"{function}_{self._number}".encode(), body), told)
 
-    def change(self, client: str, subscribes: bool = True, **options: object) -> Request:
-        """Begin to subscribe or unsubscribe."""
+    def change(
+        self, client: str, subscribes: bool = True, name: str = "", **options: object
+    ) -> Request:
+        """Begin to subscribe or unsubscribe, to the trial's list or another."""
         history = self._trial.history
-        change = history.invoke((TOPIC, client), subscribes)
+        name = name or self._trial.name
+        change = history.invoke((name, client), subscribes)
 
         def told(outcome: Outcome) -> None:
             assert outcome.kind == "complete", outcome
             history.end(change, True)
 
         function = "subscribe" if subscribes else "unsubscribe"
-        return self._begin(function, told, client_id=client, **options)
+        names = {"topic": name.strip(), "client_id": client, "pattern": name.startswith(" ")}
+        return self._begin(function, told, **names | options)
 
     def publish(self, background: bool = True) -> Request:
         """Begin a fan-out."""

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gearhorn.cli.worker import run
-from gearhorn.fanout.directory import _Pending
+from gearhorn.fanout.directory import Directory, _Pending
+from gearhorn.fanout.known_patterns import KnownPatterns
 from gearhorn.gearman.drain import _Drain
 from gearhorn.gearman.worker import Job
 from gearhorn.members.change_requests import Request
@@ -21,12 +22,18 @@ from gearhorn.members.matchmaking import Matchmaker
 from gearhorn.members.membership import Duties, Membership
 from gearhorn.messages.codec import encode
 from gearhorn.messages.peers import MatchmakingAnswer
+from gearhorn.names import is_pattern
+from gearhorn.patterns import Matcher
 from gearhorn.store.members import Member
 from gearhorn.store.subscriptions import Applied
 
 
 def _nothing(*_: Any) -> None:
     """Take the place of something that matters."""
+
+
+async def _nothing_later(*_: Any) -> None:
+    """Take the place of something that matters, and is waited for."""
 
 
 class _Negligent:
@@ -37,17 +44,28 @@ class _Negligent:
         self._neglected = neglected
 
     def __getattr__(self, name: str) -> Any:
-        return _nothing if name in self._neglected else getattr(self._whole, name)
+        if name not in self._neglected:
+            return getattr(self._whole, name)
+        return _nothing_later if name == "drop_matching" else _nothing
+
+
+def _answer_without(*neglected: str) -> None:
+    original = Matchmaker.__init__
+
+    def start(self: Matchmaker, *, caches: Any, **rest: Any) -> None:
+        original(self, caches=_Negligent(caches, *neglected), **rest)
+
+    Matchmaker.__init__ = start  # type: ignore[method-assign]
 
 
 def answers() -> None:
     """Answer a peer, and keep the list."""
-    original = Matchmaker.__init__
+    _answer_without("drop", "drop_matching")
 
-    def start(self: Matchmaker, *, caches: Any, **rest: Any) -> None:
-        original(self, caches=_Negligent(caches, "drop"), **rest)
 
-    Matchmaker.__init__ = start  # type: ignore[method-assign]
+def match() -> None:
+    """Answer a peer that a pattern changed, and keep the lists of the topics that it matches."""
+    _answer_without("drop_matching")
 
 
 def _neglect(*neglected: str) -> None:
@@ -61,7 +79,45 @@ def _neglect(*neglected: str) -> None:
 
 def catch_up() -> None:
     """Renew the lease, say that every change is known, and keep the lists that changed."""
-    _neglect("drop")
+    _neglect("drop", "drop_matching")
+
+
+def catch_up_match() -> None:
+    """The same, with the lists of topics that a pattern matches which changed."""
+    _neglect("drop_matching")
+
+
+def part() -> None:
+    """Keep the list of a pattern that changed, though those that it is a part of are dropped."""
+    original = Directory.drop
+
+    def drop(self: Directory, topic: str) -> None:
+        if not is_pattern(topic):
+            original(self, topic)
+
+    Directory.drop = drop  # type: ignore[method-assign]
+
+
+def overtake() -> None:
+    """Let a read that began before a pattern changed serve those who come later."""
+
+    async def drop_matching(self: Directory, names: Sequence[str]) -> None:
+        for topic in Matcher(names).among([*self._young.by_name, *self._old.by_name]):
+            self._discard(topic)
+
+    Directory.drop_matching = drop_matching  # type: ignore[method-assign]
+
+
+def word() -> None:
+    """Go by the patterns that there were when they were read first."""
+    original = KnownPatterns.matching
+
+    async def matching(self: KnownPatterns, topic: str, word: bytes | None = None) -> list[str]:
+        if self.count:
+            return self._trie.matching(topic)
+        return await original(self, topic, word)
+
+    KnownPatterns.matching = matching  # type: ignore[method-assign]
 
 
 def lapse() -> None:
@@ -123,7 +179,11 @@ def drain() -> None:
 
 
 RULES: dict[str, Callable[[], None]] = {
-    one.__name__: one for one in (answers, catch_up, lapse, emptied, read, repeat, settled, drain)
+    one.__name__: one
+    for one in (
+        *(answers, catch_up, lapse, emptied, read, repeat, settled, drain),
+        *(match, catch_up_match, part, overtake, word),
+    )
 }
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.matching import matches
 
 from gearhorn.errors import BadName
 from gearhorn.names import check_pattern, client_of, is_pattern, list_name, queue_of, shown_name
@@ -21,20 +22,6 @@ patterns = (
     .flatmap(lambda head: st.sampled_from(["a", "b", "*", ">"]).map(lambda end: [*head, end]))
     .map(".".join)
 )
-
-
-def matches(pattern: str, topic: str) -> bool:
-    """The rule, word for word."""
-    if topic.startswith("__"):
-        return False
-    wanted, there = pattern.split("."), topic.split(".")
-    if wanted[-1] == ">":
-        wanted.pop()
-        if len(there) <= len(wanted):
-            return False
-        there = there[: len(wanted)]
-    pairs = zip(wanted, there, strict=False)
-    return len(wanted) == len(there) and all(own in ("*", other) for own, other in pairs)
 
 
 def fastest_s(work: Callable[[], object]) -> float:
