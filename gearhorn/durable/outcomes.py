@@ -41,6 +41,7 @@ from gearhorn.durable.withdrawals import Withdrawals
 from gearhorn.gearman.job_servers import JobServers
 from gearhorn.gearman.results import Result
 from gearhorn.gearman.submission import Submission
+from gearhorn.messages.verdicts import verdict_of
 from gearhorn.timing import MembersClock
 
 REFUSED_S = 1.0  # until a job that its server refused is sent again
@@ -119,8 +120,13 @@ class Outcomes:
             self._lose(delivery, submission, index)
         elif not result.ok:
             if is_present:
-                text = result.text[:TOLD_BYTES].decode(errors="replace")
-                self.retries.fail(delivery, text or "failed")
+                verdict = verdict_of(result.text, TOLD_BYTES)
+                self.retries.fail(
+                    delivery,
+                    verdict.reason,
+                    after_s=verdict.retry_after_s,
+                    parks=verdict.parks,
+                )
         elif is_present:
             delivery.apply(Event.COMPLETE)
             self.finish(delivery)

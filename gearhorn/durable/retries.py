@@ -98,19 +98,30 @@ class Retries:
         self._keeper = keeper
         self._clock = clock
 
-    def fail(self, delivery: Delivery, text: str, is_late: bool = False) -> None:
+    def fail(
+        self,
+        delivery: Delivery,
+        text: str,
+        *,
+        is_late: bool = False,
+        after_s: float | None = None,
+        parks: bool = False,
+    ) -> None:
         """An attempt failed. Without effect where its delivery has no job under way any more.
 
         Arguments:
             delivery: in its present attempt.
             text: the error, as it is kept and shown.
             is_late: the receiver has had its time; otherwise it said that it failed.
+            after_s: seconds that the receiver asks to be left alone, instead of the usual rest.
+            parks: the receiver asks to have the message set aside, attempts left or not.
         """
         # The table decides first, from the state in which the attempt failed. The failure is
         # counted before it is written down, and before a batch is split, since the single messages
-        # go on with what was counted for it. A batch has no last attempt: its messages are first
-        # tried one by one.
-        if delivery.is_last and len(delivery.entries) == 1:
+        # go on with what was counted for it. A batch has no last attempt, nor is it set aside where
+        # its receiver asks for that: which of its messages is meant shows when they are tried one
+        # by one.
+        if (parks or delivery.is_last) and len(delivery.entries) == 1:
             event = Event.EXPIRE_LAST if is_late else Event.GIVE_UP
         else:
             event = Event.EXPIRE if is_late else Event.FAIL
@@ -136,14 +147,24 @@ class Retries:
             )
             self._pending.park(delivery)
             return
-        wait_s = rest_s(
-            delivery.failures - delivery.since, lane.options.max_backoff, random.random()
-        )
+        self._retry(delivery, self._wait_s(delivery, after_s), at)
+
+    def _wait_s(self, delivery: Delivery, after_s: float | None) -> float:
+        """Return how long a delivery rests now: as its receiver asked for, or as ever."""
+        limit_s = delivery.lane.options.max_backoff
+        if after_s is not None:
+            return min(after_s, limit_s)
+        return rest_s(delivery.failures - delivery.since, limit_s, random.random())
+
+    def _retry(self, delivery: Delivery, wait_s: float, at: float) -> None:
+        """Have a delivery that failed ``at`` that Unix time tried again after ``wait_s`` seconds,
+        whichever member delivers then; a batch, message by message."""
         due_ms = self._clock.clock_ms + int(wait_s * 1000)
         trouble = FailureHistory(
-            delivery.failures, delivery.first_at, at, text, due_ms, delivery.since
+            delivery.failures, delivery.first_at, at, delivery.error, due_ms, delivery.since
         )
         self._pending.fail(delivery, trouble)
+        lane = delivery.lane
         self.rest(lane.split(delivery) if len(delivery.entries) > 1 else [delivery], wait_s)
 
     def rest(self, deliveries: Sequence[Delivery], wait_s: float) -> None:

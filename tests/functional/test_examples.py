@@ -114,6 +114,22 @@ def test_a_durable_receiver_that_fails_is_tried_again(
     eventually(lambda: lag(cluster, client) == 0, what="it is not acknowledged")
 
 
+@pytest.mark.parametrize("language", ["php"], indirect=True)
+def test_a_receiver_says_what_is_to_come_of_a_message(
+    cluster: Cluster, examples: Examples, language: str
+) -> None:
+    client = CLIENTS[language]
+    output = examples.start(language, "park")
+    examples.wait_for_receiver(f"orders_{client}")
+    for order in ("two shirts", "\t"):
+        assert cluster.publish("orders", order).data == b"1"
+    eventually(lambda: lag(cluster, client) == 0)
+    assert output.read_text() == f"{client} processed two shirts\n"
+    listed = cluster.run("parked_fanout", topic="orders", client_id=client, action="list")
+    [message] = json.loads(listed.data)["parked"]
+    assert (message["attempts"], message["error"]) == (1, "not an order")
+
+
 def lag(cluster: Cluster, client: str) -> int:
     """How many messages of `orders` a client has not done with."""
     described = json.loads(cluster.run("describe_fanout", topic="orders").data)

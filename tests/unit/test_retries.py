@@ -144,6 +144,69 @@ async def test_what_failed_already_does_not_fail_again() -> None:
     assert written(bed, delivery) == []
 
 
+# What a receiver asks for
+
+
+@on_loop
+async def test_the_rest_is_as_long_as_the_receiver_asks_for() -> None:
+    bed = Bed()
+    [delivery] = bed.send(bed.lane())
+    bed.outcomes.retries.fail(delivery, "retry_after: 0.01", after_s=0.01)
+    assert (delivery.state, delivery.failures) == (State.RESTING, 1)
+    history = decode_history(written(bed, delivery)[0].body)
+    assert (history.attempts, history.due_ms) == (1, 10), "another owner heeds it as well"
+    await rest()
+    assert delivery.state is State.READY
+
+
+@on_loop
+async def test_max_backoff_bounds_what_a_receiver_asks_for() -> None:
+    bed = Bed()
+    [delivery] = bed.send(bed.lane(max_backoff=5.0))
+    bed.outcomes.retries.fail(delivery, "retry_after: 1e99", after_s=1e99)
+    assert decode_history(written(bed, delivery)[0].body).due_ms == 5000
+
+
+@on_loop
+async def test_the_last_attempt_is_the_last_one_whatever_the_receiver_asks_for() -> None:
+    bed = Bed()
+    [delivery] = bed.send(bed.lane(max_attempts=1))
+    bed.outcomes.retries.fail(delivery, "retry_after: 1", after_s=1.0)
+    assert (delivery.state, delivery.timer) == (State.PARKING, None)
+
+
+@on_loop
+async def test_a_receiver_has_a_message_set_aside_with_attempts_left() -> None:
+    bed = Bed()
+    [delivery] = bed.send(bed.lane(max_attempts=0))
+    bed.outcomes.retries.fail(delivery, "no such user", parks=True)
+    assert (delivery.state, delivery.failures, delivery.timer) == (State.PARKING, 1, None)
+    taken = bed.pending.take([delivery.lane])
+    assert taken.parked == [delivery]
+    assert taken.parkings[0].message.trouble.error == "no such user"
+
+
+@on_loop
+async def test_a_batch_is_not_set_aside_but_tried_one_by_one() -> None:
+    bed = Bed()
+    alice = bed.lane(batch=2)
+    [batch] = bed.send(alice, 2)
+    bed.outcomes.retries.fail(batch, "one of them", parks=True)
+    singles = list(alice.window)
+    assert {single.state for single in singles} == {State.RESTING}
+    assert bed.pending.take([alice]).parked == []
+
+
+@on_loop
+async def test_a_lane_that_closes_still_heeds_what_a_receiver_asks_for() -> None:
+    bed = Bed()
+    [delivery] = bed.send(bed.lane())
+    bed.held.close(delivery.lane)
+    delivery.apply(Event.WITHDRAW)
+    bed.outcomes.retries.fail(delivery, "no such user", parks=True)
+    assert delivery.state is State.PARKING
+
+
 # What waits
 
 
