@@ -214,3 +214,52 @@ def test_ten_thousand_lanes_are_written_in_pieces(server: Redis) -> None:
         assert await bench.position("t", "alice") == 2
 
     run(server, test)
+
+
+def test_what_a_lane_counts_is_added_once_for_each_term(server: Redis) -> None:
+    async def counted(bench: LogBench) -> int:
+        [counts] = await bench.lanes.counts([("t", "alice")])
+        return counts.expired
+
+    async def test(bench: LogBench) -> None:
+        first, own = await begin(bench)
+        assert await counted(bench) == 0
+        for expired, total in (
+            (3, 3),
+            (3, 3),
+            (5, 5),
+            (4, 5),
+            (0, 5),
+        ):  # an answer was lost, or late
+            assert await bench.settle("t", "alice", first.term, 1, own, expired=expired)
+            assert await counted(bench) == total
+        assert not await bench.settle("t", "alice", first.term, 1, own, member=OTHER, expired=9)
+        assert not await bench.settle("t", "alice", first.term, 99, own, expired=9)
+        assert await counted(bench) == 5
+        second = await again(bench)
+        assert not await bench.settle("t", "alice", first.term, 1, own, expired=9)
+        assert await bench.settle("t", "alice", second.term, 2, own, expired=2)
+        assert await bench.settle("t", "alice", second.term, 2, own, expired=2)
+        assert await counted(bench) == 7
+        await bench.one(unsubscribe("t", "alice"))
+        assert await counted(bench) == 0
+
+    run(server, test)
+
+
+def test_what_expired_is_known_of_the_newest_until_the_subscription_ends(server: Redis) -> None:
+    async def test(bench: LogBench) -> None:
+        first, _ = await begin(bench)
+
+        def lapsed(*sequences: int) -> FailureWrite:
+            return FailureWrite("t", "alice", first.term, "lapsed", sequences)
+
+        await bench.note(lapsed(*range(2, 150)))
+        await bench.note(lapsed(150))
+        messages = [("alice", number) for number in (1, 50, 51, 150)]
+        found = await bench.lanes.passed("t", messages)
+        assert [passed.is_expired for passed in found] == [False, False, True, True]
+        await bench.one(unsubscribe("t", "alice"))
+        assert await bench.ask("EXISTS", f"lapsed:{PAIR}") == 0
+
+    run(server, test)
