@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+from gearhorn.durable.expiry import Expiry
 from gearhorn.durable.lanes import Delivery, Lane
 from gearhorn.durable.outcomes import Outcomes
 from gearhorn.durable.pending_writes import PendingWrites
@@ -50,11 +51,26 @@ def writes_out_of_order(self: PendingWrites, lane: Lane, writes: list[Any]) -> N
     self._writes[lane] = self._writes.get(lane, []) + writes
 
 
-def writes_forget_that_it_failed(self: PendingWrites, delivery: Delivery, is_parked: bool) -> None:
+def writes_forget_that_it_failed(
+    self: PendingWrites, delivery: Delivery, is_parked: bool, is_expired: bool = False
+) -> None:
     """What failed attempts left behind stays when the message is done."""
     failures = delivery.failures
     with mock.patch.object(delivery, "failures", 0) if failures else mock.MagicMock():
-        WRITES_FINISH(self, delivery, is_parked)
+        WRITES_FINISH(self, delivery, is_parked, is_expired)
+
+
+def expiry_overlooks_what_is_over(self: Expiry, delivery: Delivery) -> bool:
+    """What has expired is sent all the same."""
+    return False
+
+
+def lanes_count_without_keeping_it(self: Lane, entry: Any) -> None:
+    """What expired behind a delivery is counted, and not kept as done beyond the position."""
+
+
+def writes_forget_what_expired(self: PendingWrites, lane: Lane, left: Any) -> None:
+    """Who waits is not told of what was passed over, and its attempts stay."""
 
 
 RETRIES_REST = Retries.rest
@@ -69,6 +85,9 @@ FAULTS: dict[str, tuple[type, str, Callable[..., Any]]] = {
     "outcomes: late receivers": (Outcomes, "_unpark", outcomes_forget_late_receivers),
     "writes: out of order": (PendingWrites, "put_back", writes_out_of_order),
     "writes: no clearing": (PendingWrites, "finish", writes_forget_that_it_failed),
+    "expiry: sent all the same": (Expiry, "is_over", expiry_overlooks_what_is_over),
+    "expiry: counted twice": (Lane, "_count_beyond", lanes_count_without_keeping_it),
+    "expiry: not told": (PendingWrites, "pass_over", writes_forget_what_expired),
 }
 
 
