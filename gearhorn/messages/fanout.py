@@ -29,7 +29,7 @@ from msgspec import UNSET, UnsetType
 
 from gearhorn.errors import BadRequest, TooLarge
 from gearhorn.messages.codec import as_text, decode_body, encode
-from gearhorn.messages.headers import MAX_HEADER_BYTES, checked_headers
+from gearhorn.messages.headers import MAX_HEADER_BYTES, bytes_of, checked_headers
 from gearhorn.names import MAX_NAME_BYTES
 
 Priority = Literal["low", "normal", "high"]
@@ -185,13 +185,9 @@ def decode_fanout(body: bytes, max_payload: int) -> Fanout:
         raise BadRequest(
             f"timeout: expected seconds > 0 and <= {MAX_TIMEOUT_S}, got {raw.timeout:g}"
         )
-    if raw.headers is UNSET and raw.expires is UNSET:
-        headers, header_bytes, expires_s = None, 0, 0.0
-    else:
-        headers, header_bytes, expires_s = _seldom(raw)
-    if size > max_payload - _MAX_NAMES_BYTES and (raw.unique or raw.exclude or headers):
-        _check_kept(size, raw, header_bytes, max_payload)
-    return Fanout(
+    if size > max_payload - _MAX_NAMES_BYTES and (raw.unique or raw.exclude or raw.headers):
+        _check_kept(size, raw, max_payload)
+    message = Fanout(
         raw.topic,
         payload,
         raw.unique or None,
@@ -201,28 +197,29 @@ def decode_fanout(body: bytes, max_payload: int) -> Fanout:
         raw.receipt,
         _excluded(raw.exclude) if raw.exclude else _NO_NAMES,
         raw.priority,
-        headers,
-        header_bytes,
-        expires_s,
     )
+    if raw.headers is UNSET and raw.expires is UNSET:  # as nearly always
+        return message
+    return _with_seldom(message, raw)
 
 
-def _seldom(raw: _Body) -> tuple[dict[str, str] | None, int, float]:
-    """Return headers, what they count in bytes, and for how many seconds the message may wait;
-    raises ``BadRequest``."""
+def _with_seldom(message: Fanout, raw: _Body) -> Fanout:
+    """Return a message with the headers and the time that its request gives; raises
+    ``BadRequest``."""
     headers, size = checked_headers(raw.headers) if raw.headers else (None, 0)
     expires_s = 0.0 if raw.expires is UNSET else raw.expires
     if raw.expires is not UNSET and not 0 < expires_s <= MAX_EXPIRES_S:
         raise BadRequest(f"expires: expected seconds > 0 and <= {MAX_EXPIRES_S}, got {expires_s:g}")
-    return headers, size, expires_s
+    return msgspec.structs.replace(message, headers=headers, header_bytes=size, expires_s=expires_s)
 
 
-def _check_kept(size: int, raw: _Body, header_bytes: int, max_payload: int) -> None:
+def _check_kept(size: int, raw: _Body, max_payload: int) -> None:
     """Raise ``TooLarge`` where what is kept besides a payload of ``size`` bytes makes a message too
     large. A log entry holds all of it, so it counts; a few bytes do not, so that a payload of just
     the limit may have a ``unique``."""
     excluded = raw.exclude or ()
-    kept = sum(len(name.encode()) for name in (raw.unique or "", *excluded)) + header_bytes
+    kept = sum(len(name.encode()) for name in (raw.unique or "", *excluded))
+    kept += bytes_of(raw.headers or {})
     if size + kept > max_payload and kept > PLAIN_NAMES_BYTES:
         raise TooLarge(
             f"payload, unique, exclude and headers of {size + kept} bytes are over --max-payload "

@@ -68,8 +68,7 @@ class Entry:
         epoch: the life of the log in which it was appended.
         info: what the log holds besides its payload.
         payload: its bytes, empty once they are not needed any more.
-        size: what it counts where bytes are bounded: its payload, its unique id, its exclusions,
-            its headers; None where the payload is whole.
+        size: what payload and info count where bytes are bounded; None where both are whole.
         name: what the unique ids of its deliveries begin with, where that is made already.
 
     ``is_plain`` says that it is for every subscription, whenever its turn comes.
@@ -162,10 +161,11 @@ def read_command(
 def entries_of(reply: Sequence[Any]) -> tuple[list[Entry], bool]:
     """Return the messages in a reply to ``read_command``, and whether the log ends there."""
     is_end, *found = reply
-    entries = [
-        Entry(sequence, header.partition(b" ")[0].decode(), decode_info(info), payload)
-        for sequence, header, info, payload in found
-    ]
+    entries = []
+    for sequence, header, info, payload in found:
+        epoch = header.partition(b" ")[0]
+        name = b"%b:%d:" % (epoch[:8], sequence)
+        entries.append(Entry(sequence, epoch.decode(), decode_info(info), payload, None, name))
     return entries, bool(is_end)
 
 
