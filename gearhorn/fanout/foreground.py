@@ -26,29 +26,17 @@ import asyncio
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 
+from gearhorn.fanout.answer_stream import AnswerStream
 from gearhorn.fanout.outbox import Outbox
 from gearhorn.fanout.places import REASONS_BYTES, RESULTS_BYTES, Share
 from gearhorn.fanout.running import Plan, RunningFanout, ServerBatch
-from gearhorn.fanout.tally import (
-    DELIVERED,
-    DROPPED,
-    EXPIRED,
-    FAILED,
-    HELD,
-    PENDING,
-    Named,
-    Tally,
-    exhaust,
-)
+from gearhorn.fanout.tally import ALL, ENDED, LATE, Named, Tally, exhaust
 from gearhorn.gearman.results import DISCARDED, Result
 from gearhorn.gearman.submission import Submission
 from gearhorn.messages.fanout import copies_needed
 from gearhorn.requests import attempt
 
 STATUS_INTERVAL_S = 0.05  # between two WORK_STATUS of one fan-out
-_ENDED = bytes((DROPPED, FAILED, EXPIRED))  # states that a failure names
-_LATE = bytes((*_ENDED, PENDING, HELD))  # those at the timeout
-_ALL = bytes((*_LATE, DELIVERED))
 
 
 class Foreground(RunningFanout):
@@ -65,7 +53,8 @@ class Foreground(RunningFanout):
 
     __slots__ = (
         "_again", "_awaited", "_discarded", "_is_composing", "_left", "_lost", "_needed", "_place",
-        "_status_at", "_status_timer", "_tally", "_timer", "over", "reasons", "replied", "results",
+        "_status_at", "_status_timer", "_stream", "_tally", "_timer", "over", "reasons", "replied",
+        "results",
     )  # fmt: skip
     foreground = True
 
@@ -76,9 +65,11 @@ class Foreground(RunningFanout):
         job, message, receivers, place = plan.job, plan.message, plan.receivers, plan.place
         loop = asyncio.get_running_loop()
         self._place = place
-        self.results = Share(place, RESULTS_BYTES) if message.receipt else None
+        has_results = message.receipt or message.stream
+        self.results = Share(place, RESULTS_BYTES) if has_results else None
         self.reasons = Share(place, REASONS_BYTES)
         self._tally = Tally(plan.subscribers, plan.chosen)
+        self._stream = AnswerStream(job, plan.subscribers) if message.stream else None
         self._needed = copies_needed(message.quorum, plan.total + len(receivers))
         self._left = plan.total + len(receivers)  # that have not finished
         # Durable ones among them. Garbage collection walks through sets, not through such dicts,
@@ -109,6 +100,8 @@ class Foreground(RunningFanout):
         self._left -= 1
         if not self.replied:
             self._tally.acknowledge(client_id, error, is_expired)
+            if self._stream is not None:
+                self._stream.done(client_id, error, is_expired)
         self._progress()
 
     def missing(self) -> Sequence[str]:
@@ -170,6 +163,8 @@ class Foreground(RunningFanout):
         """Count a dropped copy at once: a receipt may tell the caller of it, and the receivers that
         are left may not be enough for a quorum any more."""
         self._tally.drop(index)
+        if self._stream is not None:
+            self._stream.dropped(index)
         self.outbox.drops.dropped(self.subscribers, index)
         self._left -= 1
 
@@ -178,6 +173,8 @@ class Foreground(RunningFanout):
             self._went()
             return
         self._tally.expire(indexes)
+        if self._stream is not None:
+            self._stream.expired(indexes)
         self._left -= len(indexes)
         self._went(len(indexes))
 
@@ -234,6 +231,8 @@ class Foreground(RunningFanout):
             self._tally.drop(index)
         else:
             self._tally.fail(index, result.text.decode(errors="replace"))
+        if self._stream is not None and not self.replied:
+            self._stream.finished(index, result)
         self._progress()
 
     def _deliver(self, index: int, result: Result) -> None:
@@ -385,14 +384,14 @@ class Foreground(RunningFanout):
         if self.message.receipt:
             copies = self._count_accepted() + len(self.receivers)
             make = partial(tally.receipt, copies=copies, awaited=awaited, logged=self.logged)
-            self._compose(tally.steps(_ALL), make, self.job.complete)
+            self._compose(tally.steps(ALL), make, self.job.complete)
         elif self._is_success():
             self._replied(self.job.complete, b"%d" % tally.succeeded)
         else:
             late = f"no answer in {self.message.timeout_s:g} s"
             is_late = self.over and self.message.quorum is not None
             make = partial(tally.failures, late=late, awaited=awaited if is_late else ())
-            steps = tally.steps(_LATE if self.over else _ENDED, f'[,"{late}"]')
+            steps = tally.steps(LATE if self.over else ENDED, f'[,"{late}"]')
             self._compose(steps, make, self.job.fail)
 
     def _compose(

@@ -23,8 +23,11 @@ from gearhorn.messages.receipts import REPLY_BYTES, encode_failures, encode_rece
 # each index in the list.
 STATES = 7
 PENDING, HELD, DELIVERED, FAILED, DROPPED, EXPIRED, EXCLUDED = range(STATES)
+ENDED = bytes((DROPPED, FAILED, EXPIRED))  # states that a failure names
+LATE = bytes((*ENDED, PENDING, HELD))  # those at the timeout
+ALL = bytes((*LATE, DELIVERED))  # those that a receipt names
 SLICE = 2048  # queues that are named in one step
-_QUEUE_FULL, _EXPIRED = "queue full", "expired"
+QUEUE_FULL, TOO_LATE = "queue full", "expired"  # reasons beside those of receivers
 _FRAME_BYTES = 3  # of JSON around a name
 _Found = TypeVar("_Found")
 
@@ -131,7 +134,7 @@ class Tally:
         if is_expired:
             self._lapsed[client_id] = None
         elif error:
-            self._parked[client_id] = error if error == LOG_DROPPED else f"parked: {error}"
+            self._parked[client_id] = why_parked(error)
         else:
             self._acknowledged[client_id] = None
 
@@ -221,11 +224,11 @@ class Tally:
             late: the reason of what has not finished.
             awaited: the durable receivers that count as late.
         """
-        pairs = [(name, _QUEUE_FULL) for name in named.names[DROPPED]]
+        pairs = [(name, QUEUE_FULL) for name in named.names[DROPPED]]
         pairs += named.reasons().items()
         pairs += ((name, late) for name in (*named.names[PENDING], *named.names[HELD]))
         pairs += self._parked.items()
-        pairs += ((name, _EXPIRED) for name in (*named.names[EXPIRED], *self._lapsed))
+        pairs += ((name, TOO_LATE) for name in (*named.names[EXPIRED], *self._lapsed))
         pairs += ((name, late) for name in awaited)
         if self._is_merged:
             pairs = list(dict(reversed(pairs)).items())[::-1]
@@ -241,6 +244,12 @@ class Tally:
             left.append([name for name in dict.fromkeys(group) if name not in seen])
             seen.update(group)
         return tuple(left)
+
+
+def why_parked(error: str) -> str:
+    """Return the reason of a durable receiver whose message was parked with ``error``, or dropped
+    by the log ("The reply" in docs/protocol.rst)."""
+    return error if error == LOG_DROPPED else f"parked: {error}"
 
 
 class Named:

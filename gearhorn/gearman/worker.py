@@ -116,6 +116,12 @@ class Job:
         """Tell the caller how far the job is: ``done`` parts of ``total``."""
         self._connection.write(pack(packets.WORK_STATUS, self.handle, b"%d" % done, b"%d" % total))
 
+    def data(self, data: bytes) -> None:
+        """Send the caller a part of the result, or what else it is to have before the job ends;
+        without effect once the job is finished or its session is gone."""
+        if not self.is_finished:
+            self._connection.write(pack(packets.WORK_DATA, self.handle, data))
+
     def weigh(self, weight: int) -> None:
         """Say what the job weighs, where it is not 1: a handler learns it when it has decoded it.
 

@@ -61,6 +61,7 @@ class _Body(msgspec.Struct, frozen=True, gc=False):
     timeout: float = 30.0
     quorum: int | str | UnsetType = UNSET
     receipt: bool = False
+    stream: bool = False
     exclude: list[str] | UnsetType = UNSET
     priority: Priority = "normal"
     encoding: Literal["base64"] | UnsetType = UNSET
@@ -78,6 +79,7 @@ class _Texts(msgspec.Struct, gc=False):
     timeout: msgspec.Raw | UnsetType = UNSET
     quorum: msgspec.Raw | UnsetType = UNSET
     receipt: msgspec.Raw | UnsetType = UNSET
+    stream: msgspec.Raw | UnsetType = UNSET
     exclude: msgspec.Raw | UnsetType = UNSET
     priority: msgspec.Raw | UnsetType = UNSET
     encoding: msgspec.Raw | UnsetType = UNSET
@@ -113,6 +115,7 @@ class Fanout(msgspec.Struct, frozen=True, gc=False):
     expires_s: float = 0.0
     expires_ms: int = 0
     expires_at: float = 0.0
+    stream: bool = False
 
     @property
     def size(self) -> int:
@@ -198,19 +201,21 @@ def decode_fanout(body: bytes, max_payload: int) -> Fanout:
         _excluded(raw.exclude) if raw.exclude else _NO_NAMES,
         raw.priority,
     )
-    if raw.headers is UNSET and raw.expires is UNSET:  # as nearly always
+    if raw.headers is UNSET and raw.expires is UNSET and not raw.stream:  # as nearly always
         return message
     return _with_seldom(message, raw)
 
 
 def _with_seldom(message: Fanout, raw: _Body) -> Fanout:
-    """Return a message with the headers and the time that its request gives; raises
+    """Return a message with what few requests give: headers, a time, a stream of answers; raises
     ``BadRequest``."""
     headers, size = checked_headers(raw.headers) if raw.headers else (None, 0)
     expires_s = 0.0 if raw.expires is UNSET else raw.expires
     if raw.expires is not UNSET and not 0 < expires_s <= MAX_EXPIRES_S:
         raise BadRequest(f"expires: expected seconds > 0 and <= {MAX_EXPIRES_S}, got {expires_s:g}")
-    return msgspec.structs.replace(message, headers=headers, header_bytes=size, expires_s=expires_s)
+    return msgspec.structs.replace(
+        message, headers=headers, header_bytes=size, expires_s=expires_s, stream=raw.stream
+    )
 
 
 def _check_kept(size: int, raw: _Body, max_payload: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from statistics import median
 
+from benchmarks import streams
 from benchmarks.bed import PAYLOAD, Bed, Ceiling
 from benchmarks.lines import TIME, Line, Plan, Target, percentile
 from benchmarks.load import request
@@ -71,4 +72,5 @@ def measure(plan: Plan) -> list[Line]:
         caller.close()
     for n, pair in pairs.items():
         pair.judge(is_asked=n == 1)
-    return [line for pair in pairs.values() for line in pair.lines.values()]
+    lines = [line for pair in pairs.values() for line in pair.lines.values()]
+    return lines + streams.measure(plan)

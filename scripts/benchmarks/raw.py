@@ -199,13 +199,13 @@ def _drain(address: str, queues: Iterable[bytes], grabs: int) -> int:
         return count
 
 
-def complete(handles: Sequence[bytes]) -> bytes:
-    """WORK_COMPLETE packets without a result."""
-    return b"".join([packet(WORK_COMPLETE, handle, b"") for handle in handles])
+def complete(handles: Sequence[bytes], result: bytes = b"") -> bytes:
+    """WORK_COMPLETE packets, without a result unless told otherwise."""
+    return b"".join([packet(WORK_COMPLETE, handle, result) for handle in handles])
 
 
-def serve(address: str, queues: Sequence[bytes]) -> None:
-    """Serve queues for ever: up to 64 grabs outstanding, every job answered at once, empty."""
+def serve(address: str, queues: Sequence[bytes], result: bytes = b"") -> None:
+    """Serve queues until killed: up to 64 grabs outstanding, every job answered at once."""
     connection = connect(address, answer_s=0)
     connection.sendall(b"".join([packet(CAN_DO, queue) for queue in queues]) + _GRAB)
     assignments = Assignments()
@@ -214,7 +214,7 @@ def serve(address: str, queues: Sequence[bytes]) -> None:
         handles, none, woken = assignments.feed(receive(connection))
         out -= len(handles) + none
         most = min(64, most + 2 * len(handles))
-        answer = complete(handles)
+        answer = complete(handles, result)
         if none:
             most = 1
             if not out:

@@ -1,4 +1,5 @@
-"""A process that serves queues and answers at once: ``python -m benchmarks.receiver HOST:PORT``.
+"""A process that serves queues and answers at once: ``python -m benchmarks.receiver HOST:PORT
+BYTES``, of which each of its answers has so many.
 
 Rules: queue names are lines on standard input; a line on standard output says that it serves.
 """
@@ -16,9 +17,9 @@ from benchmarks.raw import serve
 
 
 @contextlib.contextmanager
-def receiver(address: str, queues: Sequence[bytes]) -> Iterator[int]:
+def receiver(address: str, queues: Sequence[bytes], answer_bytes: int = 0) -> Iterator[int]:
     """Run the process; yields its id."""
-    command = [sys.executable, "-m", "benchmarks.receiver", address]
+    command = [sys.executable, "-m", "benchmarks.receiver", address, str(answer_bytes)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert process.stdin is not None
@@ -38,4 +39,4 @@ def receiver(address: str, queues: Sequence[bytes]) -> Iterator[int]:
 if __name__ == "__main__":
     names = sys.stdin.buffer.read().split(b"\n")
     print("serves", flush=True)
-    serve(sys.argv[1], names)
+    serve(sys.argv[1], names, int(sys.argv[2]) * b"r")

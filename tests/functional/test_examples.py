@@ -86,6 +86,20 @@ def test_a_question_is_answered(examples: Examples, language: str) -> None:
     eventually(lambda: output.read_text() == received(language, "who is there?"))
 
 
+@pytest.mark.parametrize("language", ["shell", "php"], indirect=True)
+def test_answers_come_one_by_one(examples: Examples, language: str) -> None:
+    receive(examples, language)
+    client = CLIENTS[language]
+    asked = examples.run_program(language, "stream")
+    assert asked.returncode == 0
+    if language == "php":
+        assert asked.stdout == f"{client}: thanks from {client}\n1 answered\n"
+    else:
+        answer, end = asked.stdout.splitlines()
+        assert json.loads(answer)["client_id"] == client
+        assert end == "1100% Complete", "the number, and how far the command says that it is"
+
+
 @pytest.mark.parametrize("language", ["python", "perl", "php"], indirect=True)
 def test_a_question_tells_of_those_who_do_not_answer(
     cluster: Cluster, examples: Examples, language: str

@@ -50,6 +50,25 @@ def test_results_take_8_mib_while_they_arrive(make_cluster: MakeCluster, topic: 
     assert worker.peak_bytes() - before < 48 * MIB  # of 80
 
 
+def test_a_caller_that_takes_no_answers_takes_no_memory(
+    make_cluster: MakeCluster, topic: str
+) -> None:
+    cluster, worker = start(make_cluster, topic, 16)
+    before = worker.peak_bytes()
+    with Raw(cluster.address) as raw:
+        taker = raw.taker(*(f"{topic}_c{number}" for number in range(16)))
+        for turn in range(16):
+            pending = raw.fanout(topic, "x", stream=True, timeout=60)
+            jobs = [taker.take() for _ in range(16)]
+            if turn % 2:
+                pending.wire.close()  # others stay and read nothing
+            for job in jobs:
+                taker.complete(job.handle, b"r" * (MIB // 2 - 100))
+            taker.echo()
+        assert raw.ask("fanout", topic="other", payload=1).data == b"0"
+    assert worker.peak_bytes() - before < 64 * MIB  # of 128
+
+
 @pytest.mark.parametrize("with_receipt", [True, False])
 def test_reasons_are_short_and_few_bytes_in_all(
     make_cluster: MakeCluster, topic: str, with_receipt: bool

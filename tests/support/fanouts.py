@@ -171,6 +171,7 @@ class Job:
 
     def __init__(self, arguments: bytes = b"", *, oversized: bool = False) -> None:
         self.answers: list[tuple[str, bytes]] = []
+        self.parts: list[bytes] = []
         self.is_released = False
         self.oversized = oversized
         self.weight = 1
@@ -184,6 +185,10 @@ class Job:
 
     def fail(self, text: str | bytes = b"") -> None:
         self.answers.append(("fail", text.encode() if isinstance(text, str) else text))
+
+    def data(self, data: bytes) -> None:
+        assert not self.answers, "the job is finished"
+        self.parts.append(data)
 
     def status(self, done: int, total: int) -> None:
         pass
