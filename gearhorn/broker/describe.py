@@ -16,7 +16,9 @@ Rules: runs on the event loop, which has its turn after every ``STEP`` subscript
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
+from math import inf
 
 from gearhorn.broker.gossiper import Gossiper
 from gearhorn.durable.service import DurableTopics
@@ -38,12 +40,13 @@ from gearhorn.messages.logs import (
     DEFAULT_MAX_BYTES,
     DEFAULT_MAX_MESSAGES,
 )
-from gearhorn.messages.subscriptions import DurableOptions
+from gearhorn.messages.subscriptions import DurableOptions, pause_left_s
 from gearhorn.names import check_name, queue_of
 from gearhorn.requests import answer
 from gearhorn.store.lanes import LaneCounts, LaneRecord
 from gearhorn.store.listing import Listing, Stored
 from gearhorn.tasks import Tasks
+from gearhorn.timing import MembersClock
 
 SMALL = 100  # subscriptions of a page that needs not wait for large ones
 SMALL_PAGES = 4  # that are made at a time
@@ -59,6 +62,7 @@ class Descriptions:
         listing: reads subscriptions from the store, page by page.
         durable: knows logs and lanes.
         backlog: knows how many copies wait in each queue.
+        clock: the members', by which pauses end.
         max_backlog: the limit, in copies, of subscriptions without one of their own.
     """
 
@@ -69,12 +73,14 @@ class Descriptions:
         listing: Listing,
         durable: DurableTopics,
         backlog: Backlog,
+        clock: MembersClock,
         max_backlog: int,
     ) -> None:
         self._gossiper = gossiper
         self._listing = listing
         self._durable = durable
         self._backlog = backlog
+        self._clock = clock
         self._max_backlog = max_backlog
         self._tasks = Tasks()
         self._small = asyncio.Semaphore(SMALL_PAGES)
@@ -182,7 +188,9 @@ class Descriptions:
         records = await store.records(topic, clients)
         counts = await store.counts([(topic, client_id) for client_id in clients])
         return {
-            stored.client_id: _lane(records[stored.client_id], options, last, count)
+            stored.client_id: _lane(
+                records[stored.client_id], options, last, count, clock_ms=self._clock.clock_ms
+            )
             for stored, count in zip(durable, counts, strict=True)
             if stored.client_id in records and (options := stored.options.durable)
         }
@@ -224,6 +232,8 @@ def _lane(
     options: DurableOptions,
     last: int,
     counts: LaneCounts,
+    *,
+    clock_ms: int,
 ) -> DescribedDurable:
     """Describe one lane ("describe_fanout" in docs/protocol.rst).
 
@@ -232,7 +242,9 @@ def _lane(
         options: the subscription's.
         last: the sequence of the log's last message, from which the lag is counted.
         counts: what is counted of it.
+        clock_ms: the members' clock.
     """
+    left_s = pause_left_s(options.paused_ms, clock_ms)
     return DescribedDurable(
         record.position,
         last - record.position,
@@ -247,6 +259,8 @@ def _lane(
         options.max_backoff,
         options.batch,
         options.pull,
+        left_s > 0,
+        time.time() + left_s if 0 < left_s < inf else None,
     )
 
 

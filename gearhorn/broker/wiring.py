@@ -214,6 +214,7 @@ def wire(config: Config) -> Parts:
         listing=Listing(store),
         durable=durable,
         backlog=backlog,
+        clock=membership,
         max_backlog=config.max_backlog,
     )
     presences = Presences(

@@ -17,6 +17,9 @@ Where these come first, its position is moved past them, or every fetch would re
 may be a million of them: so once a part of the log had nothing for it, the next parts are large,
 however few messages it wants.
 
+Nor does it get any message while it is paused. Its position and its acknowledgements are as ever;
+a fetch that waits does so until the pause ends.
+
 Rules: runs on the event loop, a task for each request. A fetch that waits gives back its grab, so
 other requests are taken meanwhile. A reply has at most ``REPLY_BYTES``, or one message; a few
 replies are made at a time. See docs/protocol.rst, "fetch_fanout".
@@ -33,6 +36,7 @@ from gearhorn.errors import BadRequest, Unknown
 from gearhorn.gearman.worker import Job
 from gearhorn.messages.codec import encode
 from gearhorn.messages.logs import Fetch, decode_fetch, durable_envelope, encode_fetched
+from gearhorn.messages.subscriptions import pause_left_s
 from gearhorn.names import check_name
 from gearhorn.requests import answer
 from gearhorn.store.log import FETCH_BYTES, READ_ENTRIES, Entry, Log, Place
@@ -40,6 +44,7 @@ from gearhorn.tasks import Tasks
 from gearhorn.timing import MembersClock
 
 LONGEST_SLEEP_S = 30.0  # of a fetch that waits, should the event of a message be lost
+PAUSE_MARGIN_S = 0.002  # the clock by which pauses end is read in whole milliseconds
 
 
 class Fetching:
@@ -98,9 +103,14 @@ class Fetching:
                     return reply
                 sleeper.answered()
                 job.wait()
-                await sleeper.sleep(min(left_s, LONGEST_SLEEP_S))
+                await sleeper.sleep(min(left_s, self._longest_s(place)))
                 if job.is_lost:
                     return b""
+
+    def _longest_s(self, place: Place) -> float:
+        """Return how long to sleep at most: an event may be lost, and a pause ends by itself."""
+        left_s = pause_left_s(place.paused_ms, self._clock.clock_ms)
+        return min(left_s + PAUSE_MARGIN_S, LONGEST_SLEEP_S) if left_s else LONGEST_SLEEP_S
 
     async def _place(self, request: Fetch, client_id: str, is_first: bool) -> Place:
         """Return where a log stands; the first time, acknowledge and purge as requested. Raises
@@ -140,6 +150,8 @@ class Fetching:
         It goes on page by page until the reply is full, or the log ends where the store said that
         it does: a topic that is published to all the time would otherwise keep it here.
         """
+        if pause_left_s(place.paused_ms, self._clock.clock_ms):
+            return place.last, 0
         after = place.position if client_id else request.after
         assert isinstance(after, int)
         last, passed, least = place.last, 0, 0

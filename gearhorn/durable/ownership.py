@@ -22,6 +22,9 @@ Ownership compares what the hash and the store say with the lanes that are held 
   it is forgotten at once, since that member delivers already.
 * A lane that the store does not have any more has ended, and is fenced too.
 
+A paused lane has no owner. One that is held is closed like one that should be another's; where the
+pause ends by itself, the member that should own it compares it again then (``Pauses``).
+
 A member that leaves says so first, so that the others take its lanes while it closes them.
 
 What a comparison costs is bounded: of one subscription that changed its lane alone is read
@@ -43,12 +46,13 @@ import structlog
 from gearhorn.durable.changed_lanes import Changed, ChangedLanes
 from gearhorn.durable.deliverer import Deliverer
 from gearhorn.durable.lanes import Lane
+from gearhorn.durable.pauses import Pauses
 from gearhorn.durable.redrives import Redrives
 from gearhorn.durable.states import LaneState
 from gearhorn.errors import StoreError
 from gearhorn.members.membership import Membership
 from gearhorn.messages.events import Leaving
-from gearhorn.messages.subscriptions import DurableOptions
+from gearhorn.messages.subscriptions import DurableOptions, pause_left_s
 from gearhorn.names import queue_of
 from gearhorn.store.lanes import PAGE, Acquired, LaneRecord, Lanes
 from gearhorn.store.rounds import PositionWrite
@@ -111,6 +115,7 @@ class Ownership:
         self._redrives = redrives
         self._changed_lanes = changed_lanes
         self._server = server
+        self._pauses = Pauses(membership)
         self._seen_run = ""
         self._leaving: set[str] = set()  # members that give their lanes up
         self._is_leaving = False
@@ -161,6 +166,8 @@ class Ownership:
         backoff = Backoff(0.05, 1.0)
         while True:
             await self._wait()
+            for pair in self._pauses.take_due():
+                self._changed_lanes.add(*pair)
             changed = self._changed_lanes.take(self._retry)
             self._retry = set()
             comparison, self._comparison = self._comparison, None
@@ -181,11 +188,14 @@ class Ownership:
 
     async def _wait(self) -> None:
         """Return when there is something to compare, and this member may own lanes."""
+        wait_s = self._pauses.wait_s
+        if self._retry:
+            wait_s = RETRY_S if wait_s is None else min(RETRY_S, wait_s)
         try:
-            async with asyncio.timeout(RETRY_S if self._retry else None):
+            async with asyncio.timeout(wait_s):
                 await self._changed_lanes.came.wait()
         except TimeoutError:
-            pass  # other members may have released what is to be taken here
+            pass  # other members may have released what is to be taken here, or a pause is over
         await self._membership.joined.wait()
 
     def _postpone(self, comparison: asyncio.Future[None] | None) -> None:
@@ -274,6 +284,7 @@ class Ownership:
         """The store has no such lanes, client_ids by topic."""
         for topic, clients in lanes.items():
             for client_id in clients:
+                self._pauses.forget(topic, client_id)
                 lane = self._deliverer.find(topic).get(client_id)
                 if lane is not None:
                     self._deliverer.fence(lane)
@@ -281,7 +292,7 @@ class Ownership:
     async def _take(self, topic: str, lanes: _Records) -> None:
         """Keep, take or give up lanes of a topic, as the store has them.
 
-        Lanes with ``pull`` have no owner: their receivers fetch.
+        Lanes with ``pull`` have no owner: their receivers fetch. Nor have those that are paused.
         """
         # Lanes that are held keep their options up to date by this comparison alone. Those that
         # the store says are this member's, without being held, are released before any is taken:
@@ -293,6 +304,7 @@ class Ownership:
         for client_id, (record, durable, envelope) in lanes.items():
             is_ours = bool(members) and not durable.pull
             is_ours = is_ours and owner_of(members, queue_of(topic, client_id)) == member
+            is_ours = is_ours and not self._is_paused(topic, client_id, durable)
             lane = self._deliverer.find(topic).get(client_id)
             if lane is not None and self._keep(lane, record, member, is_ours):
                 lane.adopt(durable, envelope)
@@ -304,6 +316,15 @@ class Ownership:
             await self._lanes.release(member, {(topic, False): left})
         if wanted and member == self._membership.id:
             await self._acquire(member, topic, wanted, lanes)
+
+    def _is_paused(self, topic: str, client_id: str, durable: DurableOptions) -> bool:
+        """Whether a lane that should be this member's is paused; its end is kept, as this member is
+        to take it then."""
+        if durable.paused_ms and pause_left_s(durable.paused_ms, self._membership.clock_ms):
+            self._pauses.keep(topic, client_id, durable.paused_ms)
+            return True
+        self._pauses.forget(topic, client_id)
+        return False
 
     def _owners(self) -> list[str]:
         """Return the members that may own lanes: none of those that leave, this one included."""

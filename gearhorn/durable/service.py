@@ -163,6 +163,10 @@ class DurableTopics:
         """A topic's lanes may have changed, or one client's alone; "" is every topic. They are
         compared soon with what the store has (``Ownership``)."""
         self._changed_lanes.add(topic, client_id)
+        if topic:
+            self.fetching.appended(topic)  # it may have been paused
+        else:
+            self.fetching.missed()
 
     async def wait_logged(self, topics: Sequence[str] | None) -> None:
         """Return once no message is on its way to the log for a fan-out that was taken before

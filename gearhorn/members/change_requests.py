@@ -157,6 +157,7 @@ def subscription(job: Job, served: frozenset[bytes]) -> Change:
         queue,
         encode_given_options(request),
         start=encode_start(given) if request.is_durable else b"",
+        is_pause=request.pauses,
     )
 
 

@@ -328,7 +328,7 @@ class Changes:
             topic, is_durable = request.change.topic, outcome.is_durable
             client = request.change.client_id
             self._caches.drop(topic, is_durable, client)
-            is_removal = request.is_removal or outcome.parked is not None
+            is_removal = request.is_removal or request.change.is_pause or outcome.parked is not None
             changed.append(Changed(topic, outcome.version, is_removal, is_durable, client))
         removed = [change.topic for change in changed if change.removed]
         patterns = [change.topic for change in changed if is_pattern(change.topic)]

@@ -43,6 +43,8 @@ class DescribedDurable(msgspec.Struct, frozen=True):
     max_backoff: float
     batch: int
     pull: bool
+    paused: bool
+    paused_until: float | None  # Unix time; None where it is not paused, or has no end
 
 
 class DescribedSubscription(msgspec.Struct, frozen=True, omit_defaults=True):

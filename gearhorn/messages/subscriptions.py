@@ -13,6 +13,7 @@ allowed is for ``names``. Every refusal names the key.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Literal
 
 import msgspec
@@ -49,6 +50,9 @@ class GivenDurable(msgspec.Struct, frozen=True):
     max_backoff: float | UnsetType = UNSET
     batch: int | UnsetType = UNSET
     pull: bool | UnsetType = UNSET
+    paused: bool | float | UnsetType = (
+        UNSET  # for so many seconds; True: until it is told otherwise
+    )
 
 
 class Subscribe(msgspec.Struct, frozen=True):
@@ -68,6 +72,12 @@ class Subscribe(msgspec.Struct, frozen=True):
     def is_durable(self) -> bool:
         """Whether it asks for a durable subscription."""
         return self.durable is not UNSET and self.durable is not False
+
+    @property
+    def pauses(self) -> bool:
+        """Whether nothing is to be delivered from now on."""
+        durable = self.durable
+        return isinstance(durable, GivenDurable) and durable.paused not in (UNSET, False)
 
 
 class Unsubscribe(msgspec.Struct, frozen=True):
@@ -89,6 +99,7 @@ class DurableOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     max_backoff: float = 3600.0
     batch: int = 1
     pull: bool = False
+    paused_ms: int = 0  # the members' clock at the end of a pause; below 0: it has no end
 
 
 class SubscriptionOptions(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -122,6 +133,7 @@ class _GivenDurable(msgspec.Struct, frozen=True):
     max_backoff: float | UnsetType = UNSET
     batch: int | UnsetType = UNSET
     pull: bool | UnsetType = UNSET
+    paused: bool | float | UnsetType = UNSET  # the script keeps when it ends (``paused_ms``)
 
 
 class Subscribed(msgspec.Struct, frozen=True):
@@ -146,6 +158,16 @@ _subscribe = msgspec.json.Decoder(Subscribe)
 _unsubscribe = msgspec.json.Decoder(Unsubscribe)
 
 _options = msgspec.json.Decoder(SubscriptionOptions)
+
+
+def pause_left_s(paused_ms: int, clock_ms: int) -> float:
+    """Return in how many seconds a pause ends: 0 where there is none, infinity where it has no end.
+
+    Arguments:
+        paused_ms: as ``DurableOptions`` has it.
+        clock_ms: the members' clock.
+    """
+    return inf if paused_ms < 0 else max(0.0, (paused_ms - clock_ms) / 1000)
 
 
 def decode_subscribe(body: bytes) -> Subscribe:
@@ -190,6 +212,11 @@ def check_durable(given: GivenDurable) -> None:
             f"durable.max_attempts: expected an integer from 0 to {MAX_ATTEMPTS}, "
             f"got {given.max_attempts}"
         )
+    if type(given.paused) is float and not 0 < given.paused <= MAX_SECONDS:
+        raise BadRequest(
+            f"durable.paused: expected true, false, or seconds > 0 and <= {MAX_SECONDS}, "
+            f"got {given.paused:g}"
+        )
     start = given.start
     if isinstance(start, Start):
         if (start.sequence is UNSET) == (start.window is UNSET):
@@ -225,6 +252,7 @@ def encode_given_options(request: Subscribe) -> bytes:
             given.max_backoff,
             given.batch,
             given.pull,
+            given.paused,
         )
         durable = msgspec.Raw(encode(options))
     elif request.durable is True:

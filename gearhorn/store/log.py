@@ -123,6 +123,7 @@ class Place(NamedTuple):
     first: int  # the lowest sequence that is still there
     last: int  # the highest sequence that was given; first - 1 where the log is empty
     position: int  # of the subscription that was asked for, 0 where none was
+    paused_ms: int = 0  # when a pause of one with ``pull`` ends, as ``DurableOptions`` has it
 
 
 class Append(NamedTuple):
@@ -336,11 +337,11 @@ class Log:
             ack: the position to move a subscription with ``pull`` to, or None.
             purge: the sequence up to which to forget what all have done with, or None.
 
-        Raises ``StoreError``; what was asked may have been done in part then, and asking again does
-        no harm.
+        Raises ``StoreError``; a part may have been done then, and asking again does no harm.
         """
         key = self._connection.key
-        keys = [key(name, topic) for name in ("log", "messages", "marks", "lanes", "drops")]
+        parts = "log", "messages", "marks", "lanes", "drops", "options"
+        keys = [key(part, topic) for part in parts]
         arguments = ["" if sequence is None else sequence for sequence in (ack, purge)]
         slowest, readings = Slowest(), 0
         while True:
@@ -348,19 +349,15 @@ class Log:
             [reply] = await self._connection.pipeline([command])
             if not reply:
                 return None
-            what, found, first, last, position, missed, is_more = reply
+            what, found, first, last, position, missed, is_more, paused_ms = reply
             if missed:
-                log.warning(
-                    "messages missed: dropped by the log",
-                    topic=topic,
-                    client=client_id,
-                    count=missed,
-                )
+                text = "messages missed: dropped by the log"
+                log.warning(text, topic=topic, client=client_id, count=missed)
             if is_more == _READ_LANES and readings < READINGS:
                 slowest = await read_slowest(self._connection, topic)
                 readings += 1
             elif is_more != _MORE:
-                return Place(what.decode(), found.decode(), first, last, position)
+                return Place(what.decode(), found.decode(), first, last, position, paused_ms)
 
     async def prune(self, clock_ms: int) -> int | None:
         """Prune logs that are due, up to ``DUE`` of them; return the reading of the clock at which

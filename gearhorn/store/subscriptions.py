@@ -58,6 +58,7 @@ class Change(NamedTuple):
     # The id under which the store remembers what became of the change, so that it can be applied
     # again without being written twice. "" is none.
     request: str = ""
+    is_pause: bool = False  # whether its lane is to deliver nothing from then on
 
 
 class Applied(NamedTuple):

@@ -260,7 +260,7 @@ def test_a_reader_that_knows_another_epoch_is_told_and_changes_nothing(server: R
         await bench.restart("t")
         await bench.append("t", "c")
         place = await bench.fetch("t", "alice", epoch=old, ack=2, purge=2)
-        assert place == ("epoch", await epoch(bench, "t"), 1, 3, 0)
+        assert place == ("epoch", await epoch(bench, "t"), 1, 3, 0, 0)
         assert await bench.position("t", "alice") == 0
         assert await bench.bounds("t") == (1, 3)
 

@@ -76,6 +76,7 @@ class Bed:
                 lanes=SimpleNamespace(records=records, counts=counts),
             ),
             "backlog": SimpleNamespace(recent=recent),
+            "clock": SimpleNamespace(clock_ms=0),
         }
         self._descriptions = Descriptions(**parts, max_backlog=100)
 

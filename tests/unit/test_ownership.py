@@ -85,6 +85,7 @@ class Membership:
 
     def __init__(self) -> None:
         self.id = "me"
+        self.clock_ms = 0
         self.peers = {"another": None}
         self.joined = asyncio.Event()
         self.joined.set()

@@ -214,6 +214,17 @@ local function merged(former, given)
     return options
 end
 
+-- Keep the end of a pause: a reading of the clock, or -1 where it has none. A member that delivers
+-- then reads the time in its own way; what was asked for, seconds from now, would not tell it when.
+local function set_pause(durable)
+    local paused = durable.paused
+    if paused ~= nil then
+        durable.paused = nil
+        durable.paused_ms = paused == true and -1
+            or paused and math.ceil(now() + 1000 * paused) or nil
+    end
+end
+
 -- Let a lane be delivered for, or not: no member delivers for a subscription that is read from. The
 -- record's new owner fences the member that held the lane.
 local function set_pull(pull)
@@ -287,6 +298,7 @@ local function subscribe()
         redis.call('ZADD', KEYS[15], 0, topic)
     end
     if options.durable then
+        set_pause(options.durable)
         set_pull(options.durable.pull)
     end
     local version = change(topic, KEYS[4], KEYS[5], KEYS[6])

@@ -7,13 +7,14 @@
 -- position could win. What a subscription has missed is counted in the same step, once.
 --
 -- KEYS: 1 the log  2 its messages  3 the marks of its blocks  4 the lanes
---       5 the topic's drops
+--       5 the topic's drops  6 its subscriptions' options
 -- ARGV: 1 client_id, or ''  2 the epoch the caller knows, or ''  3 the position to move to, or ''
 --       4 up to where to purge, or ''
 --       5 the mark and 6 the position of a reading of many lanes (see slowest), or ''
 -- Returns false where there is no log; else {what, epoch, first, last, position, messages that a
 -- pull subscription has missed, 1 where there is more to purge, 2 where the lanes are to be read
--- first}; what is 'ok', 'epoch' (another one: nothing is changed), 'client' (no durable
+-- first, the reading of the clock at which a pause of the subscription ends (see change.lua), 0 where
+-- there is none}; what is 'ok', 'epoch' (another one: nothing is changed), 'client' (no durable
 -- subscription), 'pull' (one that is delivered to), 'ack' or 'purge' (beyond the last). What a
 -- subscription has missed is counted here, since no member delivers for it and would notice.
 -- Cost: without a purge a handful of commands. A purge reads up to 2,000 positions and forgets up
@@ -23,9 +24,9 @@ local log = open_log(KEYS[1], KEYS[2], KEYS[3])
 if not log then
     return false
 end
-local position, missed = 0, 0
+local position, missed, paused = 0, 0, 0
 local function answer(what, more)
-    return {what, log.epoch, log.first, log.last, position, missed, more or 0}
+    return {what, log.epoch, log.first, log.last, position, missed, more or 0, paused}
 end
 local record = ARGV[1] ~= '' and redis.call('HGET', KEYS[4], ARGV[1])
 if ARGV[1] ~= '' then
@@ -38,6 +39,10 @@ if ARGV[2] ~= '' and ARGV[2] ~= log.epoch then
     return answer('epoch')
 end
 local is_pull = record and string.sub(record, 1, 5) == 'pull '
+local options = is_pull and redis.call('HGET', KEYS[6], ARGV[1])
+if options and string.find(options, '"paused_ms"', 1, true) then
+    paused = cjson.decode(options).durable.paused_ms or 0
+end
 local ack, purge = tonumber(ARGV[3]), tonumber(ARGV[4])
 if ack then
     if not is_pull then
