@@ -24,6 +24,7 @@ from gearhorn.broker.gossiper import Gossiper
 from gearhorn.durable.service import DurableTopics
 from gearhorn.errors import Unknown
 from gearhorn.fanout.backlog import Backlog
+from gearhorn.fanout.known_patterns import KnownPatterns
 from gearhorn.gearman.worker import Job
 from gearhorn.messages.codec import encode
 from gearhorn.messages.describe import (
@@ -41,7 +42,7 @@ from gearhorn.messages.logs import (
     DEFAULT_MAX_MESSAGES,
 )
 from gearhorn.messages.subscriptions import DurableOptions, pause_left_s
-from gearhorn.names import check_name, queue_of
+from gearhorn.names import check_name, is_pattern, list_name, queue_of, shown_name
 from gearhorn.requests import answer
 from gearhorn.store.lanes import LaneCounts, LaneRecord
 from gearhorn.store.listing import Listing, Stored
@@ -49,6 +50,7 @@ from gearhorn.tasks import Tasks
 from gearhorn.timing import MembersClock
 
 SMALL = 100  # subscriptions of a page that needs not wait for large ones
+MATCHING = 1_000  # patterns that a topic is told with
 SMALL_PAGES = 4  # that are made at a time
 STEP = 500  # subscriptions between two turns of the loop, or in one question to the store
 NO_OWNERS = ("-", "?", "pull")  # what stands in a lane's record where no member delivers for it
@@ -63,6 +65,7 @@ class Descriptions:
         durable: knows logs and lanes.
         backlog: knows how many copies wait in each queue.
         clock: the members', by which pauses end.
+        patterns: knows which of them match a topic.
         max_backlog: the limit, in copies, of subscriptions without one of their own.
     """
 
@@ -74,6 +77,7 @@ class Descriptions:
         durable: DurableTopics,
         backlog: Backlog,
         clock: MembersClock,
+        patterns: KnownPatterns,
         max_backlog: int,
     ) -> None:
         self._gossiper = gossiper
@@ -81,6 +85,7 @@ class Descriptions:
         self._durable = durable
         self._backlog = backlog
         self._clock = clock
+        self._patterns = patterns
         self._max_backlog = max_backlog
         self._tasks = Tasks()
         self._small = asyncio.Semaphore(SMALL_PAGES)
@@ -108,21 +113,38 @@ class Descriptions:
         first page, while a later page may be empty because the subscriptions ended meanwhile. The
         cursor names the pair with which the page ends.
         """
-        topic = request.topic if isinstance(request.topic, str) else None
-        if topic is not None:
-            check_name("topic", topic)
+        name = None
+        if isinstance(request.topic, str):
+            check_name("topic", request.topic)
+            name = list_name(request.topic, request.pattern)
         after = None
         if isinstance(request.cursor, str):
-            after_topic, _, after_client = request.cursor.partition(" ")
-            after = (after_topic, after_client)
-        pages, more = await self._listing.page(topic, after, request.limit)
-        names = [name for name, _ in pages] or ([] if topic is None else [topic])
-        described = await self._logs(names)
-        if topic is not None and not pages and after is None and not described:
-            raise Unknown(f"topic {topic} has neither subscriptions nor a log")
-        topics = await self._topics(pages or [(name, []) for name in described], described)
+            after_name, _, after_client = request.cursor.rpartition(" ")
+            after = (after_name, after_client)
+        pages, more = await self._listing.page(name, after, request.limit)
+        if name is not None and not pages:
+            pages = [(name, [])]
+        logs = await self._logs([topic for topic, _ in pages if not is_pattern(topic)])
+        matching = await self._matching(name)
+        is_known = logs or matching or any(page for _, page in pages)
+        if name is not None and after is None and not is_known:
+            if request.pattern:
+                raise Unknown(f"pattern {request.topic} has no subscriptions")
+            raise Unknown(f"topic {name} has neither subscriptions nor a log, nor a pattern")
+        lists = await self._topics([(topic, page) for topic, page in pages if page], logs)
+        if name is not None and name not in lists and (name in logs or matching):
+            lists[name] = DescribedTopic({}, logs.get(name))
+        if name in lists and matching:
+            lists[name] = lists[name].matched_by(matching)
+        patterns = {shown_name(one): lists.pop(one) for one in [*lists] if is_pattern(one)}
         cursor = f"{pages[-1][0]} {pages[-1][1][-1].client_id}" if more else None
-        return Described(self._gossiper.known(), topics, cursor)
+        return Described(self._gossiper.known(), lists, cursor, patterns)
+
+    async def _matching(self, name: str | None) -> list[str]:
+        """Return the first patterns that match a topic, in order, if it is asked for by name."""
+        if name is None or is_pattern(name):
+            return []
+        return sorted(map(shown_name, await self._patterns.matching(name)))[:MATCHING]
 
     async def _logs(self, names: Sequence[str]) -> dict[str, DescribedLog]:
         """Return the logs of those topics that have one; they are read ``STEP`` at a time."""

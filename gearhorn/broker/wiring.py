@@ -215,6 +215,7 @@ def wire(config: Config) -> Parts:
         durable=durable,
         backlog=backlog,
         clock=membership,
+        patterns=patterns,
         max_backlog=config.max_backlog,
     )
     presences = Presences(

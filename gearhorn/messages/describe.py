@@ -8,6 +8,8 @@ Rules: pure. A page is as long as the subscriptions on it, which the request bou
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 from msgspec import UNSET, UnsetType
 
@@ -23,8 +25,10 @@ class Describe(msgspec.Struct, frozen=True):
 
     topic: str | UnsetType = UNSET  # UNSET: every topic
     limit: int = 100  # subscriptions
-    # Of a former reply: "TOPIC CLIENT_ID", the last pair of its page. No name has a space.
+    # Of a former reply: "LIST CLIENT_ID", the last pair of its page. The name of a pattern's list
+    # begins with a space, and no other name has one.
     cursor: str | UnsetType = UNSET
+    pattern: bool = False  # ``topic`` is one
 
 
 class DescribedDurable(msgspec.Struct, frozen=True):
@@ -75,19 +79,26 @@ class DescribedLog(msgspec.Struct, frozen=True):
 
 
 class DescribedTopic(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The subscriptions of one topic by client_id, and its log where it has one."""
+    """The subscriptions of one topic, or pattern, by client_id; its log where it has one; and the
+    patterns that match it, where it was asked for by name."""
 
     subscriptions: dict[str, DescribedSubscription]
     log: DescribedLog | None = None
+    patterns: Sequence[str] = ()
+
+    def matched_by(self, patterns: Sequence[str]) -> DescribedTopic:
+        """Return the same with the patterns that match the topic."""
+        return msgspec.structs.replace(self, patterns=patterns)
 
 
-class Described(msgspec.Struct, frozen=True):
+class Described(msgspec.Struct, frozen=True, omit_defaults=True):
     """Reply to a ``describe_fanout``; ``cursor`` leads to the next page, None says that this is
     the last one."""
 
     members: list[MemberState]
     topics: dict[str, DescribedTopic]
     cursor: str | None
+    patterns: dict[str, DescribedTopic] = {}
 
 
 _describe = msgspec.json.Decoder(Describe)
@@ -102,6 +113,8 @@ def decode_describe(body: bytes) -> Describe:
     request = decode_body(_describe, body or b"{}")
     if not 1 <= request.limit <= MAX_LIMIT:
         raise BadRequest(f"limit: expected an integer from 1 to {MAX_LIMIT}, got {request.limit}")
-    if request.cursor is not UNSET and request.cursor.count(" ") != 1:
+    if request.pattern and request.topic is UNSET:
+        raise BadRequest("pattern: expected a topic besides, which is the pattern")
+    if request.cursor is not UNSET and request.cursor.removeprefix(" ").count(" ") != 1:
         raise BadRequest("cursor: expected that of a former reply")
     return request

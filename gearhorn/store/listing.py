@@ -1,4 +1,4 @@
-"""Listing: subscriptions page by page, in the order of topics and client_ids, to be described.
+"""Listing: subscriptions page by page, in the order of lists and client_ids, to be described.
 
 ``describe_fanout`` is answered with pages (docs/protocol.rst, "describe_fanout"): the caller names
 the pair where the last page ended. A page fills with one topic of a hundred thousand subscriptions
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from gearhorn.messages.subscriptions import SubscriptionOptions, decode_options
+from gearhorn.names import is_pattern
 from gearhorn.store.connection import Command, Connection
 from gearhorn.store.subscriptions import PAGE
 
@@ -76,8 +77,9 @@ class Listing:
         """Return a page of subscriptions by topic, and whether more may follow.
 
         Arguments:
-            topic: whose subscriptions, None for those of all topics.
-            after: the pair (topic, client_id) behind which the page begins, None for the beginning.
+            topic: the name of the list whose subscriptions are wanted, None for those of all
+                patterns, and then of all topics.
+            after: the pair (name, client_id) behind which the page begins, None for the beginning.
             limit: how many subscriptions at most. Fewer are returned where their description would
                 be longer than a reply may be.
 
@@ -88,8 +90,12 @@ class Listing:
             await self._fill(page, after[0], after[1].encode())
         elif topic is not None:
             await self._fill(page, topic, b"")
-        if topic is None and page.room:
-            await self._add_topics(page, after[0] if after is not None else "")
+        if topic is None:
+            behind = "" if after is None else after[0]
+            if not behind or is_pattern(behind):
+                await self._add_lists(page, "patterns", behind)
+                behind = ""
+            await self._add_lists(page, "topics", behind)
         return page.topics, not page.room
 
     async def _fill(self, page: _Page, topic: str, after: bytes) -> None:
@@ -102,9 +108,9 @@ class Listing:
                 return
             after = found[-1].client_id.encode()
 
-    async def _add_topics(self, page: _Page, behind: str) -> None:
-        """Add the subscriptions of the topics behind ``behind`` (of all, where it is empty), in
-        order.
+    async def _add_lists(self, page: _Page, index: str, behind: str) -> None:
+        """Add the subscriptions of the topics, or patterns, behind ``behind`` (of all, where it is
+        empty), in order.
 
         The sizes of a hundred topics are asked for first. Then topics are read together for as
         long as they have no more than a page between them, so that neither the reply nor the
@@ -115,7 +121,7 @@ class Listing:
             count = min(TOGETHER, page.room)
             first = f"({behind}" if behind else "-"
             [found] = await self._connection.read(
-                [("ZRANGEBYLEX", key("topics"), first, "+", "LIMIT", 0, count)]
+                [("ZRANGEBYLEX", key(index), first, "+", "LIMIT", 0, count)]
             )
             names = [name.decode() for name in found]
             counts = await self._connection.read(

@@ -338,3 +338,75 @@ def test_a_full_queue_ends_a_pattern_that_wants_it(cluster: Cluster, raw: Raw, t
         cluster.publish(f"{topic}.{number}", "x")
     eventually(lambda: cluster.publish(f"{topic}.a", "x").data == b"0")
     assert waiting(cluster, queue) == 1
+
+
+# Describing
+
+
+def describe(raw: Raw, **request: Any) -> dict[str, Any]:
+    outcome = raw.ask("describe_fanout", **request)
+    assert outcome.kind == "complete", outcome
+    told: dict[str, Any] = json.loads(outcome.data)
+    return told
+
+
+def test_a_description_tells_patterns_and_which_match_a_topic(
+    cluster: Cluster, raw: Raw, topic: str
+) -> None:
+    subscribe(raw, f"{topic}.*", "alice", max_backlog=7, ttl=1000)
+    subscribe(raw, f"{topic}.>", "bob")
+    subscribe(raw, f"{topic}.b", "carol")
+    raw.ask("subscribe_fanout", topic=f"{topic}.a", client_id="dave")
+    told = describe(raw, topic=f"{topic}.a")
+    assert told["topics"][f"{topic}.a"]["patterns"] == [f"{topic}.*", f"{topic}.>"]
+    assert told["topics"][f"{topic}.a"]["subscriptions"].keys() == {"dave"}
+    # one that nothing but patterns subscribes, and one that nothing does
+    told = describe(raw, topic=f"{topic}.b")
+    patterns = [f"{topic}.*", f"{topic}.>", f"{topic}.b"]
+    assert told["topics"] == {f"{topic}.b": {"subscriptions": {}, "patterns": patterns}}
+    assert refusal(raw.ask("describe_fanout", topic=topic)).startswith("unknown:")
+    # the pattern itself
+    told = describe(raw, topic=f"{topic}.*", pattern=True)
+    assert told["topics"] == {}
+    assert told["patterns"].keys() == {f"{topic}.*"}
+    [(client, found)] = told["patterns"][f"{topic}.*"]["subscriptions"].items()
+    assert client == "alice"
+    expected = {"queue": f"{topic}.*_alice", "max_backlog": 7, "ttl": 1000, "envelope": True}
+    assert found.items() >= expected.items()
+
+
+def test_pages_of_a_description_hold_every_pattern_and_topic_once(raw: Raw, topic: str) -> None:
+    wanted = {
+        (pattern, f"{topic}.{name}", f"{client}{pattern}")
+        for pattern in (True, False)
+        for name in "abc"
+        for client in ("alice", "bob")
+    }
+    for pattern, name, client in wanted:
+        raw.ask("subscribe_fanout", topic=name, client_id=client, pattern=pattern)
+    found: list[tuple[bool, str, str]] = []
+    request: dict[str, Any] = {"limit": 1}
+    while True:
+        told = describe(raw, **request)
+        for key in ("patterns", "topics"):
+            for name, page in told.get(key, {}).items():
+                if name.startswith(f"{topic}."):
+                    found += [(key == "patterns", name, client) for client in page["subscriptions"]]
+        if told["cursor"] is None:
+            break
+        request = {"limit": 1, "cursor": told["cursor"]}
+    assert sorted(found) == sorted(wanted)
+
+
+def test_drops_and_backlog_of_a_pattern_are_told(cluster: Cluster, raw: Raw, topic: str) -> None:
+    subscribe(raw, f"{topic}.*", max_backlog=1)
+    for number in range(3):
+        cluster.publish(f"{topic}.{number}", "x")
+
+    def told() -> dict[str, Any]:
+        patterns = describe(raw, topic=f"{topic}.*", pattern=True)["patterns"]
+        found: dict[str, Any] = patterns[f"{topic}.*"]["subscriptions"]["alice"]
+        return found
+
+    eventually(lambda: told()["drops"] == 2)
+    eventually(lambda: told()["backlog"] == 1, timeout=15)

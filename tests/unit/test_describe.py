@@ -15,6 +15,7 @@ from gearhorn.broker.describe import Descriptions
 from gearhorn.messages.logs import FailureHistory
 from gearhorn.messages.peers import MemberState
 from gearhorn.messages.subscriptions import decode_options
+from gearhorn.patterns import Trie
 from gearhorn.store.lanes import LaneCounts, LaneRecord
 from gearhorn.store.listing import Stored
 
@@ -49,6 +50,7 @@ class Bed:
     def __init__(self, *pages: tuple[str, list[Stored]], more: bool = False) -> None:
         self.asked: list[tuple[Any, ...]] = []
         self.records = {"alice": LaneRecord("me", 7, 5)}
+        self.patterns: list[str] = []
         self.logs: dict[str, dict[str, str]] = {}
         self.recent: tuple[dict[bytes, int], float | None] = ({b"t_alice": 2}, 99.0)
 
@@ -65,6 +67,9 @@ class Bed:
         async def counts(pairs: list[tuple[str, str]]) -> Any:
             return [LaneCounts(1, {6: FAILED}, 2) for _ in pairs]
 
+        async def matching(topic: str) -> list[str]:
+            return Trie(self.patterns).matching(topic)
+
         async def recent() -> Any:
             return self.recent
 
@@ -77,6 +82,7 @@ class Bed:
             ),
             "backlog": SimpleNamespace(recent=recent),
             "clock": SimpleNamespace(clock_ms=0),
+            "patterns": SimpleNamespace(matching=matching),
         }
         self._descriptions = Descriptions(**parts, max_backlog=100)
 
@@ -162,3 +168,43 @@ async def test_others_have_their_turn_while_a_large_page_is_made() -> None:
         bed.records = {client: LaneRecord("me", 1, number) for number, client in enumerate(clients)}
         found = (await bed.ask(limit=1000)).reply["topics"]["t"]["subscriptions"]
         assert [found[client]["durable"]["position"] for client in clients] == list(range(7))
+
+
+@on_loop
+async def test_a_topic_is_told_with_the_patterns_that_match_it() -> None:
+    bed = Bed(("t", [stored("alice")]))
+    bed.patterns = [" >", " *", " u"]
+    told = (await bed.ask(topic="t")).reply
+    assert told["topics"]["t"]["patterns"] == ["*", ">"]
+    assert "patterns" not in told
+    assert "patterns" not in (await bed.ask()).reply["topics"]["t"]
+
+
+@on_loop
+async def test_a_topic_that_patterns_match_alone_is_known() -> None:
+    bed = Bed()
+    bed.patterns = [" *"]
+    told = (await bed.ask(topic="t")).reply
+    assert told["topics"] == {"t": {"subscriptions": {}, "patterns": ["*"]}}
+    assert str((await bed.ask(topic="t.u")).failure).startswith("unknown: topic t.u has neither")
+
+
+@on_loop
+async def test_patterns_are_told_apart_from_topics() -> None:
+    bed = Bed((" t.*", [stored("bob")]), ("t.*", [stored("alice")]), more=True)
+    told = (await bed.ask()).reply
+    assert told["topics"].keys() == told["patterns"].keys() == {"t.*"}
+    assert told["patterns"]["t.*"]["subscriptions"].keys() == {"bob"}
+    assert told["cursor"] == "t.* alice"
+    bed = Bed((" t.*", [stored("bob")]), more=True)
+    told = (await bed.ask(topic="t.*", pattern=True, cursor=" t.* anna")).reply
+    assert told["cursor"] == " t.* bob"
+    assert bed.asked == [(" t.*", (" t.*", "anna"), 100)]
+
+
+@on_loop
+async def test_a_pattern_without_subscriptions_is_unknown() -> None:
+    failure = (await Bed().ask(topic="t.*", pattern=True)).failure
+    assert failure == "unknown: pattern t.* has no subscriptions"
+    failure = (await Bed().ask(pattern=True)).failure
+    assert str(failure).startswith("bad_request: pattern: expected a topic besides")
