@@ -124,7 +124,7 @@ class Matcher:
 def _test(pattern: str) -> Callable[[str], object]:
     """Return what says of a topic whether a pattern matches it."""
     *segments, last = pattern.split(SEGMENT)
-    if last == TAIL and segments and SOME not in segments:
+    if last == TAIL and segments and SOME not in segments and not is_reserved(pattern):
         prefix = pattern.removesuffix(TAIL)
         return lambda topic: topic.startswith(prefix)
     parts = ["[^.]*" if segment == SOME else re.escape(segment) for segment in segments]
