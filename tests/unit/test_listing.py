@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 from support.scripted_store import ScriptedConnection
 
 from gearhorn.errors import StoreError
+from gearhorn.names import is_pattern
 from gearhorn.store import listing as module
 from gearhorn.store.listing import Listing
 from gearhorn.store.wire import Command
 
 Pair = tuple[str, str]
 topics = st.dictionaries(
-    st.sampled_from("abcdefgh"), st.sets(st.sampled_from("123456789"), min_size=1), max_size=8
+    st.sampled_from(["a", "b", "c", "d", " a", " b.*"]),
+    st.sets(st.sampled_from("123456789"), min_size=1),
+    max_size=8,
 )
 
 
@@ -45,7 +48,12 @@ class Store:
         topic = key.rpartition(":")[2]
         if kind == "ZRANGEBYLEX":
             low, _, _, _, count = rest
-            found = [name for name in sorted(self.subscriptions) if low == "-" or name > low[1:]]
+            names = [
+                name
+                for name in sorted(self.subscriptions)
+                if is_pattern(name) == (topic == "patterns")
+            ]
+            found = [name for name in names if low == "-" or name > low[1:]]
             return [name.encode() for name in found[:count]]
         if kind == "ZCARD":
             return len(self._of(topic))
