@@ -124,6 +124,8 @@ class Listing:
                 [("ZRANGEBYLEX", key(index), first, "+", "LIMIT", 0, count)]
             )
             names = [name.decode() for name in found]
+            if not names:
+                return
             counts = await self._connection.read(
                 [("ZCARD", key("clients", name)) for name in names]
             )
