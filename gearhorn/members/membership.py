@@ -191,7 +191,7 @@ class Membership:
 
     @property
     def clock_ms(self) -> int:
-        """The members' clock, in ms: what the store said last, and what has passed here since."""
+        """The members' clock, in ms: what the store said, and what has passed here since."""
         read, at_s = self._clock
         return read + int((now_s() - at_s) * 1000)
 
@@ -413,7 +413,8 @@ class Membership:
             self._is_lost = False
             log.info("store is back")
         self.lease.grant(asked_s)
-        self._clock = (renewal.clock_ms, now_s())
+        if renewal.clock_ms > self.clock_ms:  # it was read a while ago, and never goes back
+            self._clock = (renewal.clock_ms, now_s())
         self._past.granted(renewal.is_same_run)
         self._observe(renewal.members, asked_s)
         if renewal.expired and self._duties is not None:

@@ -11,6 +11,7 @@ key (all under ``{NAMESPACE}``)  type       what
 ``run``                         string     run id of the server that last served this data
 ``data``                        string     a random word that an emptied store has not
 ``clock``                       string     ms that the members have counted together, see below
+``clocked``                     string     ms of the server's time when ``clock`` was stored
 ``members``                     hash       id -> renewals, version it knows, lease in ms, and
                                            "patterns" where its release knows them
 ``topics``                      zset       topics that have subscriptions, all with score 0
@@ -62,7 +63,8 @@ Channels: ``events`` tells every member what happened to logs and lanes, ``done:
 worker process which receivers have done with a message that a caller of its waits for.
 
 ``clock`` goes on as long as one member lives: each adds to what it last read what has passed on its
-own monotonic clock, and the highest counts. No wall clock decides anything.
+own monotonic clock, and the highest counts. No wall clock decides anything, but that the server's
+time says how old ``clock`` is, for a third of a lease at most (``member.lua``).
 
 The braces put every key into one slot of a Redis Cluster, as the scripts need: a script may touch
 keys of one slot only, and a change concerns a topic, the members and the version together. The

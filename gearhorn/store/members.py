@@ -120,7 +120,7 @@ class Members:
         """
         key = self._connection.key
         names = ("members", "version", "changes", "floor", "clock", "expiries", "run")
-        keys = [key(name) for name in (*names, "schema", "data")]
+        keys = [key(name) for name in (*names, "schema", "data", "clocked")]
         settled = "settled" if is_past_safe else ""
         fresh = secrets.token_hex(8)
         if not self.run_id:

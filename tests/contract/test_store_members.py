@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -29,9 +31,9 @@ def test_a_member_joins_renews_and_leaves(server: Redis) -> None:
         joined = await bench.join()
         assert joined == Renewal(1, [], [me], 0, [], True, joined.data)
         assert (me.known, me.lease_s) == (1, 10.0)
-        renewal = await bench.renew(0, clock_ms=5)
+        renewal = await bench.renew(0, clock_ms=5000)
         assert renewal == Renewal(
-            1, ["t"], [Member("me", b"2 0 10000 patterns")], 5, [], True, joined.data
+            1, ["t"], [Member("me", b"2 0 10000 patterns")], 5000, [], True, joined.data
         )
         renewal_with = await bench.members.renew("me", 1, 2500, 0, is_past_safe=False)
         assert renewal_with is not None
@@ -40,6 +42,34 @@ def test_a_member_joins_renews_and_leaves(server: Redis) -> None:
         await bench.members.leave("me")
         await bench.members.leave("me")
         assert await bench.members.all() == []
+
+    run(server, test)
+
+
+def test_a_member_that_joins_is_not_behind_the_others(server: Redis) -> None:
+    async def test(bench: Bench) -> None:
+        await bench.join()
+        await bench.renew(0, clock_ms=5000)
+        began_s = time.monotonic()
+        await asyncio.sleep(0.3)
+        clock_ms = (await bench.join("another")).clock_ms
+        assert 5300 <= clock_ms <= 5001 + 1000 * (time.monotonic() - began_s)
+        await bench.ask("SET", "clocked", 1)  # the server's time was set to another year
+        clock_ms = (await bench.join("third")).clock_ms
+        assert 5300 + LEASE_MS / 3 <= clock_ms < 7000 + LEASE_MS / 3
+        await bench.ask("SET", "clocked", 10**15)
+        assert (await bench.renew(0)).clock_ms == clock_ms, "it never goes back"
+
+    run(server, test)
+
+
+def test_time_stands_still_while_there_is_no_member(server: Redis) -> None:
+    async def test(bench: Bench) -> None:
+        await bench.join()
+        await bench.renew(0, clock_ms=5000)
+        await bench.members.leave("me")
+        await asyncio.sleep(0.3)
+        assert (await bench.join()).clock_ms < 5200
 
     run(server, test)
 

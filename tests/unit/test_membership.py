@@ -282,6 +282,24 @@ def test_the_members_clock_goes_on_between_renewals() -> None:
     run(test)
 
 
+def test_the_members_clock_never_goes_back() -> None:
+    async def test(bench: Bench) -> None:
+        await bench.join()
+        before = bench.member.clock_ms
+        call = await bench.store.next("renew")
+        told = call.arguments[3]
+        await asyncio.sleep(0.5)  # the answer takes its time: what it says is half a second old
+        call.answer.set_result(renewal(clock_ms=told))
+        await asyncio.sleep(0)
+        assert bench.member.clock_ms >= told + 500
+        await bench.renewed(renewal(clock_ms=0))  # an emptied store
+        assert bench.member.clock_ms > before
+        await bench.renewed(renewal(clock_ms=10**9))
+        assert bench.member.clock_ms >= 10**9
+
+    run(test)
+
+
 # Losing the lease
 
 
