@@ -16,7 +16,7 @@ import contextlib
 import gc
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from gearhorn.cli.options import (
     read_config,
 )
 from gearhorn.cli.process import Stopping, heed_signals
+from gearhorn.cli.upkeep import check_store, migrate_store
 from gearhorn.config import DEFAULT_REDIS, Config, parse_server
 from gearhorn.errors import StartError
 from gearhorn.gearman.server import Server
@@ -94,6 +95,9 @@ _DEFAULTS = Config()
     type=click.Path(file_okay=False, path_type=Path),
     help="With --standalone: keep the store's data here between runs.",
 )
+# What is done to the store instead of serving: see ``cli.upkeep``.
+@click.option("--migrate", is_flag=True, help="Make this release's layout of the store, and end.")
+@click.option("--check", is_flag=True, help="Compare the store's counters with a count, and end.")
 # TLS: see gearman.tls; the store has its own, by a URL that begins with rediss
 @click.option("--ssl-ca", type=FILE, help="Speak TLS to the job servers; verified with this CA.")
 @click.option("--ssl-cert", type=FILE, help="This worker's certificate, if they ask for one.")
@@ -168,6 +172,8 @@ def main(
     servers: tuple[tuple[str, int], ...],
     standalone: bool,
     data: Path | None,
+    migrate: bool,
+    check: bool,
     log_format: str,
     log_level: str,
     **options: Any,
@@ -185,6 +191,8 @@ def main(
         servers: host and port of each job server; none means the default of ``Config``.
         standalone: bring servers along, whose addresses then replace those of ``Config``.
         data: where their store keeps its data; None: in memory.
+        migrate: make the present layout of the store's keys instead of serving.
+        check: compare the store's counters with a full count instead of serving.
         log_format: ``logfmt`` or ``json``.
         log_level: a key of ``LEVELS``.
         options: the fields of ``Config``, checked one by one.
@@ -201,11 +209,15 @@ def main(
     config = Config(**{f.name: options[f.name] for f in fields(Config) if f.name in options})
     if servers:
         config = replace(config, servers=servers)
+    if migrate and check:
+        raise click.UsageError("--migrate counts everything anew: leave out --check")
+    upkeep = migrate_store if migrate else check_store if check else None
     with _standalone(data) if standalone else contextlib.nullcontext() as brought:
         if brought is not None:
             config = replace(config, servers=(parse_server(brought.gearman),), redis=brought.redis)
-            _introduce(brought)
-        code = _run(config)
+            if upkeep is None:
+                _introduce(brought)
+        code = _run(config, upkeep or _serve)
     sys.exit(code)
 
 
@@ -251,7 +263,7 @@ def run() -> None:
         os._exit(code)
 
 
-def _run(config: Config) -> int:
+def _run(config: Config, serve: Callable[[Config, asyncio.Event], Coroutine[Any, Any, int]]) -> int:
     """Serve on an event loop of its own until a signal ends that; return the exit code.
 
     ``asyncio.run`` would cancel every task after a second signal, and wait for them; here the loop
@@ -261,7 +273,7 @@ def _run(config: Config) -> int:
     gc.freeze()  # modules stay for good: let no collection of garbage go through them again
     loop = asyncio.new_event_loop()
     stopping = Stopping(loop)
-    serving = loop.create_task(_serve(config, stopping.asked))
+    serving = loop.create_task(serve(config, stopping.asked))
     try:
         return loop.run_until_complete(serving)
     except RuntimeError:  # the loop was stopped before the worker had finished

@@ -32,7 +32,7 @@ from typing import Any
 import structlog
 
 from gearhorn.errors import StartError, StoreError, StoreReadOnly, StoreUnanswered
-from gearhorn.store.keys import SCHEMA, WITH_PATTERNS, Keys
+from gearhorn.store.keys import BETWEEN, FORMER, SCHEMA, WITH_PATTERNS, Keys
 from gearhorn.store.pool import Pool
 from gearhorn.store.refusals import code_of
 from gearhorn.store.scripts import SCRIPTS, SHA
@@ -256,6 +256,16 @@ class Connection:
         if schema is None:
             commands = [("SET", schema_key, SCHEMA, "NX"), ("GET", schema_key)]
             _, schema = await self.pipeline(commands)
+        if schema.removesuffix(WITH_PATTERNS) == FORMER:
+            raise StartError(
+                f"the store holds layout {schema.decode()!r}, of an earlier release; stop every "
+                "worker of this --namespace, and run gearhorn-worker --migrate once"
+            )
+        if schema == BETWEEN:
+            raise StartError(
+                f"the store holds layout {schema.decode()!r}: a migration is under way or was cut "
+                "short; run gearhorn-worker --migrate again unless it still runs"
+            )
         if schema not in (SCHEMA, SCHEMA + WITH_PATTERNS):
             raise StartError(
                 f"the store holds layout {schema.decode(errors='replace')!r}, and this release "

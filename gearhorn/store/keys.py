@@ -54,6 +54,11 @@ key (all under ``{NAMESPACE}``)  type       what
                                            expired, COUNT of them under TERM, the last one
 ``lapsed:TOPIC NUL CLIENT``     zset       sequence that expired, and that a publisher may wait for
                                            -> itself; the newest 100
+``spread:TOPIC``                zset       positions at which lanes stand, beyond those that the log
+                                           itself tells (``standing.lua``)
+``crowd:TOPIC``                 hash       such a position -> how many lanes stand there
+``most:COUNT``                  zset       topic -> minus its count, where it is not 0; COUNT
+                                           is "lag" (of the slowest lane), "parked" or "drops"
 ``redriven``                    zset       topic NUL client_id with messages put back -> the number
                                            of its last redrive
 ``redrives``                    string     counts redrives
@@ -77,7 +82,9 @@ by ``clock``.
 
 from __future__ import annotations
 
-SCHEMA = b"4"  # the layout of these keys: rises when a release could not read the former's
+SCHEMA = b"5"  # the layout of these keys: rises when a release could not read the former's
+FORMER = b"4"  # had no counters of topics: ``migration`` makes this layout of it
+BETWEEN = FORMER + b" to " + SCHEMA  # while that is done
 WITH_PATTERNS = b"+patterns"  # behind it while there are patterns, which earlier releases ignored
 
 

@@ -33,19 +33,15 @@ from gearhorn.messages.logs import Info, Logged, decode_info
 from gearhorn.store.asked import Asked
 from gearhorn.store.connection import READ_TIMEOUT_S, WRITE_TIMEOUT_S, Command, Connection
 from gearhorn.store.pipelined import PipelinedConnection
+from gearhorn.store.pruned_logs import PrunedLogs
 from gearhorn.store.slowest import Slowest, read_slowest
 
 FETCH_BYTES = 8 * 1024 * 1024  # of payloads in one reply
 READ_ENTRIES = 1000  # read in one go: a few milliseconds of the store's time and of the loop's
-PRUNED = 10_000  # entries in one go: 2 ms of the store's time
-STEPS = 100  # of ``PRUNED`` entries, after one reading of many lanes; then other logs go on
 READINGS = 5  # of many lanes for one purge, while lanes are made
-DUE = 100  # logs that one member prunes at a time
-TROUBLED_MS = 60_000  # until a log that could not be pruned is tried again
 SLOWEST_BYTES_S = 1024 * 1024  # what a store that is slow takes of appends in a second
 
 _MORE, _READ_LANES = 1, 2  # what ``fetch.lua`` has left to do
-_UNREAD = -2  # ``prune.lua``: the lanes are to be read first
 
 log = structlog.get_logger(__name__)
 
@@ -170,12 +166,12 @@ def entries_of(reply: Sequence[Any]) -> tuple[list[Entry], bool]:
     return entries, bool(is_end)
 
 
-class Log:
+class Log(PrunedLogs):
     """The logs of one namespace. Appends go over a strict pipelined connection of their own, all
     the rest over the pool."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+        super().__init__(connection)
         self._line = PipelinedConnection(connection, is_strict=True)
         self._asked = Asked(connection)
         self._open: dict[str, int] = {}  # by topic the last append of which nothing is known yet
@@ -264,7 +260,7 @@ class Log:
         begin, ``more`` the server's run id and the messages."""
         key = self._connection.key
         own = [key(name, topic) for name in ("log", "messages", "marks", "logged", "places")]
-        keys = [*own, key("clock"), key("due"), *self._asked.keys]
+        keys = [*own, key("clock"), key("due"), *self._asked.keys, key("most", "lag")]
         arguments = (
             topic,
             *at,
@@ -340,12 +336,13 @@ class Log:
         Raises ``StoreError``; a part may have been done then, and asking again does no harm.
         """
         key = self._connection.key
-        parts = "log", "messages", "marks", "lanes", "drops", "options"
-        keys = [key(part, topic) for part in parts]
+        own = ("log", "messages", "marks", "lanes", "drops", "options", "spread", "crowd")
+        keys = [*(key(name, topic) for name in own), key("most", "lag"), key("most", "drops")]
         arguments = ["" if sequence is None else sequence for sequence in (ack, purge)]
         slowest, readings = Slowest(), 0
         while True:
-            command = self._connection.script("fetch", keys, client_id, epoch, *arguments, *slowest)
+            asked = (client_id, epoch, *arguments, topic, *slowest)
+            command = self._connection.script("fetch", keys, *asked)
             [reply] = await self._connection.pipeline([command])
             if not reply:
                 return None
@@ -359,57 +356,6 @@ class Log:
             elif is_more != _MORE:
                 return Place(what.decode(), found.decode(), first, last, position, paused_ms)
 
-    async def prune(self, clock_ms: int) -> int | None:
-        """Prune logs that are due, up to ``DUE`` of them; return the reading of the clock at which
-        the next one is due, None where none will be.
-
-        Any member may call this at any time: the script checks again whether a log is due, so what
-        two members do at once is done by the first. Up to ``DUE`` logs are pruned in one round
-        trip; those with many lanes by themselves after it. A log that the store refuses is tried
-        again a minute later, and does not hold the others up.
-
-        ``clock_ms`` is the caller's reading of the members' clock. Raises ``StoreError``.
-        """
-        key = self._connection.key
-        due, following = await self._connection.pipeline(
-            [
-                ("ZRANGEBYSCORE", key("due"), "-inf", clock_ms, "LIMIT", 0, DUE),
-                ("ZRANGEBYSCORE", key("due"), clock_ms, "(+inf", "WITHSCORES", "LIMIT", 0, 1),
-            ]
-        )
-        if not due:
-            return _score_of(following)
-        topics = [name.decode() for name in due]
-        commands = [self._prune_command(topic, clock_ms, Slowest()) for topic in topics]
-        replies = await self._connection.each(commands, READ_TIMEOUT_S)
-        troubled = []
-        for topic, reply in zip(topics, replies, strict=True):
-            if isinstance(reply, StoreError):
-                log.warning("a log cannot be pruned", topic=topic, error=str(reply))
-                troubled.append(("ZADD", key("due"), "XX", clock_ms + TROUBLED_MS, topic))
-            elif reply == _UNREAD:
-                await self._prune_many(topic, clock_ms)
-        if troubled:
-            await self._connection.each(troubled)
-        return clock_ms  # there may be more
-
-    async def _prune_many(self, topic: str, clock_ms: int) -> None:
-        """Prune a log with many lanes: their positions are read page by page first. Where a lane
-        is made meanwhile the reading counts for nothing, and the log is due again soon."""
-        slowest = await read_slowest(self._connection, topic)
-        for _ in range(STEPS):
-            command = self._prune_command(topic, clock_ms, slowest)
-            [count] = await self._connection.pipeline([command], READ_TIMEOUT_S)
-            if count <= 0:
-                return
-
-    def _prune_command(self, topic: str, clock_ms: int, slowest: Slowest) -> Command:
-        """Return the command that prunes one log, up to ``PRUNED`` entries."""
-        key = self._connection.key
-        own = ("log", "messages", "marks", "lanes", "logged", "places")
-        keys = [*(key(name, topic) for name in own), key("clock"), key("due")]
-        return self._connection.script("prune", keys, topic, clock_ms, PRUNED, *slowest)
-
     async def describe(self, topics: Sequence[str]) -> list[dict[str, str] | None]:
         """Return the fields of each topic's log (see ``log.lua``); None: there is none. Raises
         ``StoreError``."""
@@ -419,14 +365,6 @@ class Log:
             {name.decode(): value.decode() for name, value in reply.items()} or None
             for reply in replies
         ]
-
-
-def _score_of(found: Sequence[Any]) -> int | None:
-    """Return the score of the first of (member, score) pairs, as RESP2 and RESP3 give them."""
-    if not found:
-        return None
-    first = found[0]
-    return int(float(first[1] if isinstance(first, list | tuple) else found[1]))
 
 
 def _logged(reply: Any) -> list[Logged] | Undone | None:

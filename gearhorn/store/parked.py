@@ -203,6 +203,7 @@ class ParkedMessages:
         asked, askers = self._asked.keys
         keys = [key("lanes", topic), *own, asked]
         keys += key("redriven"), key("redrives"), key("ahead", pair), askers
+        keys.append(key("most", "parked"))
         events = self._connection.channel("events")
         arguments = (client_id, how, last, limit, events, topic, self._asked.next())
         command = self._connection.script("redrive", keys, *arguments)

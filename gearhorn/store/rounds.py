@@ -216,6 +216,7 @@ class Commands:
         names = ("trouble", "redrive", "parked", "order", "ahead")
         keys = [key("lanes", note.topic), *self._keys(*pair, *names), key("redriven")]
         keys += self._keys(*pair, "lapsed")
+        keys.append(key("most", "parked"))
         rest = note.client_id, self._member, note.term, note.kind, note.topic, note.body
         return self._connection.script("note", keys, *rest, *note.sequences)
 
@@ -227,6 +228,7 @@ class Commands:
         keys = [key("lanes", topic), *self._keys(*pair, *names)]
         keys += (key(name, topic) for name in ("log", "drops", "messages"))
         keys += key("redriven"), *self._keys(*pair, "ahead")
+        keys += key("most", "parked"), key("most", "drops")
         rest = self._member, term, sequence, topic, parked_head(message), size
         return self._connection.script("park", keys, client_id, *rest)
 
@@ -272,7 +274,8 @@ def position_command(
         writes: at most ``PIECE`` of them, so that the script is done in a few milliseconds.
     """
     key = connection.key
-    keys = [key("lanes", topic), key("log", topic)]
+    keys = [key(name, topic) for name in ("lanes", "log", "spread", "crowd")]
+    keys.append(key("most", "lag"))
     arguments: list[Any] = []
     counted: list[str] = []
     counter = 0  # the number of its key, once a lane has counted
@@ -288,4 +291,5 @@ def position_command(
             ranges = (f" {first} {last} {under}" for first, last, under in ahead)
             beyond = f"{len(keys)}{''.join(ranges)}"
         arguments += client_id, term, position, epoch, beyond
-    return connection.script("advance", keys, member, holder, " ".join(counted), *arguments)
+    told = topic, " ".join(counted)
+    return connection.script("advance", keys, member, holder, *told, *arguments)

@@ -174,6 +174,8 @@ class Subscriptions:
             *answers,
             *(key("ended"), key("patterned"), key("schema")),
             *(key("expired", topic), key("lapsed", pair)),
+            *(key("spread", topic), key("crowd", topic)),
+            *(key("most", count) for count in ("lag", "parked", "drops")),
             *(key("clients", rival) for rival, _ in rivals),
         ]
         given: bytes | str | int = change.drainer
@@ -291,7 +293,7 @@ class Subscriptions:
         for (topic, client_id), count in drops.items():
             version = versions.get((topic, client_id), MAX_VERSION)
             topics.setdefault(topic, []).extend((client_id, count, version))
-        keys = [*self._asked.keys, key("ended")]
+        keys = [*self._asked.keys, key("ended"), key("most", "drops")]
         arguments: list[str | int] = [number]
         for topic, counts in topics.items():
             keys += key("clients", topic), key("drops", topic)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
 import redis
-from support.logs import LogBench, parked_in, run
+from support import logs
+from support.logs import LogBench, parked_in
 from support.servers import Redis
 from support.turns import Turns
 
@@ -16,6 +18,7 @@ from gearhorn.store.connection import Command
 from gearhorn.store.lanes import Acquired
 
 pytest_plugins = ["support.store"]
+run = partial(logs.run, is_planted=True)  # lanes and messages are written without scripts
 PAIR = "t\0alice"
 TURN_S = 0.05
 STORE_US = 20_000

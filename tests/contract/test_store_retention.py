@@ -11,7 +11,7 @@ from support.logs import LogBench, item, retain, run
 from support.servers import Redis
 from support.store import unsubscribe
 
-from gearhorn.store import log as log_module
+from gearhorn.store import pruned_logs
 
 pytest_plugins = ["support.store"]
 AGE_MS = 120_000  # max_age, unless it is set
@@ -109,7 +109,7 @@ def test_a_position_that_a_cap_has_passed_by_keeps_what_is_left(server: Redis) -
 def test_pruning_goes_in_steps_and_at_once_again_while_there_is_more(
     server: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_module, "PRUNED", 10)
+    monkeypatch.setattr(pruned_logs, "PRUNED", 10)
 
     async def test(bench: LogBench) -> None:
         await bench.one(retain("t", max_age=1))

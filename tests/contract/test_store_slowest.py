@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import redis
-from support.logs import LogBench, run
+from support import logs
+from support.logs import LogBench
 from support.servers import Redis
 
 from gearhorn.store import log as log_module
+from gearhorn.store import pruned_logs
 from gearhorn.store.slowest import Slowest, read_slowest
 
 pytest_plugins = ["support.store"]
+run = partial(logs.run, is_planted=True)  # lanes and messages are written without scripts
 LATE_MS = 10**9  # everything is older than max_age
 MANY = 2500  # more than a script reads at once
 STORE_US = 20_000
@@ -53,6 +57,7 @@ def meanwhile(
         return found[-1]
 
     monkeypatch.setattr(log_module, "read_slowest", read)
+    monkeypatch.setattr(pruned_logs, "read_slowest", read)
     return found
 
 
@@ -161,7 +166,7 @@ def test_a_reading_is_of_no_use_in_another_epoch(
 def test_pruning_goes_on_after_one_reading_while_there_is_more(
     server: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_module, "PRUNED", 2)
+    monkeypatch.setattr(pruned_logs, "PRUNED", 2)
 
     async def test(bench: LogBench) -> None:
         await begin(bench)

@@ -410,7 +410,7 @@ def test_two_namespaces_on_one_store_do_not_see_each_other(
         assert not [key for key in store.scan_iter() if not key.startswith((b"{a}:", b"{b}:"))]
 
 
-@pytest.mark.parametrize("schema", ["1", "3", "5", ""])
+@pytest.mark.parametrize("schema", ["1", "3", "6", ""])
 def test_a_store_of_another_layout_is_refused_and_left_alone(
     launch: Launch, cluster: Cluster, schema: str
 ) -> None:
@@ -425,6 +425,66 @@ def test_a_store_of_another_layout_is_refused_and_left_alone(
         assert store.keys() == [b"{gearhorn}:schema"]
         assert store.get("{gearhorn}:schema") == schema.encode()
         launch(cluster.address, "--redis", cluster.store.url, "--namespace", "other").ready()
+
+
+@pytest.mark.parametrize("patterns", ["", "+patterns"])
+def test_a_store_of_the_former_layout_is_migrated(
+    launch: Launch, cluster: Cluster, patterns: str
+) -> None:
+    at = ("--redis", cluster.store.url)
+    with redis.Redis.from_url(cluster.store.url) as store:
+        first = launch(cluster.address, *at).ready()
+        with Wire(cluster.address) as wire:
+            pair = {"topic": "kept", "client_id": "bob"}
+            body = json.dumps(pair | {"durable": True}).encode()
+            assert wire.run(b"subscribe_fanout", body).kind == "complete"
+            if patterns:
+                body = json.dumps(pair | {"topic": "k*", "pattern": True}).encode()
+                assert wire.run(b"subscribe_fanout", body).kind == "complete"
+            assert wire.run(b"fanout", fanout_body("kept", "x")).data
+        assert "runs: stop every worker" in failed(launch(*at, "--migrate", "--lease", "2"))
+        assert first.stop() == 0
+        # as layout 4 had it
+        store.delete("{gearhorn}:most:lag")
+        store.hdel("{gearhorn}:log:kept", "near")
+        store.set("{gearhorn}:schema", "4" + patterns)
+        line = failed(launch(cluster.address, *at))
+        assert f"'4{patterns}'" in line
+        assert "gearhorn-worker --migrate" in line
+        assert failed(launch(*at, "--check")) == line
+        store.set("{gearhorn}:schema", "4 to 5")  # one that was cut short
+        assert "--migrate again" in failed(launch(cluster.address, *at))
+        assert launch(*at, "--migrate").code() == 0
+        assert store.get("{gearhorn}:schema") == b"5" + patterns.encode()
+        assert store.zscore("{gearhorn}:most:lag", "kept") == -1
+        assert launch(*at, "--check").code() == 0
+        store.zadd("{gearhorn}:most:drops", {"kept": -7})
+        wrong = launch(*at, "--check")
+        assert wrong.code() == 1
+        assert "kept: kept Counts(" in wrong.out.read_text()
+        assert launch(*at, "--migrate").code() == 0, "where there is nothing to migrate"
+        assert launch(*at, "--check").code() == 0
+        launch(cluster.address, *at).ready()
+
+
+def test_nothing_is_migrated_that_is_not_of_the_former_layout(
+    launch: Launch, cluster: Cluster
+) -> None:
+    at = ("--redis", cluster.store.url)
+    assert "the store holds nothing" in failed(launch(*at, "--migrate"))
+    with redis.Redis.from_url(cluster.store.url) as store:
+        store.set("{gearhorn}:schema", "3")
+        assert "layout '3'" in failed(launch(*at, "--migrate"))
+        assert store.get("{gearhorn}:schema") == b"3"
+    assert launch(*at, "--migrate", "--check").code() == 2
+    assert "--redis" in failed(launch("--redis", "nonsense", "--migrate"), 2)
+
+
+def failed(command: Command, code: int = 1) -> str:
+    """Wait until a command has failed; why."""
+    assert command.code(30) == code
+    [line] = [one for one in command.log().splitlines() if one.startswith("Error: ")]
+    return line
 
 
 # Logs

@@ -10,6 +10,7 @@ from typing import Any
 from gearhorn.errors import StoreError
 from gearhorn.messages.codec import encode
 from gearhorn.messages.logs import FailureHistory, Info, Logged, Parked
+from gearhorn.store.census import Census, Difference
 from gearhorn.store.lanes import Acquired, LaneRecord, Lanes, record_of
 from gearhorn.store.log import Item, Log, Place, fresh_epoch
 from gearhorn.store.rounds import FailureWrite, Parking, PositionWrite, Round
@@ -84,7 +85,7 @@ class LogBench(Bench):
         """A log's fields, numbers as such."""
         [found] = await self.log.describe([topic])
         assert found is not None
-        texts = ("epoch", "run", "mark")
+        texts = ("epoch", "run", "mark", "near")
         return {name: one if name in texts else float(one) for name, one in found.items()}
 
     async def bounds(self, topic: str) -> tuple[int, int]:
@@ -205,6 +206,10 @@ class LogBench(Bench):
         names = sorted(await self.keys())
         return {name: await self.ask("DUMP", name) for name in names}
 
+    async def differences(self) -> list[Difference]:
+        """Where counters of topics are not what a full count gives."""
+        return [found async for found in Census(self.connection).differences()]
+
     async def close(self) -> None:
         """Close every connection."""
         await self.log.close()
@@ -235,13 +240,16 @@ def run(
     server: Redis,
     test: Callable[[LogBench], Coroutine[None, None, None]],
     namespace: str = "test",
+    is_planted: bool = False,
 ) -> None:
-    """Run a test on connections of its own."""
+    """Run a test on connections of its own. Whatever it did, the counters of topics are exact,
+    unless it planted lanes or messages without the scripts that count them."""
 
     async def main() -> None:
         bench = LogBench(server, namespace)
         try:
             await test(bench)
+            assert is_planted or await bench.differences() == []
         finally:
             await bench.close()
 

@@ -115,7 +115,7 @@ OPTIONS = {
     "log_level": Option("debug", "warning", '"error"', ("debug", "warning", "error")),
 }
 FILES = (Path("/etc/passwd"), Path("/etc/group"), Path("/etc/hosts"))
-NOT_VALUES = {"config", "version", "standalone", "data"}  # tested by themselves
+NOT_VALUES = {"config", "version", "standalone", "data", "migrate", "check"}  # tested by themselves
 
 
 def on_command_line(key: str, value: str) -> list[str]:

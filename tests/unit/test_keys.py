@@ -9,7 +9,7 @@ from gearhorn.store import keys
 from gearhorn.store.keys import Keys, pair_of
 
 SOURCES = sorted((Path(__file__).resolve().parents[2] / "gearhorn").rglob("*.py"))
-NAMED = re.compile(r"""\bkey\("([a-z]+)"(?:, (\w+))?""")
+NAMED = re.compile(r"""\bkey\("([a-z]+)"(?:, ("?\w+))?""")
 TABLE = dict(re.findall(r"^``([a-z]+)(:\S+(?: NUL \w+)?)?``  ", keys.__doc__ or "", re.M))
 
 

@@ -12,7 +12,7 @@
 --
 -- KEYS: 1 the log  2 its messages  3 the marks of its blocks  4 when which unique was logged
 --       5 where each was logged  6 the clock  7 when which log is due for pruning
---       8 the requests of the member's process  9 all askers
+--       8 the requests of the member's process  9 all askers  10 the lags of topics (sums.lua)
 -- ARGV: 1 topic  2 the caller's reading of the clock, ms  3 a fresh epoch  4 the channel of events
 --       5 the number of this request  6 that of the topic's request before it where that may not
 --       have been carried out, or 0; "void" gives this request up, unless it has been carried out
@@ -148,6 +148,9 @@ if last == before then
 end
 log.last, log.bytes = last, bytes
 redis.call('HSET', log.key, 'last', last, 'bytes', bytes, 'mark', log.mark)
+if log.near then -- it has lanes, and the slowest is further behind now
+    keep_lag(KEYS[10], ARGV[1], last - tonumber(string.match(log.near, ' (%d+)')))
+end
 -- an empty log is never due; the first message makes it so
 if was_idle and redis.call('ZSCORE', KEYS[7], ARGV[1]) == 'inf' then
     redis.call('ZADD', KEYS[7], now + 1000 * math.min(2 * log.max_age, 60), ARGV[1])

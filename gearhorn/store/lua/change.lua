@@ -16,13 +16,15 @@
 --       messages that were put back  26 what became of requests  27 when each was answered
 --       28 pairs that have ended  29 the word for the set of patterns  30 the layout
 --       31 how many of its messages expired  32 which of them a publisher may wait for
---       33… the clients of every other list that could make the same queue name
+--       33 and 34 where lanes stand beyond the edge (standing.lua)  35 the lags, 36 the parked
+--       messages and 37 the drops of topics (sums.lua)
+--       38… the clients of every other list that could make the same queue name
 --       (of a pattern the name of its list stands for the topic, and 7 are the patterns)
 -- ARGV: 1 "subscribe", "unsubscribe", "expire" or "overflow"  2 topic  3 client_id  4 queue
 --       5 the options given, as JSON; of an unsubscribe the member that drains the queue, or '';
 --       of an overflow a version: what was subscribed after it is spared  6 the caller's reading of
 --       the clock, ms  7 where a durable subscription starts, as JSON, or ''  8 a fresh epoch
---       9 the request's id, or ''  10… the client_ids that go with KEYS 33…
+--       9 the request's id, or ''  10… the client_ids that go with KEYS 38…
 -- Returns {version, whether the pair existed before, 1 where lanes or the log are concerned, parked
 -- messages discarded or -1, 1 where the caller is to drain the queue}; {0, n} where pair n owns the
 -- queue name; {0, 0} where the queue is being drained, or what is to be ended is not what was
@@ -33,7 +35,7 @@
 -- messages, a log) is unlinked, which frees it in another thread; only messages that were put back,
 -- where a subscription turns to pull, are moved at once, and cost their number.
 
-local RIVALS, NAMES = 32, 9 -- KEYS and ARGV before those of other pairs
+local RIVALS, NAMES = 37, 9 -- KEYS and ARGV before those of other pairs
 local PATTERNS = 10000 -- that there may be
 local kind, topic, client, queue = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local pair = topic .. '\0' .. client
@@ -99,12 +101,23 @@ local function pattern_refused()
     return nil
 end
 
+-- Count a lane where it stands, or no more.
+local function move_lane(position, by)
+    local at = standing_of(KEYS[12], KEYS[33], KEYS[34], KEYS[35], topic)
+    move_lanes(at, {[string.format('%.0f', position)] = by})
+end
+
 -- End the pair's durability; returns the parked messages discarded, or -1 where it was not durable.
 local function end_lane()
-    if redis.call('HDEL', KEYS[14], client) == 0 then
+    local record = redis.call('HGET', KEYS[14], client)
+    if not record then
         return -1
     end
-    local parked = redis.call('ZCARD', KEYS[19]) + redis.call('ZCARD', KEYS[21])
+    redis.call('HDEL', KEYS[14], client)
+    move_lane(position_of(record), -1)
+    local parked = redis.call('ZCARD', KEYS[19])
+    add_up(KEYS[36], topic, -parked)
+    parked = parked + redis.call('ZCARD', KEYS[21])
     redis.call('UNLINK', KEYS[19], KEYS[20], KEYS[21], KEYS[22], KEYS[24], KEYS[32])
     redis.call('HDEL', KEYS[31], client)
     redis.call('ZREM', KEYS[25], pair)
@@ -112,6 +125,7 @@ local function end_lane()
         redis.call('ZREM', KEYS[15], topic)
         if not redis.call('HGET', KEYS[12], 'retained') then
             redis.call('UNLINK', KEYS[12], KEYS[13], KEYS[17], KEYS[18], KEYS[23])
+            redis.call('UNLINK', KEYS[33], KEYS[34])
             redis.call('ZREM', KEYS[16], topic)
         end
     end
@@ -152,7 +166,11 @@ local function finish()
     end
     local existed = redis.call('ZREM', KEYS[1], client)
     redis.call('HDEL', KEYS[2], client)
-    redis.call('HDEL', KEYS[3], client)
+    local drops = redis.call('HGET', KEYS[3], client)
+    if drops then
+        redis.call('HDEL', KEYS[3], client)
+        add_up(KEYS[37], topic, -tonumber(drops))
+    end
     redis.call('ZREM', KEYS[9], pair)
     if redis.call('ZCARD', KEYS[1]) == 0 then
         if redis.call('ZREM', KEYS[7], topic) == 1 and is_pattern() then
@@ -233,7 +251,10 @@ local function set_pull(pull)
     if pull and not is_pull then
         redis.call('HSET', KEYS[14], client, string.format('pull 0 %.0f', position_of(record)))
         if redis.call('ZCARD', KEYS[21]) > 0 then -- what was put back would not be delivered
-            redis.call('ZUNIONSTORE', KEYS[19], 2, KEYS[19], KEYS[21], 'AGGREGATE', 'MIN')
+            local before = redis.call('ZCARD', KEYS[19])
+            local parked =
+                redis.call('ZUNIONSTORE', KEYS[19], 2, KEYS[19], KEYS[21], 'AGGREGATE', 'MIN')
+            add_up(KEYS[36], topic, parked - before)
             redis.call('DEL', KEYS[21])
             redis.call('ZREM', KEYS[25], pair)
         end
@@ -292,6 +313,7 @@ local function subscribe()
         log = log or make_log(KEYS[12], KEYS[13], KEYS[23], KEYS[16], topic, ARGV[8])
         local start = start_of(log)
         redis.call('HSET', KEYS[14], client, string.format('- 0 %.0f', start))
+        move_lane(start, 1)
         if start < log.last then -- a reading of many positions may miss this one (see slowest)
             redis.call('HINCRBY', KEYS[12], 'joined', 1)
         end

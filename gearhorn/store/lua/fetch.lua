@@ -7,10 +7,12 @@
 -- position could win. What a subscription has missed is counted in the same step, once.
 --
 -- KEYS: 1 the log  2 its messages  3 the marks of its blocks  4 the lanes
---       5 the topic's drops  6 its subscriptions' options
+--       5 the topic's drops  6 its subscriptions' options  7 and 8 where lanes stand beyond the edge
+--       (standing.lua)  9 the lags and 10 the drops of topics (sums.lua)
 -- ARGV: 1 client_id, or ''  2 the epoch the caller knows, or ''  3 the position to move to, or ''
 --       4 up to where to purge, or ''
---       5 the mark and 6 the position of a reading of many lanes (see slowest), or ''
+--       5 topic
+--       6 the mark and 7 the position of a reading of many lanes (see slowest), or ''
 -- Returns false where there is no log; else {what, epoch, first, last, position, messages that a
 -- pull subscription has missed, 1 where there is more to purge, 2 where the lanes are to be read
 -- first, the reading of the clock at which a pause of the subscription ends (see change.lua), 0 where
@@ -60,16 +62,20 @@ if is_pull and position < log.first - 1 then
     missed = log.first - 1 - position
     moved = log.first - 1
     redis.call('HINCRBY', KEYS[5], ARGV[1], missed)
+    add_up(KEYS[10], ARGV[5], missed)
 end
 moved = math.max(moved, ack or 0)
 if moved > position then
+    local at = standing_of(KEYS[1], KEYS[7], KEYS[8], KEYS[9], ARGV[5])
+    local from, to = string.format('%.0f', position), string.format('%.0f', moved)
+    move_lanes(at, {[from] = -1, [to] = 1})
     position = moved
     redis.call('HSET', KEYS[4], ARGV[1], 'pull 0 ' .. string.format('%.0f', position))
 end
 if not purge then
     return answer('ok')
 end
-local done = slowest(log, KEYS[4], ARGV[5], ARGV[6])
+local done = slowest(log, KEYS[4], ARGV[6], ARGV[7])
 if not done then
     return answer('ok', 2)
 end

@@ -5,8 +5,9 @@
 -- clock in ms, OFFSET the bytes that were logged before it. Sequences have no gaps but at the
 -- beginning. The log is a hash: epoch, base (the first sequence under it), last, first, bytes
 -- (logged since the beginning), floor (those that are forgotten), dropped (how many the caps took),
--- capped (the last that they took), run (the server's run id), mark (of the newest block; of no use while the log is empty), joined (counts
--- lanes made that begin before its last), retained (where it has a retention setting) and the
+-- capped (the last that they took), run (the server's run id), mark (of the newest block; of no use
+-- while the log is empty), joined (counts lanes made that begin before its last), near
+-- (where lanes stand, see standing.lua), retained (where it has a retention setting) and the
 -- settings themselves.
 --
 -- Reading an entry reads its payload. So that a search needs not, entries are parted into blocks,
@@ -37,7 +38,7 @@ end
 -- Returns the log as a table, or nil where there is none.
 local function open_log(key, messages, marks)
     local found = redis.call('HMGET', key, 'epoch', 'base', 'last', 'first', 'bytes', 'floor', 'run',
-        'max_age', 'max_messages', 'max_bytes', 'retained', 'mark')
+        'max_age', 'max_messages', 'max_bytes', 'retained', 'mark', 'near')
     if not found[1] then
         return nil
     end
@@ -48,7 +49,7 @@ local function open_log(key, messages, marks)
         max_age = tonumber(found[8] or MAX_AGE),
         max_messages = tonumber(found[9] or MAX_MESSAGES),
         max_bytes = tonumber(found[10] or MAX_BYTES),
-        retained = found[11], mark = found[12],
+        retained = found[11], mark = found[12], near = found[13],
     }
 end
 

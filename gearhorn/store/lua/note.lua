@@ -9,7 +9,7 @@
 -- KEYS: 1 the lanes  2 the pair's failed attempts  3 its messages put back  4 those messages
 --       5 its parked messages' order  6 what is done beyond its position
 --       7 which subscriptions have messages that were put back  8 those that expired while a
---       publisher waited
+--       publisher waited  9 the parked messages of topics (sums.lua)
 -- ARGV: 1 client_id  2 the member  3 TERM  4 "fail"; "clear", done with after it had failed;
 --       "redriven", done with after it was put back; "late", acknowledged after it was parked; or
 --       "lapsed", expired while a publisher waited: the newest of these are kept
@@ -39,6 +39,7 @@ for at = 7, #ARGV do
         local was_parked = ARGV[4] == 'late' and redis.call('ZREM', KEYS[5], sequence) == 1
         if was_back or was_parked then
             forget_parked(KEYS[4], sequence)
+            add_up(KEYS[9], ARGV[5], was_parked and -1 or 0)
             if ARGV[4] == 'late' and tonumber(sequence) > position then
                 redis.call('ZADD', KEYS[6], sequence, sequence .. '-' .. sequence)
             end

@@ -10,6 +10,7 @@
 -- KEYS: 1 the lanes  2 the parked messages' order  3 the messages  4 the failed attempts
 --       5 those put back  6 the log  7 the topic's drops  8 the log's messages
 --       9 which subscriptions have messages that were put back  10 what is done beyond the position
+--       11 the parked messages and 12 the drops of topics (sums.lua)
 -- ARGV: 1 client_id  2 the member  3 TERM  4 sequence  5 topic  6 the message as it is kept, up to
 --       its payload  7 the payload's length
 -- Returns 0 where the member does not hold the lane under that TERM, -1 where the message is no
@@ -56,7 +57,7 @@ else
 end
 redis.call('HDEL', KEYS[4], ARGV[4])
 if payload then
-    redis.call('ZADD', KEYS[2], ARGV[4], ARGV[4])
+    add_up(KEYS[11], ARGV[5], redis.call('ZADD', KEYS[2], ARGV[4], ARGV[4]))
     keep_parked(KEYS[3], ARGV[4], ARGV[6] .. header_of(payload) .. payload)
 end
 if redis.call('ZREM', KEYS[5], ARGV[4]) == 1 and redis.call('ZCARD', KEYS[5]) == 0 then
@@ -77,5 +78,7 @@ while count > 1 and gone < GOES
 end
 if gone > 0 then
     redis.call('HINCRBY', KEYS[7], ARGV[1], gone)
+    add_up(KEYS[12], ARGV[5], gone)
+    add_up(KEYS[11], ARGV[5], -gone)
 end
 return 1 + gone

@@ -12,6 +12,7 @@
 -- KEYS: 1 the lanes  2 the parked messages' order  3 the messages  4 those put back
 --       5 the requests of the member's process  6 which subscriptions have messages that were put
 --       back  7 counts those redrives  8 what is done beyond its position  9 all askers
+--       10 the parked messages of topics (sums.lua)
 -- ARGV: 1 client_id  2 "redrive" or "purge"  3 the last sequence  4 how many at most
 --       5 the channel of events  6 topic  7 the number of this request
 -- Returns how many, false where there is no such durable subscription, -1 where messages would be
@@ -46,6 +47,7 @@ for _, sequence in ipairs(chosen) do
         end
     end
 end
+add_up(KEYS[10], ARGV[6], -#chosen)
 if #chosen > 0 and ARGV[2] == 'redrive' then
     redis.call('ZADD', KEYS[6], redis.call('INCR', KEYS[7]), ARGV[6] .. '\0' .. ARGV[1])
     redis.pcall('PUBLISH', ARGV[5], 'redriven\0' .. ARGV[6] .. '\0' .. ARGV[1])
