@@ -96,6 +96,7 @@ class Walk:
                     last if is_one else self._random.randint(lane.position, last),
                     state["epoch"],
                     None,
+                    0,
                 )
                 for lane in lanes
             ]
