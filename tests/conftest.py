@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from hypothesis import settings
 from support.cluster import Cluster
 from support.servers import EmbeddedGearman, Gearmand, Redis, Valkey
 from support.standstill import Standstill
+from support.tracing import IS_TRACED
 
 from gearhorn import logger
 
@@ -29,8 +29,6 @@ PAIR_NAMES = ["gearmand-redis", "standalone"]
 
 # A worker's loop may stand so long in a test that does not say how long it may.
 MAY_STAND_S = 0.25
-# `scripts/test --coverage`: a worker that is traced computes several times as long.
-IS_TRACED = "COVERAGE_PROCESS_CONFIG" in os.environ
 
 
 @pytest.fixture(autouse=True)

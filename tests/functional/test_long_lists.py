@@ -18,7 +18,7 @@ from support.cluster import Cluster, Receiver, Worker, eventually
 from support.lists import Meanwhile, fill, waiting
 from support.proxy import Proxy, on_loop
 from support.servers import Gearmand, Redis
-from support.turns import InProcess, Turns
+from support.turns import TURN_S, InProcess, Turns
 from support.wire import Wire
 
 from gearhorn.config import Config, parse_server
@@ -26,7 +26,6 @@ from gearhorn.fanout.packed import LONG
 
 MakeCluster = Callable[..., Cluster]
 COUNT = 100_000
-TURN_S = 0.05  # the longest that a turn of a worker's loop may take
 OPTIONS = b'{"envelope":true,"max_backlog":50000,"overflow":"drop_old"}'
 
 

@@ -7,12 +7,11 @@ import json
 from support.cluster import Cluster
 from support.lists import Meanwhile, fill
 from support.servers import Gearmand, Redis
-from support.turns import InProcess, Turns
+from support.turns import TURN_S, InProcess, Turns
 
 from gearhorn.config import Config, parse_server
 
 COUNT = 1_000_000
-TURN_S = 0.05
 OPTIONS = b'{"envelope":true,"max_backlog":50000,"overflow":"drop_old"}'
 
 

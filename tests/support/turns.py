@@ -11,6 +11,11 @@ from typing import Any, Self
 
 from gearhorn.broker.broker import Broker
 from gearhorn.config import Config
+from support.tracing import IS_TRACED
+
+# The longest that a turn of a worker's loop may take, in seconds. A worker that is traced is only
+# held to turns that do not grow with all there is.
+TURN_S = 1.0 if IS_TRACED else 0.05
 
 
 class Turns:
