@@ -29,21 +29,29 @@ OPTIONS = b'{"max_backlog":1,"overflow":"drop_old"}'
 def test_a_list_of_which_every_queue_drops_its_oldest_is_sent_and_nobody_waits_for_it(
     make_cluster: MakeCluster,
 ) -> None:
-    """With a search through the full queues for each copy it takes minutes, without a breath."""
+    """With a search through the full queues for each copy the loop would have no turn for others.
+
+    How long it takes is the machine's business; that others went on meanwhile is not.
+    """
     cluster = make_cluster()
     count = 20_000
     fill(cluster.store.url, "long", count, OPTIONS)
     others = Meanwhile(cluster, "small")
     for number in range(2):
         answer = others.during(
-            lambda n=number: cluster.run("fanout", 60, topic="long", payload=n, background=True)
+            lambda n=number: cluster.run("fanout", 300, topic="long", payload=n, background=True)
         )
         assert answer.data == b"%d" % count
-        assert others.worst < 5
-    jobs = [n for name, n in waiting(cluster.address).items() if name.startswith("long_")]
-    full = jobs.count(1)  # the limits of others were not set in two seconds
-    assert full > 1_000
-    assert full + jobs.count(2) == count
+        assert len(others.took) > 20
+    jobs = {name: n for name, n in waiting(cluster.address).items() if name.startswith("long_")}
+    # Those whose limits were set before the second copy came; two seconds are given for that.
+    full = [name for name, n in jobs.items() if n == 1]
+    assert len(full) > 200
+    both = [name for name, n in jobs.items() if n == 2]
+    assert len(full) + len(both) == count
+    assert cluster.receiver(*full[:50]).wait(50, 60) == [b"1"] * 50, "the old copy was dropped"
+    if both:
+        assert cluster.receiver(both[0]).wait(2, 60) == [b"0", b"1"]
 
 
 @pytest.mark.parametrize("is_ours", [True, False], ids=["full", "limit in doubt"])
