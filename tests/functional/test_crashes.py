@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from support import saboteur
 from support.cluster import Cluster, Worker, eventually
+from support.lifelines import tied
 from support.wire import Wire
 
 MakeCluster = Callable[..., Cluster]
@@ -31,7 +32,7 @@ class SabotagedWorker(Worker):
     def _start(self, environment: dict[str, str]) -> subprocess.Popen[bytes]:
         with self._log.open("wb") as log:
             return subprocess.Popen(
-                self.command,
+                tied(self.command),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -13,6 +13,7 @@ import pytest
 from support.cluster import Cluster, eventually
 from support.foreign import find, run_program
 from support.lanes import lane, publish, subscribe
+from support.lifelines import tied
 from support.servers import missing
 
 pytest_plugins = ["support.foreign"]
@@ -100,7 +101,7 @@ def receive(cluster: Cluster, tmp_path: Path) -> Iterator[Receive]:
     def start(language: str, queue: str) -> Callable[[], list[bytes]]:
         file = tmp_path / queue
         file.touch()
-        started.append(subprocess.Popen(command(language, cluster.address, queue, file)))
+        started.append(subprocess.Popen(tied(command(language, cluster.address, queue, file))))
         return lambda: file.read_bytes().splitlines()
 
     yield start

@@ -14,6 +14,7 @@ import pytest
 import redis
 from support.cluster import Cluster, Receiver, Worker, eventually
 from support.lanes import lane, publish, running, subscribe
+from support.lifelines import tied
 from support.servers import EmbeddedGearman, Gearmand, free_port
 from support.wire import Wire, admin
 
@@ -272,7 +273,7 @@ def start_proxy(port: int, own: int = 0) -> tuple[subprocess.Popen[str], str]:
     """Pass bytes on to a port; return the process and its address."""
     own = own or free_port()
     command = [sys.executable, "-c", PROXY, str(own), str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(tied(command), stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process, f"127.0.0.1:{own}"

@@ -14,6 +14,7 @@ from support.cluster import Cluster, eventually
 from support.durable import fail, lane, parked, publish, subscribe
 from support.foreign import Raw, find, run_program
 from support.gear_receiver import GearReceiver
+from support.lifelines import tied
 from support.servers import missing
 
 pytest_plugins = ["support.foreign"]
@@ -83,7 +84,7 @@ def receive(cluster: Cluster) -> Iterator[Callable[[str, str], None]]:
             if language == "gear":
                 stack.callback(GearReceiver(cluster.address, queue, behave).close)
                 return
-            process = subprocess.Popen(command(language, cluster.address, queue))
+            process = subprocess.Popen(tied(command(language, cluster.address, queue)))
             stack.callback(process.wait)
             stack.callback(process.kill)
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support.cluster import Cluster, eventually
 from support.foreign import PROGRAM_S, find, run_program
+from support.lifelines import tied
 from support.wire import admin
 
 pytest_plugins = ["support.foreign"]
@@ -45,7 +46,7 @@ def receiver(command: list[str], cluster: Cluster) -> Iterator[Callable[..., Any
     def start(queue: str, *arguments: str) -> subprocess.Popen[bytes]:
         full = [*command, "-w", "-f", queue, *arguments]
         pipe = subprocess.PIPE
-        started.append(subprocess.Popen(full, stdout=pipe, stderr=pipe))
+        started.append(subprocess.Popen(tied(full), stdout=pipe, stderr=pipe))
         eventually(
             lambda: any(
                 line.startswith(f"{queue}\t") and line.endswith("\t1")

