@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support.matching import matches
 
@@ -60,6 +60,7 @@ def test_a_star_is_one_segment_and_the_last_one_may_be_any_number(
     assert matcher.among(yes + no) == yes
 
 
+@example({"__a.>"}, set(), {"__a.a"})
 @given(st.sets(patterns, max_size=2 * FEW), st.sets(patterns, max_size=3), st.sets(topics))
 def test_trie_and_matcher_agree_with_the_rule_whatever_was_added_and_removed(
     kept: set[str], gone: set[str], some: set[str]
