@@ -65,7 +65,9 @@ class Receipt:
 
     @property
     def addressed(self) -> int:
-        """How many subscriptions the message was for."""
+        """How many subscriptions the message was for: each of them is delivered, failed, pending
+        or dropped, those that did not fit into the reply among them. A quorum that is a percentage
+        is of these."""
         lists = (self.delivered, self.failed, self.pending, self.dropped)
         return sum(map(len, lists)) + sum(
             count for key, count in self.unlisted.items() if key != "results_omitted"
@@ -73,7 +75,8 @@ class Receipt:
 
     @property
     def succeeded(self) -> int:
-        """How many receivers have processed it."""
+        """How many receivers have processed it, those that did not fit into the reply among
+        them."""
         return len(self.delivered) + self.unlisted.get("delivered", 0)
 
 
@@ -202,7 +205,11 @@ _chunk = msgspec.json.Decoder(_Chunk)
 
 
 def published_of(reply: bytes) -> Published:
-    """Return what the reply to a background fan-out says, receipt or number."""
+    """Return what the reply to a background fan-out says.
+
+    It is a receipt where one was asked for, and the number of copies otherwise ("The reply" in
+    docs/protocol.rst).
+    """
     if reply[:1] != b"{":
         return Published(int(reply or b"0"))
     receipt = _receipt.decode(reply)
@@ -228,7 +235,8 @@ def receipt_of(reply: bytes) -> Receipt:
 
 
 def streamed(chunk: bytes) -> Answer | Failure:
-    """Return what one piece of a streamed reply says."""
+    """Return what one piece of a streamed reply says: an answer, or why there is none. One whose
+    result did not fit is an answer without data."""
     found = _chunk.decode(chunk)
     if found.error is not None:
         return Failure(found.client_id, found.error, found.seconds)

@@ -72,7 +72,7 @@ class Registration:
 
     @property
     def queue(self) -> str:
-        """The function that carries its messages."""
+        """The function that carries its messages ("Names" in docs/protocol.rst)."""
         return queue_of(self.topic, self.client_id).decode()
 
     def handle_with(self, handler: Handler) -> None:
