@@ -165,6 +165,19 @@ def test_headers_travel_and_what_is_late_is_dropped(
     eventually(lambda: output.read_text() == "bob received 1.0843 USD\n")
 
 
+@pytest.mark.parametrize("language", ["python"], indirect=True)
+def test_one_queue_has_the_messages_of_every_topic_that_a_pattern_matches(
+    cluster: Cluster, examples: Examples, language: str
+) -> None:
+    subscribed = json.loads(examples.run("shell/patterns.sh").stdout)
+    assert subscribed["queue"] == "orders.*.paid_alice"
+    output = examples.start(language, "patterns")
+    examples.wait_for_receiver("orders.*.paid_bob")
+    assert cluster.publish("orders.north.paid", "two shirts").data == b"2"
+    assert cluster.publish("orders.north.open", "a hat").data == b"0"
+    eventually(lambda: output.read_text() == "bob received two shirts of orders.north.paid\n")
+
+
 def test_a_program_tells_why_it_was_refused(examples: Examples, language: str) -> None:
     for program in ("publish", "ask"):
         refused = examples.run_program(language, program, news="__news")

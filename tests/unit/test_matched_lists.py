@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import time
 from collections.abc import Callable, Coroutine
 
 import pytest
@@ -16,6 +18,8 @@ from gearhorn.members.lease import Lease
 from gearhorn.names import is_pattern, queue_of
 from gearhorn.patterns import Trie
 from gearhorn.timing import now_s
+
+SLOWNESS = 5  # of the machine that runs the tests
 
 
 class Store:
@@ -294,3 +298,32 @@ def test_without_a_lease_every_part_is_read_anew() -> None:
         assert told.queues == [b"a.*_carol"]
 
     run(test)
+
+
+@pytest.mark.parametrize("pattern", [" orders.7.>", " orders.*.made.7", " *.7.>", " news.*"])
+def test_a_change_of_a_pattern_goes_through_a_hundred_thousand_lists_in_20_ms(pattern: str) -> None:
+    async def test(store: Store, lists: Directory) -> None:
+        for number in range(100_000):
+            name = f"orders.{number % 1000}.made.{number}"
+            lists._keep(Subscribers(name, [b"q"], enveloped=0))
+        gc.collect()
+        tries = []
+        for _ in range(5):
+            total = longest = 0.0
+            dropping = lists.drop_matching([pattern])
+            while True:
+                begun_s = time.thread_time()
+                try:
+                    dropping.send(None)
+                except StopIteration:
+                    break
+                finally:
+                    turn_s = time.thread_time() - begun_s
+                    total, longest = total + turn_s, max(longest, turn_s)
+            tries.append((total, longest))
+        total, longest = min(tries)
+        print(f"{pattern}: {total * 1e3:.1f} ms in all, {longest * 1e3:.2f} ms the longest turn")
+        assert total < 0.02 * SLOWNESS
+        assert longest < 0.004 * SLOWNESS
+
+    run(test, limit=10_000_000)
