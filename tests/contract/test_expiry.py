@@ -147,6 +147,18 @@ def test_a_batch_has_nothing_that_has_expired(raw: Raw, topic: str) -> None:
     assert expired(raw, topic, "alice") == 3
 
 
+def test_what_expires_during_a_pause_is_skipped_after_it(raw: Raw, topic: str) -> None:
+    subscribe(raw, topic, "alice", durable={"paused": True})
+    publish(raw, topic, "short", expires=SOON)
+    publish(raw, topic, "long", expires=LATE)
+    time.sleep(SOON + 0.1)
+    assert (expired(raw, topic, "alice"), lane(raw, topic, "alice")["position"]) == (0, 0)
+    subscribe(raw, topic, "alice", durable={"paused": False})
+    assert raw.taker(f"{topic}_alice").finish() == [b"long"]
+    reaches(raw, topic, "alice", 2)
+    assert expired(raw, topic, "alice") == 1
+
+
 def test_of_a_batch_on_the_queue_the_others_are_delivered(raw: Raw, topic: str) -> None:
     subscribe(raw, topic, "alice", durable={"batch": 10})
     queue = f"{topic}_alice"
