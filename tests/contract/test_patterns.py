@@ -52,6 +52,22 @@ def test_a_pattern_has_a_queue_of_its_name_and_takes_envelopes(
     assert type(envelope["at"]) is float
 
 
+def test_the_older_name_of_the_function_subscribes_by_pattern_too(
+    cluster: Cluster, raw: Raw, topic: str
+) -> None:
+    request = {"topic": f"{topic}.*", "client_id": "alice", "pattern": True}
+    assert raw.ask("register_fanout_subscriber", **request).kind == "complete"
+    assert cluster.publish(f"{topic}.a", "x").data == b"1"
+
+
+def test_headers_and_expiry_are_in_the_envelope(cluster: Cluster, raw: Raw, topic: str) -> None:
+    queue = subscribe(raw, f"{topic}.*")
+    cluster.publish(f"{topic}.a", "x", headers={"kind": "text"}, expires=60)
+    [envelope] = taken(raw, queue)
+    assert envelope["headers"] == {"kind": "text"}
+    assert envelope["expires_at"] > envelope["at"]
+
+
 @pytest.mark.parametrize("envelope", [{}, {"envelope": False}, {"envelope": True}])
 def test_the_envelope_is_there_whatever_was_asked_for(
     cluster: Cluster, raw: Raw, topic: str, envelope: dict[str, bool]

@@ -12,6 +12,7 @@ from support.limits import run, subscribers
 from gearhorn.fanout.backlog import Backlog
 from gearhorn.fanout.copies import Subscribers
 from gearhorn.fanout.limits import EAGER_LIMIT
+from gearhorn.fanout.merged import Merged
 
 
 class Admin:
@@ -153,5 +154,20 @@ def test_polls_that_lists_ask_for_are_one_at_a_time() -> None:
         bed.backlog.poll_soon(found, directory)
         await asyncio.sleep(0.01)
         assert bed.admins[0].asked == 2
+
+    run(test)
+
+
+def test_the_queues_of_patterns_are_found_by_their_own_lists_and_topics_by_theirs() -> None:
+    async def test() -> None:
+        own = subscribers("t.a", "alice")
+        pattern = Subscribers(" t.*", [b"t.*_alice"], enveloped=0)
+        bed = Bed(Merged(own, [pattern]), pattern)
+        bed.admins[0].jobs = {b"t.*_alice": 10_000, b"t.a_alice": 10_000, b"t.*_bob": 9_999}
+        await bed.poll()
+        assert bed.limits.finds == [
+            (0, " t.*", {b"t.*_alice": 10_000}),
+            (0, "t.a", {b"t.a_alice": 10_000}),
+        ]
 
     run(test)

@@ -29,8 +29,8 @@
 -- messages discarded or -1, 1 where the caller is to drain the queue}; {0, n} where pair n owns the
 -- queue name; {0, 0} where the queue is being drained, or what is to be ended is not what was
 -- meant; {0, -1, last} where it would start beyond the log; {0, -2} where there are as many patterns
--- as may be; {0, -3, ID} where that member is of a release that knows no patterns. Only the first is remembered: nothing
--- is written with the others.
+-- as may be; {0, -3, ID} where that member is of a release that knows no patterns. Only the first is
+-- remembered: nothing is written with the others.
 -- Cost: about twenty commands on single members of sets and hashes. What may be large (parked
 -- messages, a log) is unlinked, which frees it in another thread; only messages that were put back,
 -- where a subscription turns to pull, are moved at once, and cost their number.
