@@ -19,7 +19,14 @@ from support.wire import admin
 
 EXAMPLES = ROOT / "docs" / "examples"
 # who subscribes in which language
-CLIENTS = {"python": "bob", "perl": "carol", "php": "dave", "c": "erin", "shell": "alice"}
+CLIENTS = {
+    "library": "frank",
+    "python": "bob",
+    "perl": "carol",
+    "php": "dave",
+    "c": "erin",
+    "shell": "alice",
+}
 RUN_S = 30.0  # longer than any example that ends takes
 C_FLAGS = ("-Wall", "-Wextra", "-Werror")
 
@@ -44,6 +51,7 @@ def need(language: str) -> None:
         ),
         "shell": lambda: _lacks(["gearman", "-H"], "gearman-tools"),
         "python": lambda: None,
+        "library": lambda: None,
     }
     if package := checks[language]():
         missing(package)
@@ -126,7 +134,9 @@ class Examples:
             compiler = ["cc", *C_FLAGS, str(program), "-lgearman", "-o", str(binary)]
             subprocess.run(compiler, check=True, timeout=RUN_S)
             return [str(binary)]
-        interpreter = {"python": sys.executable, "shell": "sh"}.get(language, language)
+        python = sys.executable
+        interpreters = {"python": python, "library": python, "shell": "sh"}
+        interpreter = interpreters.get(language, language)
         return [interpreter, str(program)]
 
     def stop(self) -> None:
