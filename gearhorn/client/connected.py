@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from gearhorn.client.jobs import Jobs
+from gearhorn.client.pieces import Pieces
 from gearhorn.client.settings import TLS, Functions, servers_of
 
 
@@ -73,7 +74,15 @@ class Connected:
         return self._timeout_s if timeout is None else timeout
 
     async def _run(
-        self, function: str, body: bytes, timeout_s: float, *, is_repeatable: bool
+        self,
+        function: str,
+        body: bytes,
+        timeout_s: float,
+        *,
+        is_repeatable: bool,
+        pieces: Pieces | None = None,
     ) -> bytes:
         """Run one request; see ``Jobs.run`` for what it raises."""
-        return await self.jobs.run(function, body, timeout_s=timeout_s, is_repeatable=is_repeatable)
+        return await self.jobs.run(
+            function, body, timeout_s=timeout_s, is_repeatable=is_repeatable, pieces=pieces
+        )

@@ -25,6 +25,7 @@ import ssl
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from gearhorn.client.pieces import Pieces
 from gearhorn.errors import (
     Busy,
     GearhornError,
@@ -39,7 +40,7 @@ from gearhorn.gearman.client import Client
 from gearhorn.gearman.link import Connection
 from gearhorn.gearman.results import Bound, Result
 from gearhorn.gearman.server import Server
-from gearhorn.gearman.submission import Submission
+from gearhorn.gearman.submission import StreamedSubmission, Submission
 from gearhorn.timing import Backoff
 
 REPLY_BYTES = 20 * 1024 * 1024  # more than any reply is long (docs/protocol.rst, "Receipt")
@@ -87,6 +88,25 @@ class _Fate:
     def _end(self, fate: Result | str) -> None:
         if not self.future.done():
             self.future.set_result(fate)
+
+
+class _StreamedFate(_Fate):
+    """A fate whose reply comes in pieces, which are read while it is still open.
+
+    What comes once it is decided is dropped: the caller has been told by then that the time is
+    over, and nothing reads the pieces any more.
+    """
+
+    __slots__ = ("_pieces",)
+
+    def __init__(self, future: asyncio.Future[Result | str], pieces: Pieces) -> None:
+        super().__init__(future)
+        self._pieces = pieces
+
+    def came(self, submission: Submission, index: int, data: bytes) -> None:
+        """A worker has sent a piece of its reply."""
+        if not self.future.done():
+            self._pieces.put(data)
 
 
 class _Caller(Client):
@@ -138,11 +158,11 @@ class Jobs:
         for client in self._clients:
             await client.stop()
 
-    def send(self, function: bytes, body: bytes) -> Sent | None:
+    def send(self, function: bytes, body: bytes, pieces: Pieces | None = None) -> Sent | None:
         """Send a request to the first server that is up; None: none is.
 
         It leaves with whatever else this turn of the loop sends, so many requests share one write.
-        The caller awaits ``reply``.
+        The caller awaits ``reply``; what comes before it goes to ``pieces``, if there are any.
         """
         for client in self._clients:
             if client.is_up:
@@ -152,12 +172,23 @@ class Jobs:
         tail = packets.tail(b"", body)
         head = packets.heads((function,), _KIND, len(tail))
         fate: asyncio.Future[Result | str] = self._loop.create_future()
-        submission = Submission(_Fate(fate), head, tail, True, results=Bound(REPLY_BYTES))
+        room = Bound(REPLY_BYTES)
+        if pieces is None:
+            submission = Submission(_Fate(fate), head, tail, True, results=room)
+        else:
+            outcome = _StreamedFate(fate, pieces)
+            submission = StreamedSubmission(outcome, head, tail, True, results=room)
         client.submit(submission)
         return Sent(client, submission, fate)
 
     async def run(
-        self, function: str, body: bytes, *, timeout_s: float, is_repeatable: bool = False
+        self,
+        function: str,
+        body: bytes,
+        *,
+        timeout_s: float,
+        is_repeatable: bool = False,
+        pieces: Pieces | None = None,
     ) -> bytes:
         """Run one request and return the worker's reply.
 
@@ -166,6 +197,7 @@ class Jobs:
             body: its arguments.
             timeout_s: until when it must be answered, tries and all.
             is_repeatable: whether it may be carried out twice.
+            pieces: are given what the worker sends before the reply; None: it is a part of that.
 
         Raises ``RequestError`` as the worker refused it, ``NotConnected``, ``Unsure`` or
         ``TimedOut``.
@@ -174,7 +206,7 @@ class Jobs:
         backoff = Backoff(0.02, 1.0)
         name = function.encode()
         while True:
-            error = await self._try(name, body, deadline_s)
+            error = await self._try(name, body, deadline_s, pieces)
             if isinstance(error, bytes):
                 return error
             delay_s = backoff.next_s()
@@ -196,9 +228,11 @@ class Jobs:
         is_unknown = isinstance(error, Unsure | Unavailable) and not isinstance(error, TimedOut)
         return is_repeatable and is_unknown
 
-    async def _try(self, function: bytes, body: bytes, deadline_s: float) -> bytes | GearhornError:
+    async def _try(
+        self, function: bytes, body: bytes, deadline_s: float, pieces: Pieces | None
+    ) -> bytes | GearhornError:
         """Send a request once; return the reply, or why there is none."""
-        while (sent := self.send(function, body)) is None:
+        while (sent := self.send(function, body, pieces)) is None:
             if not await self.until_up(deadline_s):
                 return self.not_connected()
         return await self.reply(sent, deadline_s)

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from typing import NamedTuple
 
 from gearhorn.client.connected import Connected
 from gearhorn.client.jobs import Sent
 from gearhorn.client.payloads import Headers, Payload, Request, request_of
+from gearhorn.client.pieces import Pieces
 from gearhorn.client.results import (
+    Answer,
     Answers,
+    Failure,
     Published,
     Receipt,
     Results,
+    Streamed,
     published_of,
     receipt_of,
 )
@@ -197,6 +201,62 @@ class Publisher(Connected):
         )
         return Answers(receipt_of(await self.send(request, timeout + GRACE_S)))
 
+    async def ask_iter(
+        self,
+        topic: str,
+        payload: Payload = b"",
+        *,
+        timeout: float = 30.0,
+        quorum: int | str | None = None,
+        exclude: Iterable[str] = (),
+        headers: Headers | None = None,
+    ) -> AsyncIterator[Answer | Failure]:
+        """Publish one message and yield what each receiver answers, as it does.
+
+        The message is published when the first answer is waited for. Each host is there once: with
+        its answer, or with a ``Failure`` where it failed, was not asked, or has not answered when
+        the time is over or the quorum is reached; these come last. To leave early is no loss: the
+        receivers go on all the same.
+
+        Arguments: as in ``deliver``. Raises what ``publish`` raises; ``Unsure`` and ``TimedOut``
+        may come after answers.
+        """
+        request = request_of(
+            topic,
+            payload,
+            headers=headers,
+            exclude=exclude,
+            receipt=True,
+            stream=True,
+            timeout=timeout,
+            quorum=quorum,
+        )
+        # The reply is waited for by a task of its own, whose end ends the pieces: so answers are
+        # yielded while it is open, and what it raises is raised behind them. A receipt is asked for
+        # besides, since a stream does not tell of hosts that have not finished, nor of answers that
+        # came faster than the caller reads. A caller that leaves ends the task, and with it the
+        # wait for the job: what the worker still sends of it is dropped.
+        pieces, answers = Pieces(), Streamed()
+        asking = self._run(
+            self.functions.fanout,
+            encode(request),
+            timeout + GRACE_S,
+            is_repeatable=False,
+            pieces=pieces,
+        )
+        reply = asyncio.ensure_future(asking)
+        reply.add_done_callback(pieces.end)
+        try:
+            async for piece in pieces.read():
+                answer = answers.take(piece)
+                if answer is not None:
+                    yield answer
+            for said in answers.rest(receipt_of(await reply)):
+                yield said
+        finally:
+            reply.cancel()
+            await asyncio.gather(reply, return_exceptions=True)
+
 
 def _shortfall(receipt: Receipt) -> str:
     """Say who has not processed a message."""
@@ -205,7 +265,12 @@ def _shortfall(receipt: Receipt) -> str:
         client_id, reason = next(iter(receipt.failed.items()))
         more = f" and {len(receipt.failed) - 1} more" if len(receipt.failed) > 1 else ""
         parts.append(f"failed: {client_id} ({reason}){more}")
-    for name, clients in (("pending", receipt.pending), ("dropped", receipt.dropped)):
+    others = (
+        ("pending", receipt.pending),
+        ("dropped", receipt.dropped),
+        ("expired", receipt.expired),
+    )
+    for name, clients in others:
         if clients:
             more = f" and {len(clients) - 3} more" if len(clients) > 3 else ""
             parts.append(f"{name}: {', '.join(clients[:3])}{more}")

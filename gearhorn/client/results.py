@@ -51,6 +51,7 @@ class Receipt:
         omitted: client_ids whose results did not fit.
         unlisted: by kind, how many client_ids did not fit.
         position: where the message stands in the topic's log.
+        expired: client_ids for which it was not begun any more, since its time was over.
     """
 
     copies: int
@@ -62,13 +63,14 @@ class Receipt:
     omitted: tuple[str, ...] = ()
     unlisted: Mapping[str, int] = field(default_factory=dict)
     position: Position | None = None
+    expired: tuple[str, ...] = ()
 
     @property
     def addressed(self) -> int:
-        """How many subscriptions the message was for: each of them is delivered, failed, pending
-        or dropped, those that did not fit into the reply among them. A quorum that is a percentage
-        is of these."""
-        lists = (self.delivered, self.failed, self.pending, self.dropped)
+        """How many subscriptions the message was for: each of them is delivered, failed, pending,
+        dropped or expired, those that did not fit into the reply among them. A quorum that is a
+        percentage is of these."""
+        lists = (self.delivered, self.failed, self.pending, self.dropped, self.expired)
         return sum(map(len, lists)) + sum(
             count for key, count in self.unlisted.items() if key != "results_omitted"
         )
@@ -82,11 +84,19 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one host answered. ``seconds``: after how long, where that was told."""
+    """What one host answered.
+
+    Attributes:
+        client_id: which host.
+        data: what it returned.
+        seconds: after how long, where that was told.
+        omitted: it returned something for which there was no room.
+    """
 
     client_id: str
     data: bytes
     seconds: float | None = None
+    omitted: bool = False
 
     @property
     def text(self) -> str:
@@ -113,18 +123,15 @@ class Answers(Mapping[str, Answer]):
     Attributes:
         failed: client_id to reason, of the hosts that failed.
         missing: client_ids of the hosts that have not answered in time, or were not asked
-            because their queue was full.
+            because their queue was full or the message had expired.
         receipt: all of it as the worker told it.
     """
 
     def __init__(self, receipt: Receipt) -> None:
         self.receipt = receipt
         self.failed = dict(receipt.failed)
-        self.missing = (*receipt.pending, *receipt.dropped)
-        self._answers = {
-            client_id: Answer(client_id, receipt.results.get(client_id, b""))
-            for client_id in receipt.delivered
-        }
+        self.missing = (*receipt.pending, *receipt.dropped, *receipt.expired)
+        self._answers = {answer.client_id: answer for answer in _answers(receipt)}
 
     def __getitem__(self, client_id: str) -> Answer:
         return self._answers[client_id]
@@ -137,6 +144,48 @@ class Answers(Mapping[str, Answer]):
 
     def __repr__(self) -> str:
         return f"<{len(self)} answers, {len(self.failed)} failed, {len(self.missing)} missing>"
+
+
+def _answers(receipt: Receipt) -> Iterator[Answer]:
+    """Yield what the hosts of a receipt answered."""
+    omitted = frozenset(receipt.omitted)
+    for client_id in receipt.delivered:
+        data = receipt.results.get(client_id, b"")
+        yield Answer(client_id, data, omitted=client_id in omitted)
+
+
+class Streamed:
+    """Answers that come one by one: each host's first one counts.
+
+    They may come again, when a worker dies and another one begins anew. And some may not have come
+    when the receipt does, from a worker that knows no streams; so the receipt has the last word.
+    """
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def take(self, piece: bytes) -> Answer | Failure | None:
+        """Return what a piece of a streamed reply says; None where its host was heard already."""
+        said = streamed(piece)
+        if said.client_id in self._seen:
+            return None
+        self._seen.add(said.client_id)
+        return said
+
+    def rest(self, receipt: Receipt) -> Iterator[Answer | Failure]:
+        """Yield what the receipt says of hosts that were not heard: answers first.
+
+        A host with several subscriptions may be in two of the receipt's lists, of which a failure
+        counts; in the receipt itself too, it is named by that alone.
+        """
+        yield from (answer for answer in _answers(receipt) if answer.client_id not in self._seen)
+        reasons = dict.fromkeys(receipt.pending, "no answer")
+        reasons.update(dict.fromkeys(receipt.dropped, "queue full"))
+        reasons.update(dict.fromkeys(receipt.expired, "expired"))
+        reasons.update(receipt.failed)
+        for client_id, reason in reasons.items():
+            if client_id not in self._seen:
+                yield Failure(client_id, reason)
 
 
 class Results(Sequence[Published | GearhornError]):
@@ -184,6 +233,7 @@ class _Receipt(msgspec.Struct):
     results_base64: dict[str, bytes] = {}
     results_omitted: list[str] = []
     unlisted: dict[str, int] = {}
+    expired: list[str] = []
     sequence: int = 0
     epoch: str = ""
 
@@ -198,6 +248,7 @@ class _Chunk(msgspec.Struct):
     result_base64: bytes | None = None
     error: str | None = None
     seconds: float | None = None
+    omitted: bool = False
 
 
 _receipt = msgspec.json.Decoder(_Receipt)
@@ -231,14 +282,15 @@ def receipt_of(reply: bytes) -> Receipt:
         tuple(receipt.results_omitted),
         receipt.unlisted,
         receipt.position,
+        tuple(receipt.expired),
     )
 
 
 def streamed(chunk: bytes) -> Answer | Failure:
     """Return what one piece of a streamed reply says: an answer, or why there is none. One whose
-    result did not fit is an answer without data."""
+    result did not fit is an answer without data ("Answers as they come" in docs/protocol.rst)."""
     found = _chunk.decode(chunk)
     if found.error is not None:
         return Failure(found.client_id, found.error, found.seconds)
     data = data_of({"payload": found.result}) if found.result is not None else found.result_base64
-    return Answer(found.client_id, data or b"", found.seconds)
+    return Answer(found.client_id, data or b"", found.seconds, found.omitted)

@@ -44,6 +44,7 @@ class Publisher(Face[publisher.Publisher]):
     publish = blocking(publisher.Publisher.publish)
     deliver = blocking(publisher.Publisher.deliver)
     ask = blocking(publisher.Publisher.ask)
+    ask_iter = iterating(publisher.Publisher.ask_iter)
     close = blocking(publisher.Publisher.close)
 
     def publish_many(

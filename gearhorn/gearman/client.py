@@ -40,7 +40,7 @@ from gearhorn.gearman.link import Connection, Link
 from gearhorn.gearman.packets import Packet
 from gearhorn.gearman.results import DONE, LOST, Awaited
 from gearhorn.gearman.server import Server
-from gearhorn.gearman.submission import Submission, broke, finish, tell
+from gearhorn.gearman.submission import Submission, broke, finish, hand_on, tell
 from gearhorn.logger import get_logger
 
 WINDOW_COPIES = 256  # 95 % of the speed, others' p99 under 10 ms
@@ -424,11 +424,11 @@ class Client(Link):
         if oversized and kind in (packets.WORK_DATA, packets.WORK_COMPLETE):
             awaited.cut()
         if kind == packets.WORK_DATA or kind == packets.WORK_WARNING:
+            chain.append(awaited)  # first: an outcome that is told may call back
             if kind == packets.WORK_WARNING:
                 awaited.warn(data)
             else:
-                awaited.add(data)
-            chain.append(awaited)
+                hand_on(awaited, data)
             return
         if kind not in (packets.WORK_COMPLETE, packets.WORK_FAIL, packets.WORK_EXCEPTION):
             chain.insert(0, awaited)  # a status, or a packet that this client never asked for

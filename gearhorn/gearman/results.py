@@ -88,12 +88,14 @@ class Submitted(Protocol):
     """What was submitted, as far as results concern it (see ``submission.Submission``).
 
     ``results`` and ``reasons`` are rooms for what receivers return, and for their warnings and
-    exceptions. Without the first nothing is kept; without the second a bounded text is.
+    exceptions. Without the first nothing is kept; without the second a bounded text is. Where it
+    ``is_streamed``, pieces that come before the end are not kept but handed on.
     """
 
     results: Room | None
     reasons: Room | None
-    outcome: Any  # is told: finished(submission, index, result)
+    is_streamed: bool
+    outcome: Any  # is told: finished(submission, index, result), came(submission, index, data)
 
 
 class Awaited:
@@ -113,6 +115,15 @@ class Awaited:
         self.warning = b""
         self.oversized = False
         self.is_withdrawn = False  # the server will say that it failed, and a receiver may finish
+
+    def piece(self, data: bytes) -> None:
+        """Take a piece that comes before the end. It is the outcome's own to keep where it is
+        handed on, and takes no room here. Whatever the outcome raises reaches the caller."""
+        submission = self.submission
+        if submission is None or not submission.is_streamed:
+            self.add(data)
+        elif not self.oversized:
+            submission.outcome.came(submission, self.index, data)
 
     def add(self, data: bytes) -> None:
         """Keep a piece of what the receiver returned, if its submission has a room for results."""

@@ -41,6 +41,14 @@ class Outcome(Protocol):
         """One of these raised: a fault in gearhorn. Finish what waits for the submission."""
 
 
+class StreamedOutcome(Outcome, Protocol):
+    """An outcome of streamed submissions: it is handed pieces of results as they come."""
+
+    def came(self, submission: Submission, index: int, data: bytes) -> None:
+        """The receiver of foreground copy ``index`` has sent a piece of its result (WORK_DATA),
+        which will be missing in the result that ``finished`` brings."""
+
+
 class Submission:
     """Copies of one message for the queues of one server.
 
@@ -67,6 +75,7 @@ class Submission:
         "answered", "cut", "foreground", "forgotten", "handles", "heads", "outcome", "reasons",
         "refused", "results", "sent", "tail", "unit",
     )  # fmt: skip
+    is_streamed = False
 
     def __init__(
         self,
@@ -145,6 +154,13 @@ class Submission:
         self.tail = b""
 
 
+class StreamedSubmission(Submission):
+    """A submission whose outcome, a ``StreamedOutcome``, gets pieces of results as they come."""
+
+    __slots__ = ()
+    is_streamed = True
+
+
 def broke(submission: Any, error: Exception) -> None:
     """An outcome raised: no other submission may suffer for it, and a caller waits for this one."""
     log.critical("what a job server answered was not handled", exc_info=error)
@@ -159,6 +175,15 @@ def finish(awaited: Awaited, ok: bool, text: bytes = b"", lost: bool = False) ->
     submission = awaited.submission
     try:
         awaited.finish(ok, text, lost)
+    except Exception as error:
+        broke(submission, error)
+
+
+def hand_on(awaited: Awaited, data: bytes) -> None:
+    """Take a piece of a result."""
+    submission = awaited.submission
+    try:
+        awaited.piece(data)
     except Exception as error:
         broke(submission, error)
 

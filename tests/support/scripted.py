@@ -7,7 +7,7 @@ import json
 import struct
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from gearhorn.gearman import packets
 
@@ -25,6 +25,13 @@ class Cut(Exception):
 
 class Refusal(Exception):
     """Raised by a script: end the job with this warning."""
+
+
+class Streamed(NamedTuple):
+    """Returned by a script: pieces (WORK_DATA) ahead of what it returns otherwise, or raises."""
+
+    pieces: list[bytes]
+    end: Any
 
 
 class Scripted:
@@ -82,6 +89,12 @@ class Scripted:
         yield _pack(packets.JOB_CREATED, handle)
         try:
             reply = self.script(self, function.decode(), request)
+            if isinstance(reply, Streamed):
+                for piece in reply.pieces:
+                    yield _pack(packets.WORK_DATA, handle, piece)
+                reply = reply.end
+            if isinstance(reply, BaseException):
+                raise reply
         except Silence:
             return
         except Refusal as error:

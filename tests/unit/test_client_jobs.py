@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 from support.proxy import on_loop
-from support.scripted import Cut, Refusal, Scripted, Silence
+from support.scripted import Cut, Refusal, Scripted, Silence, Streamed
 
 from gearhorn.client.admin import Admin
 from gearhorn.client.connected import Connected
 from gearhorn.client.jobs import Jobs
 from gearhorn.client.log import Log
 from gearhorn.client.publisher import Outgoing, Publisher
-from gearhorn.client.results import Published
+from gearhorn.client.results import Answer, Failure, Published
 from gearhorn.client.settings import servers_of
 from gearhorn.errors import (
     BadName,
@@ -349,3 +349,86 @@ async def test_an_internal_error_keeps_its_words() -> None:
         with pytest.raises(InternalError):
             await jobs.run("fanout", json.dumps({}).encode(), timeout_s=5)
         await jobs.close()
+
+
+# Answers as they come
+
+
+def piece(client_id: str, **said: Any) -> bytes:
+    return json.dumps({"client_id": client_id, "seconds": 0.5, **said}).encode() + b"\n"
+
+
+@on_loop
+async def test_answers_are_yielded_as_they_come_and_the_receipt_tells_of_the_rest() -> None:
+    script = script_of(
+        Streamed(
+            [piece("a", result="yes"), piece("b", error="disk full"), piece("a", result="again")],
+            {"copies": 3, "delivered": ["a"], "failed": {"b": "disk full"}, "pending": ["c"]},
+        )
+    )
+    async with Scripted(script) as server, Publisher(server.address) as publisher:
+        said = [answer async for answer in publisher.ask_iter("t", "x", timeout=5, quorum=1)]
+    assert said == [
+        Answer("a", b"yes", 0.5),
+        Failure("b", "disk full", 0.5),
+        Failure("c", "no answer"),
+    ]
+    [(_, request)] = server.requests
+    expected = {"topic": "t", "payload": "x", "stream": True, "receipt": True, "quorum": 1}
+    assert request.items() >= expected.items()
+
+
+@on_loop
+async def test_answers_come_before_the_reply() -> None:
+    script = script_of(Streamed([piece("a", result="yes")], Silence()))
+    async with Scripted(script) as server, Publisher(server.address) as publisher:
+        async for answer in publisher.ask_iter("t"):
+            assert answer == Answer("a", b"yes", 0.5)
+            break
+
+
+@on_loop
+async def test_a_worker_that_knows_no_streams_answers_all_the_same() -> None:
+    script = script_of({"copies": 1, "delivered": ["a"], "results": {"a": "yes"}})
+    async with Scripted(script) as server, Publisher(server.address) as publisher:
+        assert [answer async for answer in publisher.ask_iter("t")] == [Answer("a", b"yes")]
+
+
+@on_loop
+async def test_what_breaks_off_is_unsure_behind_the_answers_that_came() -> None:
+    script = script_of(Streamed([piece("a", result="yes")], Cut()))
+    async with Scripted(script) as server, Publisher(server.address) as publisher:
+        answers = publisher.ask_iter("t")
+        assert await anext(answers) == Answer("a", b"yes", 0.5)
+        with pytest.raises(Unsure):
+            await anext(answers)
+    assert len(server.requests) == 1, "it is not repeated"
+
+
+@on_loop
+async def test_what_is_busy_is_asked_again_and_what_is_refused_is_not() -> None:
+    script = script_of(Refusal("busy: later"), Streamed([piece("a", result="yes")], {"copies": 1}))
+    async with Scripted(script) as server, Publisher(server.address) as publisher:
+        assert len([answer async for answer in publisher.ask_iter("t")]) == 1
+    refusing = script_of(Refusal("bad_name: no"))
+    async with Scripted(refusing) as server, Publisher(server.address) as publisher:
+        with pytest.raises(BadName):
+            await anext(publisher.ask_iter("t"))
+
+
+@on_loop
+async def test_who_leaves_early_waits_for_nothing() -> None:
+    script = script_of(Streamed([piece("a", result="yes")], Silence()))
+    async with Scripted(script) as server, Publisher(server.address) as publisher:
+        answers = publisher.ask_iter("t")
+        await anext(answers)
+        async with asyncio.timeout(1):
+            await answers.aclose()  # type: ignore[attr-defined]
+        assert publisher.jobs._clients[0].running == 0
+
+
+@on_loop
+async def test_a_reply_with_pieces_is_joined_where_nothing_is_streamed() -> None:
+    script = script_of(Streamed([b"1", b"2"], b"3"))
+    async with Scripted(script) as server, Publisher(server.address) as publisher:
+        assert (await publisher.publish("t")).copies == 123

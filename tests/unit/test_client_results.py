@@ -12,6 +12,7 @@ from gearhorn.client.results import (
     Published,
     Receipt,
     Results,
+    Streamed,
     published_of,
     receipt_of,
     streamed,
@@ -89,8 +90,46 @@ def test_results_tell_which_failed() -> None:
         (b'{"client_id": "a", "result": "x", "seconds": 0.5}', Answer("a", b"x", 0.5)),
         (b'{"client_id": "a", "result_base64": "/w==", "seconds": 1}', Answer("a", b"\xff", 1.0)),
         (b'{"client_id": "a", "error": "no", "seconds": 2}', Failure("a", "no", 2.0)),
-        (b'{"client_id": "a", "omitted": true}', Answer("a", b"")),
+        (b'{"client_id": "a", "omitted": true}', Answer("a", b"", omitted=True)),
     ],
 )
 def test_pieces_of_a_stream(chunk: bytes, expected: Answer | Failure) -> None:
     assert streamed(chunk) == expected
+
+
+def test_a_streamed_answer_may_be_without_a_result() -> None:
+    assert streamed(b'{"client_id":"a","seconds":0.5,"omitted":true}\n') == Answer(
+        "a", b"", 0.5, omitted=True
+    )
+    assert streamed(b'{"client_id":"a","seconds":0.5}\n') == Answer("a", b"", 0.5)
+
+
+def test_each_host_is_told_of_once_and_the_receipt_tells_of_the_rest() -> None:
+    told = Streamed()
+    assert told.take(b'{"client_id":"a","seconds":0.5,"result":"yes"}') == Answer("a", b"yes", 0.5)
+    assert told.take(b'{"client_id":"a","seconds":0.9,"error":"again"}') is None
+    assert told.take(b'{"client_id":"b","seconds":0.5,"error":"no"}') == Failure("b", "no", 0.5)
+    receipt = Receipt(
+        9,
+        ("a", "c", "d"),
+        {"b": "no", "e": "disk full"},
+        ("f",),
+        ("g",),
+        {"a": b"yes", "c": b"late"},
+        omitted=("d",),
+        expired=("h",),
+    )
+    assert list(told.rest(receipt)) == [
+        Answer("c", b"late"),
+        Answer("d", b"", omitted=True),
+        Failure("f", "no answer"),
+        Failure("g", "queue full"),
+        Failure("h", "expired"),
+        Failure("e", "disk full"),
+    ]
+
+
+def test_what_has_expired_was_addressed() -> None:
+    receipt = receipt_of(encode_receipt(0, expired=["a", "b"]))
+    assert (receipt.expired, receipt.addressed, receipt.succeeded) == (("a", "b"), 2, 0)
+    assert Answers(receipt).missing == ("a", "b")

@@ -15,6 +15,10 @@ class Outcome:
 
     def __init__(self) -> None:
         self.results: list[Result] = []
+        self.pieces: list[bytes] = []
+
+    def came(self, submission: object, index: int, data: bytes) -> None:
+        self.pieces.append(data)
 
     def finished(self, submission: object, index: int, result: Result) -> None:
         self.results.append(result)
@@ -26,6 +30,7 @@ class Sent:
 
     results: Room | None = None
     reasons: Room | None = None
+    is_streamed: bool = False
     outcome: Outcome = field(default_factory=Outcome)
 
     @property
@@ -194,3 +199,33 @@ def test_many_small_pieces_take_no_more_memory_than_the_room_is_charged_with() -
     assert held < 2 * (2 * count)
     awaited.finish(True)
     assert sent.result.data == b"".join(pieces) * (count // 100)
+
+
+def test_pieces_of_what_is_streamed_are_handed_on_and_take_no_room() -> None:
+    sent = Sent(Bound(10), is_streamed=True)
+    awaited = Awaited(sent, 0)
+    for piece in (b"a", b"", 20 * b"b"):
+        awaited.piece(piece)
+    awaited.add(b"end")
+    awaited.finish(True)
+    assert sent.outcome.pieces == [b"a", b"", 20 * b"b"]
+    assert (sent.result.data, sent.result.oversized) == (b"end", False)
+
+
+def test_pieces_are_kept_where_nothing_is_streamed(sent: Sent) -> None:
+    awaited = Awaited(sent, 0)
+    awaited.piece(b"one ")
+    awaited.piece(b"two")
+    awaited.finish(True)
+    assert sent.outcome.pieces == []
+    assert sent.result.data == b"one two"
+
+
+def test_what_is_forgotten_or_cut_is_not_handed_on() -> None:
+    sent = Sent(Bound(10), is_streamed=True)
+    awaited, other = Awaited(sent, 0), Awaited(sent, 1)
+    awaited.forget()
+    awaited.piece(b"late")
+    other.cut()
+    other.piece(b"behind one that was too long")
+    assert sent.outcome.pieces == []
