@@ -237,6 +237,7 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     print("\nEverything arrived; the three servers are stopped. Now start your own: scripts/run")
+    print("and beside it: .venv/bin/gearhorn listen news, .venv/bin/gearhorn publish news hello")
     return 0
 
 

@@ -301,18 +301,31 @@ def _introduce(brought: Standalone) -> None:
     address filled in, so that a line can be copied as it is."""
     server = Server(*parse_server(brought.gearman))
     at = f"-h {server.host} -p {server.port}"
+    command = f"{_program()} -s {brought.gearman}"
     click.echo(
         f"""\
 job server  {brought.gearman}  {brought.job_server}
 store       {brought.redis}  {brought.store}
 
-Try, in other terminals (the gearman command is in Debian's gearman-tools):
+Try, in other terminals:
+
+  {command} listen news
+  {command} publish news hello
+
+Any other Gearman client will do (the gearman command is in Debian's gearman-tools):
 
   gearman {at} -f subscribe_fanout '{{"topic": "news", "client_id": "alice"}}'
   gearman {at} -w -f news_alice
   gearman {at} -f fanout '{{"topic": "news", "payload": "hello", "background": true}}'
 """
     )
+
+
+def _program() -> str:
+    """Return how to call the command ``gearhorn`` from here: by its path where that is beside this
+    program, as in a checkout."""
+    beside = Path(sys.argv[0]).with_name("gearhorn")
+    return os.path.relpath(beside) if beside.exists() else "gearhorn"
 
 
 async def _serve(config: Config, stop: asyncio.Event) -> int:

@@ -155,6 +155,8 @@ def begin() -> Iterator[Callable[..., Standalone]]:
 
 
 Begin = Callable[..., Standalone]
+# the worker is started as a module here, which has no command beside it
+PROGRAM = f"{sys.executable} -m gearhorn.cli.commands.main -s"
 
 
 def test_it_prints_what_it_started_and_where(begin: Begin, kind: str) -> None:
@@ -171,12 +173,25 @@ def test_it_prints_what_it_started_and_where(begin: Begin, kind: str) -> None:
         assert connection.recv(100) == b"+PONG\r\n"
 
 
-def test_the_three_commands_that_it_prints_work(begin: Begin, kind: str) -> None:
+def test_the_commands_that_it_prints_work(begin: Begin, kind: str) -> None:
     if not shutil.which("gearman"):
         missing("gearman")
     one = begin(kind)
     commands = [line for line in one.output().splitlines() if line.startswith("  ")]
-    subscribe, receive, publish = commands
+    listen, say, subscribe, receive, publish = commands
+    listening = subprocess.Popen(
+        f"{listen.replace('gearhorn -s', PROGRAM)} --count 1 --raw",
+        shell=True,
+        stdout=subprocess.PIPE,
+    )
+    said = say.replace("gearhorn -s", PROGRAM)
+
+    def copies() -> str:
+        done = subprocess.run(said, shell=True, capture_output=True, timeout=20, check=True)
+        return done.stdout.decode()
+
+    eventually(lambda: copies() == "1 copy\n", 20)
+    assert listening.communicate(timeout=20)[0] == b"hello\n"
     subscribed = subprocess.run(subscribe, shell=True, capture_output=True, timeout=20, check=True)
     assert json.loads(subscribed.stdout)["queue"] == "news_alice"
     published = subprocess.run(publish, shell=True, capture_output=True, timeout=20, check=True)
