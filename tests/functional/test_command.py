@@ -154,13 +154,15 @@ def test_every_host_is_asked(cluster: Cluster, topic: str) -> None:
     cluster.receiver(f"{topic}_b", behave=lambda wire, job: wire.fail(job.handle))
     told = run(cluster, "ask", topic, "?", "--timeout", "1")
     assert told.code == 3
-    lines = told.out.splitlines()
-    assert "a\tup" in "\n".join(lines).replace(" ", "")
-    assert any("failed" in line for line in lines)
-    assert any("no answer" in line for line in lines)
+    lines = {line.split("\t")[0]: line for line in told.out.splitlines()}
+    assert set(lines) == {"a", "b", "c"}
+    assert re.fullmatch(r"a\t0\.\d{3} s\tup", lines["a"])
     assert "1 of 3 answered" in told.err
     told = run(cluster, "ask", topic, "?", "--timeout", "1", "--only-missing")
-    assert told.out == "c\n"
+    assert set(told.out.split()) == {"b", "c"}
+    found = json.loads(run(cluster, "ask", topic, "?", "--timeout", "1", "--json").out)
+    assert found["answers"] == {"a": "up"}
+    assert set(found["failed"]) == {"b", "c"}
 
 
 def test_what_there_is_is_shown(cluster: Cluster, topic: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from gearhorn.aio import Answers
+from gearhorn.aio import Answer, Failure
 from gearhorn.cli.commands.settings import Settings, topic_argument, wait, with_settings
 from gearhorn.messages.codec import encode
 
@@ -30,13 +30,15 @@ def ask_command(settings: Settings, topic: str, payload: str | None, **options: 
 
 
 async def _ask(settings: Settings, topic: str, data: bytes, options: dict[str, Any]) -> int:
+    """Ask, and write each answer as it comes; return the exit code."""
     headers = {
         name.strip(): value.strip()
         for name, _, value in (text.partition(":") for text in options["headers"])
     }
     quorum = options["quorum"]
+    found: list[Answer | Failure] = []
     async with settings.publisher() as publisher:
-        answers = await publisher.ask(
+        answers = publisher.ask_iter(
             topic,
             data,
             timeout=settings.timeout,
@@ -44,35 +46,42 @@ async def _ask(settings: Settings, topic: str, data: bytes, options: dict[str, A
             exclude=options["exclude"],
             headers=headers or None,
         )
+        async for answer in answers:
+            found.append(answer)
+            if not settings.is_json:
+                _show(answer, options["only_missing"])
+    answered = sum(isinstance(answer, Answer) for answer in found)
     if settings.is_json:
-        click.echo(encode(_document(answers)))
-    else:
-        _show(settings, answers, options["only_missing"])
-    return _code(answers)
-
-
-def _document(answers: Answers) -> dict[str, Any]:
-    texts = {name: answer.data.decode(errors="replace") for name, answer in answers.items()}
-    return {"answers": texts, "failed": answers.failed, "missing": answers.missing}
-
-
-def _show(settings: Settings, answers: Answers, only_missing: bool) -> None:
-    """Write a line for each host, and how many have answered."""
-    if not only_missing:
-        for name, answer in sorted(answers.items()):
-            click.echo(f"{name}\t{answer.data.decode(errors='replace')}")
-        for name, reason in sorted(answers.failed.items()):
-            click.echo(f"{name}\tfailed\t{reason}")
-    for name in answers.missing:
-        click.echo(name if only_missing else f"{name}\tno answer in {settings.timeout:g} s")
-    total = answers.receipt.addressed
-    if not total:
+        click.echo(encode(_document(found)))
+    elif not found:
         settings.say("nobody is subscribed")
-    elif not only_missing:
-        settings.say(f"{len(answers)} of {total} answered")
-
-
-def _code(answers: Answers) -> int:
-    if len(answers) == answers.receipt.addressed:
+    elif not options["only_missing"]:
+        settings.say(f"{answered} of {len(found)} answered")
+    if answered == len(found):
         return 0
-    return 3 if answers else 1
+    return 3 if answered else 1
+
+
+def _document(found: list[Answer | Failure]) -> dict[str, Any]:
+    """Return what ``--json`` writes: both kinds by client_id."""
+    return {
+        "answers": {
+            answer.client_id: answer.data.decode(errors="replace")
+            for answer in found
+            if isinstance(answer, Answer)
+        },
+        "failed": {
+            answer.client_id: answer.reason for answer in found if isinstance(answer, Failure)
+        },
+    }
+
+
+def _show(answer: Answer | Failure, only_missing: bool) -> None:
+    """Write the line of one host; of those that have answered only where all are wanted."""
+    took = "" if answer.seconds is None else f"{answer.seconds:.3f} s"
+    if isinstance(answer, Failure):
+        line = answer.client_id if only_missing else f"{answer.client_id}\t{took}\t{answer.reason}"
+        click.echo(line)
+    elif not only_missing:
+        text = answer.data.decode(errors="backslashreplace").rstrip("\n")
+        click.echo(f"{answer.client_id}\t{took}\t{text}")
