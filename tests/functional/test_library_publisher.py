@@ -146,9 +146,8 @@ def test_a_reply_that_is_swallowed_is_unsure(make_cluster: MakeCluster, made: Ma
         lossy.lose(b"unsure")
         with pytest.raises(gearhorn.Unsure):
             publisher.publish("t", "unsure", timeout=60)
-    log = gearhorn.Log("t", cluster.address)
-    eventually(lambda: [one.text for one in log.read().messages] == ["before", "unsure"])
-    log.close()
+        with contextlib.closing(gearhorn.Log("t", cluster.address)) as log:
+            eventually(lambda: [one.text for one in log.read().messages] == ["before", "unsure"])
 
 
 def test_a_message_waits_for_a_worker_and_says_so_when_none_comes(

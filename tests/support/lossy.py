@@ -29,7 +29,11 @@ class Lossy:
 
     def lose(self, word: bytes) -> None:
         """Once: carry the next request that has this word, and cut its connection instead of
-        bringing the answer."""
+        bringing the answer.
+
+        The server's end stays open until `close`: gearmand discards a foreground job of which the
+        caller has left before a worker took it, and then the request would be lost too.
+        """
         self.lost.clear()
         self._losing = word
 
@@ -101,7 +105,8 @@ class Lossy:
                 if self._bytes_per_s and len(data) > 8000:
                     time.sleep(len(data) / self._bytes_per_s)
                 far.sendall(data)
-            far.shutdown(socket.SHUT_RDWR)
+            if not doomed.is_set():
+                far.shutdown(socket.SHUT_RDWR)
 
     def _bring(self, near: socket.socket, far: socket.socket, doomed: threading.Event) -> None:
         with contextlib.suppress(OSError):
