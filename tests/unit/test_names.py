@@ -74,3 +74,9 @@ def test_a_pair_is_among_the_splits_of_its_queue(topic: str, client_id: str) -> 
     assert (topic, client_id) in set(names.splits_of(queue))
     assert all(names.queue_of(*pair) == queue for pair in names.splits_of(queue))
     assert names.client_of(topic, queue) == client_id
+
+
+@pytest.mark.parametrize("reserved", ["__gossip", "__*", "__.>"])
+def test_a_reserved_pattern_is_refused(reserved: str) -> None:
+    with pytest.raises(Reserved, match="matched by no pattern"):
+        names.check_pattern(reserved)
