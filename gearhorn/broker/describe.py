@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from math import inf
 
 from gearhorn.broker.gossiper import Gossiper
+from gearhorn.broker.summaries import SummaryPages
 from gearhorn.durable.service import DurableTopics
 from gearhorn.errors import Unknown
 from gearhorn.fanout.backlog import Backlog
@@ -35,11 +36,7 @@ from gearhorn.messages.describe import (
     DescribedSubscription,
     DescribedTopic,
     decode_describe,
-)
-from gearhorn.messages.logs import (
-    DEFAULT_MAX_AGE_S,
-    DEFAULT_MAX_BYTES,
-    DEFAULT_MAX_MESSAGES,
+    log_of,
 )
 from gearhorn.messages.subscriptions import DurableOptions, pause_left_s
 from gearhorn.names import check_name, is_pattern, list_name, queue_of, shown_name
@@ -66,6 +63,7 @@ class Descriptions:
         backlog: knows how many copies wait in each queue.
         clock: the members', by which pauses end.
         patterns: knows which of them match a topic.
+        summaries: make the answers to requests for those.
         max_backlog: the limit, in copies, of subscriptions without one of their own.
     """
 
@@ -78,6 +76,7 @@ class Descriptions:
         backlog: Backlog,
         clock: MembersClock,
         patterns: KnownPatterns,
+        summaries: SummaryPages,
         max_backlog: int,
     ) -> None:
         self._gossiper = gossiper
@@ -86,6 +85,7 @@ class Descriptions:
         self._backlog = backlog
         self._clock = clock
         self._patterns = patterns
+        self._summaries = summaries
         self._max_backlog = max_backlog
         self._tasks = Tasks()
         self._small = asyncio.Semaphore(SMALL_PAGES)
@@ -103,6 +103,8 @@ class Descriptions:
         """
         request = decode_describe(job.arguments)
         async with self._small if request.limit <= SMALL else self._large:
+            if request.summary:
+                return encode(await self._summaries.page(request))
             return encode(await self._describe(request))
 
     async def _describe(self, request: Describe) -> Described:
@@ -152,7 +154,9 @@ class Descriptions:
         for at in range(0, len(names), STEP):
             part = names[at : at + STEP]
             logs = await self._durable.log.describe(part)
-            found |= {name: _log(fields) for name, fields in zip(part, logs, strict=True) if fields}
+            found |= {
+                name: log_of(fields) for name, fields in zip(part, logs, strict=True) if fields
+            }
         return found
 
     async def _topics(
@@ -283,19 +287,4 @@ def _lane(
         options.pull,
         left_s > 0,
         time.time() + left_s if 0 < left_s < inf else None,
-    )
-
-
-def _log(fields: dict[str, str]) -> DescribedLog:
-    """Describe a log as the store keeps it. ``bytes`` counts all that was ever logged and ``floor``
-    what of that is gone; caps that were never set are the usual ones."""
-    return DescribedLog(
-        fields["epoch"],
-        int(fields["first"]),
-        int(fields["last"]),
-        int(fields["bytes"]) - int(fields["floor"]),
-        int(fields["dropped"]),
-        float(fields.get("max_age", DEFAULT_MAX_AGE_S)),
-        int(fields.get("max_messages", DEFAULT_MAX_MESSAGES)),
-        int(fields.get("max_bytes", DEFAULT_MAX_BYTES)),
     )

@@ -25,11 +25,13 @@ from gearhorn.broker.intake import Intake
 from gearhorn.broker.own_state import OwnState
 from gearhorn.broker.serving import Serving
 from gearhorn.broker.store_outage import StoreOutage
+from gearhorn.broker.summaries import SummaryPages
 from gearhorn.config import Config
 from gearhorn.durable.service import DurableTopics
 from gearhorn.fanout.backlog import Backlog
 from gearhorn.fanout.directory import Directory
 from gearhorn.fanout.drops import Drops
+from gearhorn.fanout.filled_queues import FilledQueues
 from gearhorn.fanout.handler import Fanouts
 from gearhorn.fanout.known_patterns import KnownPatterns
 from gearhorn.fanout.limits import Limits
@@ -56,6 +58,7 @@ from gearhorn.store.listing import Listing
 from gearhorn.store.members import Members
 from gearhorn.store.patterns import PatternSet
 from gearhorn.store.subscriptions import Subscriptions
+from gearhorn.store.summaries import StoredSummaries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +212,7 @@ def wire(config: Config) -> Parts:
     )
 
     # Where requests come in. Handlers come last, since a request may need any part.
+    summaries = StoredSummaries(store, membership)
     descriptions = Descriptions(
         gossiper=gossiper,
         listing=Listing(store),
@@ -216,6 +220,9 @@ def wire(config: Config) -> Parts:
         backlog=backlog,
         clock=membership,
         patterns=patterns,
+        summaries=SummaryPages(
+            store=summaries, filled=FilledQueues(copies, summaries), patterns=patterns
+        ),
         max_backlog=config.max_backlog,
     )
     presences = Presences(

@@ -17,6 +17,7 @@ Rules: runs on the event loop, which is its only writer.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from gearhorn.patterns import Trie
 from gearhorn.store.patterns import PatternSet
@@ -64,6 +65,11 @@ class KnownPatterns:
                 if word != self._word and not is_younger:
                     await self._read()
         return self._trie.matching(topic)
+
+    async def counts(self, topics: Sequence[str]) -> list[int]:
+        """Return how many patterns match each of these topics; raises ``StoreError``."""
+        word = await self._patterns.word()
+        return [len(await self.matching(topic, word)) for topic in topics]
 
     async def _read(self) -> None:
         """Read the patterns, and work in what is new and what is gone."""

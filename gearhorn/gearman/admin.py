@@ -73,12 +73,13 @@ class Admin:
 
     async def backlog(self) -> dict[bytes, int]:
         """Return, per function, the jobs that wait or run, functions without any included."""
-        return {name: total for name, (total, _) in (await self._status()).items()}
+        return {name: total for name, (total, *_) in (await self._status()).items()}
 
     async def running(self) -> dict[bytes, int]:
         """Return, per function, the jobs that receivers have; functions without one are left
         out."""
-        return {name: running for name, (_, running) in (await self._status()).items() if running}
+        found = await self._status()
+        return {name: running for name, (_, running, _) in found.items() if running}
 
     async def waiting(self, queues: Collection[bytes]) -> dict[bytes, int]:
         """Return how many jobs wait on each of these queues.
@@ -87,8 +88,14 @@ class Admin:
         is unknown to the server has 0.
         """
         found = await self._status()
-        counts = ((queue, found.get(queue, (0, 0))) for queue in queues)
-        return {queue: total - running for queue, (total, running) in counts}
+        counts = ((queue, found.get(queue, (0, 0, 0))) for queue in queues)
+        return {queue: total - running for queue, (total, running, _) in counts}
+
+    async def filled(self) -> dict[bytes, tuple[int, int]]:
+        """Return, per function that has any, the jobs that wait or run, and how many receivers are
+        registered for it."""
+        found = await self._status()
+        return {name: (total, serving) for name, (total, _, serving) in found.items() if total}
 
     async def returned(self) -> set[bytes]:
         """Return the handles of jobs that a receiver had and that wait or run again: it died.
@@ -106,8 +113,9 @@ class Admin:
                 handles.add(handle)
         return handles
 
-    async def _status(self) -> dict[bytes, tuple[int, int]]:
-        """Return, per function, the jobs that wait or run, and of those the ones that run.
+    async def _status(self) -> dict[bytes, tuple[int, int, int]]:
+        """Return, per function, the jobs that wait or run, of those the ones that run, and the
+        workers that are registered for it.
 
         A line that is none is the rest of a name with a newline in it, and is passed over.
         """
@@ -116,8 +124,8 @@ class Admin:
             if not number % _LINES:
                 await asyncio.sleep(0)
             name, *numbers = line.rsplit(b"\t", 3)
-            if len(numbers) == 3 and numbers[0].isdigit() and numbers[1].isdigit():
-                found[name] = int(numbers[0]), int(numbers[1])
+            if len(numbers) == 3 and all(map(bytes.isdigit, numbers)):
+                found[name] = int(numbers[0]), int(numbers[1]), int(numbers[2])
         return found
 
     async def _table(self, command: bytes) -> bytes:

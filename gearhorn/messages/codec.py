@@ -36,6 +36,7 @@ _CHOICES = {  # what msgspec does not say of a key that takes certain texts only
     "encoding": '"base64"',
     "overflow": '"drop_new", "drop_old" or "unsubscribe"',
     "durable.start": '"new", "all", "last" or an object with sequence or window',
+    "sort": '"name", "lag", "parked", "backlog" or "drops"',
     "action": '"list", "redrive" or "purge"',
 }
 _Body = TypeVar("_Body")

@@ -9,15 +9,23 @@ Rules: pure. A page is as long as the subscriptions on it, which the request bou
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from gearhorn.errors import BadRequest
 from gearhorn.messages.codec import decode_body
+from gearhorn.messages.logs import (
+    DEFAULT_MAX_AGE_S,
+    DEFAULT_MAX_BYTES,
+    DEFAULT_MAX_MESSAGES,
+)
 from gearhorn.messages.peers import MemberState
+from gearhorn.names import check_name, check_pattern
 
-MAX_LIMIT = 10_000  # subscriptions in one description
+MAX_LIMIT = 10_000  # subscriptions in one description, or topics in one summary
+Sort = Literal["name", "lag", "parked", "backlog", "drops"]
 
 
 class Describe(msgspec.Struct, frozen=True):
@@ -28,6 +36,9 @@ class Describe(msgspec.Struct, frozen=True):
     # Of a former reply: "LIST CLIENT_ID", the last pair of its page. The name of a pattern's list
     # begins with a space, and no other name has one.
     cursor: str | UnsetType = UNSET
+    summary: bool = False  # counts of each topic; ``limit`` is of topics then
+    match: str | UnsetType = UNSET  # a pattern: only topics that it matches
+    sort: Sort | UnsetType = UNSET  # the topics with most first; "name" where it is left out
     pattern: bool = False  # ``topic`` is one
 
 
@@ -101,6 +112,63 @@ class Described(msgspec.Struct, frozen=True, omit_defaults=True):
     patterns: dict[str, DescribedTopic] = {}
 
 
+class Summarized(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The counts of one topic. What no job server told is left out."""
+
+    subscriptions: int
+    durable: int
+    patterns: int  # that match it
+    lag_max: int  # messages behind the log's last, of the durable subscription furthest behind
+    parked: int
+    drops: int
+    paused: int
+    backlog: int | None = None  # jobs on its queues
+    receivers_missing: int | None = None  # subscriptions with jobs, and no receiver registered
+    log: DescribedLog | None = None
+
+
+class Summaries(msgspec.Struct, frozen=True):
+    """Reply to a ``describe_fanout`` with ``summary``; topics are in the order asked for."""
+
+    topics: dict[str, Summarized]
+    cursor: str | None
+
+
+class SummaryCursor(NamedTuple):
+    """Where a page of summaries ended: in the order of ``sort``, at a topic that had ``number``."""
+
+    sort: str
+    number: int
+    topic: str
+
+    def __str__(self) -> str:
+        return f"{self.sort} {self.number} {self.topic}"
+
+
+def summary_cursor(request: Describe) -> SummaryCursor | None:
+    """Return where the page before ended, None for the first; raises ``BadRequest``."""
+    if request.cursor is UNSET:
+        return None
+    sort, _, rest = request.cursor.partition(" ")
+    count, _, topic = rest.partition(" ")
+    is_one = count.isascii() and count.isdigit() and len(count) < 16 and " " not in topic
+    if not is_one or sort != ("name" if request.sort is UNSET else request.sort):
+        raise BadRequest("cursor: expected that of a former reply with the same sort")
+    return SummaryCursor(sort, int(count), topic)
+
+
+def _check_summary(request: Describe) -> None:
+    """Raise ``BadRequest`` or ``BadName`` for keys that do not go together in a summary."""
+    if request.pattern:
+        raise BadRequest("pattern: expected no summary besides, which has topics only")
+    if request.match is not UNSET:
+        if request.topic is not UNSET:
+            raise BadRequest("match: expected no topic besides")
+        check_name("match", request.match)
+        check_pattern(request.match)
+    summary_cursor(request)
+
+
 _describe = msgspec.json.Decoder(Describe)
 
 
@@ -115,6 +183,27 @@ def decode_describe(body: bytes) -> Describe:
         raise BadRequest(f"limit: expected an integer from 1 to {MAX_LIMIT}, got {request.limit}")
     if request.pattern and request.topic is UNSET:
         raise BadRequest("pattern: expected a topic besides, which is the pattern")
+    if request.summary:
+        _check_summary(request)
+        return request
+    for key, value in (("match", request.match), ("sort", request.sort)):
+        if value is not UNSET:
+            raise BadRequest(f'{key}: expected "summary": true besides')
     if request.cursor is not UNSET and request.cursor.removeprefix(" ").count(" ") != 1:
         raise BadRequest("cursor: expected that of a former reply")
     return request
+
+
+def log_of(fields: dict[str, str]) -> DescribedLog:
+    """Describe a log as the store keeps it. ``bytes`` counts all that was ever logged and ``floor``
+    what of that is gone; caps that were never set are the usual ones."""
+    return DescribedLog(
+        fields["epoch"],
+        int(fields["first"]),
+        int(fields["last"]),
+        int(fields["bytes"]) - int(fields["floor"]),
+        int(fields["dropped"]),
+        float(fields.get("max_age", DEFAULT_MAX_AGE_S)),
+        int(fields.get("max_messages", DEFAULT_MAX_MESSAGES)),
+        int(fields.get("max_bytes", DEFAULT_MAX_BYTES)),
+    )

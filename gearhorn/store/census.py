@@ -19,8 +19,10 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from math import inf
 from typing import Any, NamedTuple
 
+from gearhorn.messages.subscriptions import decode_options
 from gearhorn.names import is_pattern
 from gearhorn.store.connection import READ_TIMEOUT_S, Command, Connection
 
@@ -38,6 +40,7 @@ class Counts(NamedTuple):
     parked: int
     drops: int
     standing: dict[int, int]  # position -> lanes that stand there
+    paused: dict[str, float]  # client_id -> the end of its pause by the members' clock
     slow: int | None  # the lowest position, which the log names first; None without lanes
 
 
@@ -99,7 +102,10 @@ class Census:
         standing = dict(zip(numbers[::2], numbers[1::2], strict=True))
         async for found in self._scan("HSCAN", key("crowd", topic)):
             standing |= {int(position): int(lanes) for position, lanes in found}
-        return Counts(lag, parked, drops, standing, numbers[0] if numbers else None)
+        paused: dict[str, float] = {}
+        async for found in self._scan("ZSCAN", key("paused", topic)):
+            paused |= {client.decode(): float(end) for client, end in found}
+        return Counts(lag, parked, drops, standing, paused, numbers[0] if numbers else None)
 
     async def count(self, topic: str) -> Counts:
         """Count a topic: what its counters ought to be."""
@@ -110,6 +116,12 @@ class Census:
         drops: dict[bytes, int] = {}
         async for found in self._scan("HSCAN", key("drops", topic)):
             drops |= {client: int(count) for client, count in found}
+        paused: dict[str, float] = {}
+        async for found in self._scan("HSCAN", key("options", topic)):
+            for client, body in found:
+                durable = decode_options(body).durable
+                if durable and durable.paused_ms:
+                    paused[client.decode()] = durable.paused_ms if durable.paused_ms > 0 else inf
         parked, clients = 0, list(positions)
         for at in range(0, len(clients), PAGE):
             pairs = [f"{topic}\0{client.decode()}" for client in clients[at : at + PAGE]]
@@ -118,14 +130,15 @@ class Census:
         [last] = await self._ask([("HGET", key("log", topic), "last")])
         slow = min(positions.values(), default=None)
         lag = 0 if slow is None else max(0, int(last or 0) - slow)
-        return Counts(lag, parked, sum(drops.values()), dict(Counter(positions.values())), slow)
+        standing = dict(Counter(positions.values()))
+        return Counts(lag, parked, sum(drops.values()), standing, paused, slow)
 
     async def mend(self, topic: str) -> None:
         """Count a topic and keep that, while no member runs."""
         key = self._connection.key
         counts = await self.count(topic)
         log, spread, crowd = (key(name, topic) for name in ("log", "spread", "crowd"))
-        await self._ask([("UNLINK", spread, crowd), ("HDEL", log, "near")])
+        await self._ask([("UNLINK", spread, crowd, key("paused", topic)), ("HDEL", log, "near")])
         standing = sorted(counts.standing.items())
         edge = standing[NEAR][0] if len(standing) > NEAR else "-"
         near = f"{edge} " + " ".join(f"{at} {lanes}" for at, lanes in standing[:NEAR])
@@ -136,6 +149,10 @@ class Census:
             scores = [number for position, _ in piece for number in (position, position)]
             numbers = [number for pair in piece for number in pair]
             await self._ask([("ZADD", spread, *scores), ("HSET", crowd, *numbers)])
+        ends = [(end, client) for client, end in counts.paused.items()]
+        for at in range(0, len(ends), PAGE):
+            members = [part for pair in ends[at : at + PAGE] for part in pair]
+            await self._ask([("ZADD", key("paused", topic), *members)])
         for name, count in zip(COUNTS, (counts.lag, counts.parked, counts.drops), strict=True):
             if count:
                 commands.append(("ZADD", key("most", name), -count, topic))

@@ -59,6 +59,8 @@ key (all under ``{NAMESPACE}``)  type       what
 ``crowd:TOPIC``                 hash       such a position -> how many lanes stand there
 ``most:COUNT``                  zset       topic -> minus its count, where it is not 0; COUNT
                                            is "lag" (of the slowest lane), "parked" or "drops"
+``paused:TOPIC``                zset       durable client_id -> reading of ``clock`` at its end, or
+                                           infinity, of a pause
 ``redriven``                    zset       topic NUL client_id with messages put back -> the number
                                            of its last redrive
 ``redrives``                    string     counts redrives

@@ -45,6 +45,7 @@ SCRIPTS = {
     "read": _script(_READS, "log", "read"),
     "list": _script(_READS, "list"),
     "page": _script(_READS, "page"),
+    "most": _script(_READS, "most"),
     "patterns": _script(_READS, "patterns"),
     "park": _script(_FREES, "log", "parked", "sums", "park"),
     "note": _script(_FREES, "parked", "sums", "note"),

@@ -176,6 +176,7 @@ class Subscriptions:
             *(key("expired", topic), key("lapsed", pair)),
             *(key("spread", topic), key("crowd", topic)),
             *(key("most", count) for count in ("lag", "parked", "drops")),
+            key("paused", topic),
             *(key("clients", rival) for rival, _ in rivals),
         ]
         given: bytes | str | int = change.drainer

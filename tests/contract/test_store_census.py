@@ -24,7 +24,7 @@ ACTS = (
     + ["together"] * 2
     + ["park"] * 4
     + ["redrive", "purge", "late", "drop", "drop", "end", "direct", "pull", "push", "fetch"]
-    + ["fetch", "recount", "all"]
+    + ["fetch", "pause", "pause", "recount", "all"]
 )
 
 
@@ -145,6 +145,10 @@ class Walk:
         await self._pull(client)
         last = int((await self._bench.state("t"))["last"])
         await self._bench.fetch("t", client, ack=self._random.randint(0, last))
+
+    async def _pause(self, client: str) -> None:
+        for paused in self._random.sample([True, False, 0.5, 99.0], 2):
+            await self._bench.one(durable("t", client, paused=paused))
 
     async def _recount(self, _: str) -> None:
         await Census(self._bench.connection).mend("t")

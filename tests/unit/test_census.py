@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 import pytest
@@ -21,6 +22,11 @@ def store() -> Any:
         **{
             "lanes:kept": lanes,
             "log:kept": {"last": "9"},
+            "options:kept": {
+                "c1": '{"durable":{"paused_ms":-1}}',
+                "c2": '{"durable":{"paused_ms":99}}',
+                "c3": '{"durable":{}}',
+            },
             "drops:kept": {"c0": "3", "c9": "4"},
             "order:kept\0c0": {"1": "1", "2": "2"},
             "order:kept\0c3": {"4": "4"},
@@ -28,8 +34,8 @@ def store() -> Any:
     )
 
 
-KEPT = Counts(4, 3, 7, {5: 2, 7: 1, 9: 1}, 5)
-NONE = Counts(0, 0, 0, {}, None)
+KEPT = Counts(4, 3, 7, {5: 2, 7: 1, 9: 1}, {"c1": inf, "c2": 99}, 5)
+NONE = Counts(0, 0, 0, {}, {}, None)
 
 
 @on_loop
@@ -56,7 +62,7 @@ async def test_what_is_mended_agrees(monkeypatch: pytest.MonkeyPatch, near: int)
     assert ("spread:kept" in data.data) == ("crowd:kept" in data.data) == (near < 3)
     data.data["lanes:kept"].clear()
     await found.mend("kept")
-    assert await found.kept("kept") == Counts(0, 0, 7, {}, None)
+    assert await found.kept("kept") == Counts(0, 0, 7, {}, KEPT.paused, None)
     assert "kept" not in data.data["most:lag"]
 
 

@@ -83,6 +83,7 @@ class Bed:
             "backlog": SimpleNamespace(recent=recent),
             "clock": SimpleNamespace(clock_ms=0),
             "patterns": SimpleNamespace(matching=matching),
+            "summaries": None,
         }
         self._descriptions = Descriptions(**parts, max_backlog=100)
 
