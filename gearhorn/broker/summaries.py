@@ -116,8 +116,8 @@ class SummaryPages:
                 yield len(found), found, SummaryCursor(sort, count, topic)
             if len(found) < size:
                 count, topic = 0, ""
-        # those that have none, by name. A prefix without its last character is before all that begin
-        # with it, and the store's bound is exclusive.
+        # those that have none, by name. A prefix without its last character is before all that
+        # begin with it, and the store's bound is exclusive.
         while True:
             names = await self._store.names(max(topic, prefix[:-1]), size)
             if not names:
