@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from gearhorn.store.connection import Command, Connection
 from gearhorn.timing import MembersClock
 
-TOGETHER = 100  # topics that are counted in one round trip: a millisecond of the store
+TOGETHER = 50  # topics that are counted in one round trip: half a millisecond of the store
 NAMES = 1_000  # that are read in one
 COUNTERS = ("lag", "parked", "drops")
 

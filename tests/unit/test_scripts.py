@@ -16,7 +16,7 @@ FILES = {path.stem: path.read_text() for path in sorted(FOLDER.glob("*.lua"))}
 CALLED = re.compile(r"""redis\.p?call\(\s*'([A-Z]+)'""")
 READING = {"EXISTS", "GET", "HEXISTS", "HGET", "HGETALL", "HLEN", "HMGET", "HSTRLEN", "HVALS"}
 READING |= {"INFO", "TIME", "XRANGE", "ZCARD", "ZRANGE", "ZRANGEBYSCORE", "ZREVRANGEBYSCORE"}
-READING |= {"ZSCORE", "ZRANGEBYLEX"}
+READING |= {"ZSCORE", "ZRANGEBYLEX", "ZCOUNT", "ZRANK"}
 
 
 def own_part(name: str) -> str:

@@ -4,6 +4,9 @@
 -- The topic of the place may have another count by now, or be gone. So its place among those with as
 -- many is searched for by its name, where the order does not tell it.
 --
+-- Atomic, because ranks change with every count that changes: between the search and the reading the
+-- place would be another one, and topics be left out that have not changed.
+--
 -- KEYS: 1 the counter
 -- ARGV: 1 the count, 2 the topic of the place  3 how many at most
 -- Returns topics and their scores, minus their counts, in turn.
