@@ -86,6 +86,19 @@ def test_a_question_is_answered(examples: Examples, language: str) -> None:
     eventually(lambda: output.read_text() == received(language, "who is there?"))
 
 
+@pytest.mark.parametrize("language", ["shell", "python"], indirect=True)
+def test_topics_are_summed_up(examples: Examples, language: str, cluster: Cluster) -> None:
+    cluster.subscribe("summed", "nobody")
+    cluster.publish("summed", "x")
+    asked = examples.run_program(language, "summary")
+    assert (asked.stderr, asked.returncode) == ("", 0)
+    if language == "shell":
+        page, _ = json.JSONDecoder().raw_decode(asked.stdout)
+        assert page["topics"]["summed"]["subscriptions"] == 1
+    else:
+        assert "summed: 1 waiting, 1 without a receiver\n" in asked.stdout
+
+
 @pytest.mark.parametrize("language", ["shell", "php"], indirect=True)
 def test_answers_come_one_by_one(examples: Examples, language: str) -> None:
     receive(examples, language)

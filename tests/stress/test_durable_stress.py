@@ -9,6 +9,7 @@ faults. Both print what they counted.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
@@ -23,6 +24,9 @@ from support.durable_faults import KINDS, Faults
 from support.durable_history import DurableHistory
 from support.durable_traffic import Publisher, Receivers
 from support.switched import SwitchedStore
+
+from gearhorn.store.census import Census, Difference
+from gearhorn.store.connection import Connection
 
 MakeCluster = Callable[..., Cluster]
 SECONDS = float(os.environ.get("STRESS_SECONDS", "0"))  # of random faults
@@ -70,6 +74,7 @@ class Run:
         self.redriven = Redriven(self.history, addresses, TOPICS[1], seed)
         self.optioned = Optioned(self.history, addresses, TOPICS[0], seed)
         self.changing: list[Changing] = [self.drained, self.redriven, self.optioned]
+        self.store_url = cluster.store.url
         self.faults = Faults(cluster, self.history, seed, LEASE_S, TIMEOUT_S)
         self._began_s = time.monotonic()
 
@@ -138,6 +143,18 @@ class Run:
         ]
         assert len(found) == len(TOPICS) * len(CLIENTS)
         return [one for one in found if one["durable"]["lag"] or one["durable"]["parked"]]
+
+    def wrong_counters(self) -> list[Difference]:
+        """Where counters of topics are not what a full count gives."""
+
+        async def count() -> list[Difference]:
+            connection = Connection(self.store_url, "gearhorn")
+            try:
+                return [found async for found in Census(connection).differences()]
+            finally:
+                await connection.close()
+
+        return asyncio.run(count())
 
     def keep(self, directory: Path) -> None:
         """Write down what happened, for whoever wants to know why."""
@@ -209,6 +226,7 @@ def test_every_message_replied_to_is_acknowledged_by_everyone_in_order_under_fir
             time.sleep(2)
         run.stop_publishing()
         run.settle()
+        eventually(lambda: run.wrong_counters() == [], SETTLES_S)
     finally:
         run.close()
         print(f"\n{run}")
