@@ -15,6 +15,7 @@ round trip.
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Iterable
 
@@ -34,6 +35,7 @@ from gearhorn.patterns import Matcher
 from gearhorn.store.summaries import NAMES, StoredSummaries
 
 SCANNED = 10_000  # names in one page
+STEP = 500  # topics between two turns of the loop
 MOST = 10**15  # more than any count
 
 
@@ -154,8 +156,10 @@ class SummaryPages:
         """Return the counts of topics, in their order, without those that are gone."""
         counted = await self._store.read(names)
         patterns = await self._patterns.counts(names) if names else []
-        topics = {}
+        topics: dict[str, Summarized] = {}
         for name, found, matching in zip(names, counted, patterns, strict=True):
+            if not len(topics) % STEP:
+                await asyncio.sleep(0)
             if not (found.subscriptions or found.log or matching):
                 continue  # it has ended since its name was read
             jobs, missing = filled.topics.get(name, (0, 0))

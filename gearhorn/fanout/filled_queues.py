@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from heapq import merge
 from itertools import islice
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ from gearhorn.timing import now_s
 
 RECENT_S = 10.0
 OLD_S = 20.0
+SORTED = 2_000  # topics that are put in order in one turn of the loop: 2 ms
 CHUNK = 500  # queues that are looked up in one round trip: 3 ms of the loop
 
 log = structlog.get_logger(__name__)
@@ -92,8 +94,7 @@ class FilledQueues:
             is_known = True
             while chunk := list(islice(queues, CHUNK)):
                 await self._add(chunk, topics)
-        order = sorted((-jobs, topic) for topic, (jobs, _) in topics.items())
-        self._filled, self._at_s = Filled(is_known, topics, order), now_s()
+        self._filled, self._at_s = Filled(is_known, topics, await _order(topics)), now_s()
 
     async def _add(
         self, chunk: list[tuple[bytes, tuple[int, int]]], topics: dict[str, tuple[int, int]]
@@ -114,6 +115,22 @@ class FilledQueues:
                 if is_one:
                     total, missing = topics.get(pair[0], (0, 0))
                     topics[pair[0]] = total + jobs, missing + (not serving)
+
+
+async def _order(topics: Mapping[str, tuple[int, int]]) -> list[tuple[int, str]]:
+    """Return minus the jobs of each topic, with its name, in order. To sort 100,000 at once would
+    hold the loop for 80 ms, so pieces are sorted and then merged."""
+    pieces = []
+    items = iter(topics.items())
+    while piece := list(islice(items, SORTED)):
+        pieces.append(sorted((-jobs, topic) for topic, (jobs, _) in piece))
+        await asyncio.sleep(0)
+    order: list[tuple[int, str]] = []
+    merged = merge(*pieces)
+    while part := list(islice(merged, SORTED)):
+        order += part
+        await asyncio.sleep(0)
+    return order
 
 
 def _pairs_of(queue: bytes) -> list[tuple[str, str]]:

@@ -94,8 +94,13 @@ class Admin:
     async def filled(self) -> dict[bytes, tuple[int, int]]:
         """Return, per function that has any, the jobs that wait or run, and how many receivers are
         registered for it."""
-        found = await self._status()
-        return {name: (total, serving) for name, (total, _, serving) in found.items() if total}
+        found = {}
+        for number, (name, (total, _, serving)) in enumerate((await self._status()).items(), 1):
+            if total:
+                found[name] = total, serving
+            if not number % _LINES:
+                await asyncio.sleep(0)
+        return found
 
     async def returned(self) -> set[bytes]:
         """Return the handles of jobs that a receiver had and that wait or run again: it died.

@@ -64,6 +64,14 @@ async def test_jobs_count_for_the_topic_that_is_subscribed() -> None:
 
 
 @on_loop
+@pytest.mark.parametrize("count", [0, 1, 2000, 2001, 9000])
+async def test_many_topics_are_put_in_order(count: int) -> None:
+    topics = {f"t{number}": (number % 97, 0) for number in range(count)}
+    order = sorted((-jobs, topic) for topic, (jobs, _) in topics.items())
+    assert await filled_queues._order(topics) == order
+
+
+@on_loop
 async def test_a_server_that_cannot_be_asked_is_left_out() -> None:
     bed = Bed()
     bed.queues[0] = OSError("gone")
