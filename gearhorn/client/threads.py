@@ -12,11 +12,12 @@ threads are daemons: a handler that hangs does not keep the process from ending.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 W = TypeVar("W")
@@ -57,8 +58,9 @@ class Threads(Generic[W, R]):
     def close(self) -> None:
         """Begin nothing more; what a thread has in hand goes on, and its result is told as long as
         the loop runs."""
-        while not self._todo.empty():
-            self._todo.get_nowait()
+        with contextlib.suppress(Empty):  # the threads may take what is left first
+            while True:
+                self._todo.get_nowait()
         for _ in self._threads:
             self._todo.put(None)
 
