@@ -65,7 +65,7 @@ class Admin(Connected):
         """
         found: list[Described] = []
         async for page in self._pages(summary=True, match=match, sort=sort):
-            found += ({"topic": name, **_summed(topic)} for name, topic in page["topics"].items())
+            found += ({"topic": name, **topic} for name, topic in page["topics"].items())
         return found
 
     async def _pages(self, **request: Any) -> AsyncIterator[Described]:
@@ -217,20 +217,3 @@ class Admin(Connected):
             limit=limit,
         )
         return int(reply[result])
-
-
-def _summed(topic: Described) -> Described:
-    """Return the counts of a topic, which a worker that knows no summaries describes whole."""
-    subscriptions = topic["subscriptions"]
-    if not isinstance(subscriptions, dict):
-        return topic
-    durables = [one["durable"] for one in subscriptions.values() if one.get("durable")]
-    return {
-        "subscriptions": len(subscriptions),
-        "durable": len(durables),
-        "lag_max": max((durable["lag"] for durable in durables), default=0),
-        "backlog": sum(one.get("backlog") or 0 for one in subscriptions.values()),
-        "parked": sum(durable["parked"] for durable in durables),
-        "drops": sum(one["drops"] for one in subscriptions.values()),
-        "log": topic.get("log"),
-    }
