@@ -309,10 +309,8 @@ class Lane(Worked[Delivery]):
                 self._add(chosen)
                 self.pass_gap(entry.sequence)
             is_expired = False
-            if (
-                self._was_done(entry)
-                or entry.info.excludes(self.client_id)
-                or (is_expired := self.expired.passes(entry, clock_ms, self.troubles))
+            if self._is_over(entry) or (
+                is_expired := self.expired.passes(entry, clock_ms, self.troubles)
             ):
                 self._add(chosen)
                 if is_expired:
@@ -333,8 +331,8 @@ class Lane(Worked[Delivery]):
         self._add(chosen)
         return resting
 
-    def _was_done(self, entry: Entry) -> bool:
-        """Whether a message was parked, put back or done under a former owner."""
+    def _is_over(self, entry: Entry) -> bool:
+        """Whether a message needs no delivery: it is excluded, was parked, or is done."""
         sequence = entry.sequence
         if self.skip:
             was_parked = [sequences.pass_to(sequence) for sequences in self.skip]
@@ -350,7 +348,7 @@ class Lane(Worked[Delivery]):
                 self.tail.cover_passed()
                 self.beyond += 1
             return True
-        return False
+        return bool(entry.info.exclude) and self.client_id in entry.info.exclude
 
     def _count_beyond(self, entry: Entry) -> None:
         """A message that is passed over was counted, and the position may not move past it now:

@@ -97,7 +97,6 @@ class Walk:
                     state["epoch"],
                     None,
                     0,
-                    0,
                 )
                 for lane in lanes
             ]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
 from gearhorn.durable.expiry import Expiry
 from gearhorn.durable.lanes import Delivery, Lane
-from gearhorn.durable.latest import Latest
-from gearhorn.durable.latest_lanes import LatestLane
 from gearhorn.durable.outcomes import Outcomes
 from gearhorn.durable.pending_writes import PendingWrites
 from gearhorn.durable.retries import Retries
@@ -75,25 +73,11 @@ def writes_forget_what_expired(self: PendingWrites, lane: Lane, left: Any) -> No
     """Who waits is not told of what was passed over, and its attempts stay."""
 
 
-def latest_lanes_forget_what_is_older(self: LatestLane, value: Any) -> None:
-    """What is newer takes the place of nothing."""
-
-
-def latest_lanes_count_at_once(self: LatestLane, before: Any, count: int) -> None:
-    """What is passed by is counted before the position moves over it."""
-    self.skipped += count
-
-
-def latest_lanes_try_again(self: Latest, lane: LatestLane) -> bool:
-    """What fails is tried again behind what is newer."""
-    return False
-
-
 RETRIES_REST = Retries.rest
 ROUNDS_TAKE_REPLY = Rounds._take_reply
 WRITES_FINISH = PendingWrites.finish
 
-FAULTS: dict[str, tuple[type, str, Any]] = {
+FAULTS: dict[str, tuple[type, str, Callable[..., Any]]] = {
     "retries: no rest": (Retries, "rest", retries_forget_to_rest),
     "rounds: a lost lane": (Rounds, "_take_reply", rounds_forget_who_lost),
     "rounds: nothing put back": (Rounds, "_put_back", rounds_forget_what_failed),
@@ -103,9 +87,6 @@ FAULTS: dict[str, tuple[type, str, Any]] = {
     "writes: no clearing": (PendingWrites, "finish", writes_forget_that_it_failed),
     "expiry: sent all the same": (Expiry, "is_over", expiry_overlooks_what_is_over),
     "expiry: counted twice": (Lane, "_count_beyond", lanes_count_without_keeping_it),
-    "latest: everything is sent": (LatestLane, "_outdate", latest_lanes_forget_what_is_older),
-    "latest: counted twice": (LatestLane, "_count", latest_lanes_count_at_once),
-    "latest: tried again": (Latest, "pass_by", latest_lanes_try_again),
     "expiry: not told": (PendingWrites, "pass_over", writes_forget_what_expired),
 }
 

@@ -42,8 +42,6 @@ class Subscription:
         self.told: set[int] = set()  # those who wait were told of
         self.lapsed: set[int] = set()  # the store keeps that they expired while some waited
         self.counted: dict[int, int] = {}  # how many it counts so, by TERM
-        self.skipped: dict[int, int] = {}  # how many were passed by for newer ones, by TERM
-        self.begun: set[int] = set()  # sequences that were sent, from the log
         self.fenced: set[int] = set()  # TERMs that the member knows are over
 
     def knows(self, sequence: int) -> bool:
@@ -80,15 +78,10 @@ class Store:
     def epoch(self) -> str:
         return f"{self.run:08d}epoch"
 
-    def publish(
-        self, exclude: Sequence[str], waiter: str, expires_ms: int = 0, value: str = ""
-    ) -> None:
-        """Log a message; ``value`` is that of the header "k", "" for none."""
+    def publish(self, exclude: Sequence[str], waiter: str, expires_ms: int = 0) -> None:
+        """Log a message."""
         sequence = len(self.log) + 1
-        headers = {"k": value} if value else None
-        info = Info(
-            0.0, exclude=tuple(exclude), waiter=waiter, expires_ms=expires_ms, headers=headers
-        )
+        info = Info(0.0, exclude=tuple(exclude), waiter=waiter, expires_ms=expires_ms)
         self.log.append(Entry(sequence, self.epoch, info, b"%d" % sequence))
 
     def has_expired(self, sequence: int) -> bool:
@@ -105,22 +98,6 @@ class Store:
             and lane.client_id not in entry.info.exclude
         }
 
-    def newer(self, lane: Subscription, sequence: int) -> list[int]:
-        """The messages behind one that take its place, where the subscription wants the latest."""
-        latest = lane.options.latest
-        if not latest:
-            return []
-
-        def value(entry: Entry) -> str | None:
-            return None if latest is True else (entry.info.headers or {}).get(str(latest))
-
-        own = value(self.log[sequence - 1])
-        return [
-            entry.sequence
-            for entry in self.log[sequence:]
-            if value(entry) == own and lane.client_id not in entry.info.exclude
-        ]
-
     def is_over(self, lane: Subscription, sequence: int) -> bool:
         """Whether a message needs no delivery from the log any more, whoever knows it."""
         return (
@@ -130,7 +107,6 @@ class Store:
             or sequence < self.first
             or lane.client_id in self.log[sequence - 1].info.exclude
             or self.has_expired(sequence)
-            or bool(self.newer(lane, sequence))
         )
 
     # Rounds
@@ -190,15 +166,15 @@ class Store:
                 if not self._park(self.lanes[parking.client_id], parking):
                     reply.gone.add((TOPIC, parking.client_id, parking.sequence))
         for _, writes in work[0].items():
-            for client_id, term, position, _, ahead, expired, skipped in writes:
+            for client_id, term, position, _, ahead, expired in writes:
                 if self._holds(client_id, member, term, reply):
                     self._move(self.lanes[client_id], position, ahead)
-                    self._count(self.lanes[client_id], expired, skipped)
+                    self._count(self.lanes[client_id], expired)
         for (_, is_quiet), writes in work.released.items():
-            for client_id, term, position, _, ahead, expired, skipped in writes:
+            for client_id, term, position, _, ahead, expired in writes:
                 if self._holds(client_id, member, term, reply):
                     self._move(self.lanes[client_id], position, ahead)
-                    self._count(self.lanes[client_id], expired, skipped)
+                    self._count(self.lanes[client_id], expired)
                     self.lanes[client_id].owner = "-" if is_quiet else "?"
         for _, first, limit, _ in work.wanted:
             found = self.log[max(first, self.first) - 1 :][:limit]
@@ -282,13 +258,11 @@ class Store:
 
     def _is_done(self, lane: Subscription, sequence: int) -> bool:
         """Whether nothing more is to become of a message for a subscription."""
-        is_gone = sequence < self.first or self.has_expired(sequence)
-        return sequence in lane.heard or is_gone or bool(self.newer(lane, sequence))
+        return sequence in lane.heard or sequence < self.first or self.has_expired(sequence)
 
-    def _count(self, lane: Subscription, expired: int, skipped: int) -> None:
+    def _count(self, lane: Subscription, expired: int) -> None:
         """As ``advance.lua`` counts: the number of a TERM, whatever was told of it before."""
         lane.counted[lane.term] = max(lane.counted.get(lane.term, 0), expired)
-        lane.skipped[lane.term] = max(lane.skipped.get(lane.term, 0), skipped)
 
     def _tell(self, text: str) -> None:
         _, client_id, number, error, *more = text.split("\0")
@@ -300,7 +274,7 @@ class Store:
         elif error:
             assert lane.failed.get(sequence)
         else:
-            assert sequence in lane.heard or self.newer(lane, sequence)
+            assert sequence in lane.heard
         lane.told.add(sequence)
 
     # What others do
