@@ -74,7 +74,6 @@ class Durable:
         max_attempts: of a message, then it is parked; 0: without end.
         max_backoff: seconds between two attempts, at most.
         batch: messages in one delivery, at most.
-        latest: deliver the newest message only; the name of a header: the newest of each value.
     """
 
     start: str | int | dict[str, float] = "new"
@@ -83,12 +82,11 @@ class Durable:
     max_attempts: int = 20
     max_backoff: float = 3600.0
     batch: int = 1
-    latest: bool | str = False
 
     def options(self) -> dict[str, Any]:
         """Return the value of ``durable`` in a subscribe."""
         start = {"sequence": self.start} if isinstance(self.start, int) else self.start
-        options: dict[str, Any] = {
+        return {
             "start": start,
             "in_flight": self.in_flight,
             "timeout": self.timeout,
@@ -96,9 +94,6 @@ class Durable:
             "max_backoff": self.max_backoff,
             "batch": self.batch,
         }
-        if self.latest:
-            options["latest"] = self.latest
-        return options
 
 
 def servers_of(given: Sequence[str]) -> list[Server]:

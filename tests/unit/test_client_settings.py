@@ -42,8 +42,7 @@ def test_what_is_no_server_is_refused() -> None:
         (Durable(), {}),
         (Durable(start=7), {"start": {"sequence": 7}}),
         (Durable(start={"window": 60.0}), {"start": {"window": 60.0}}),
-        (Durable(latest=True, in_flight=3), {"latest": True, "in_flight": 3}),
-        (Durable(latest="host"), {"latest": "host"}),
+        (Durable(in_flight=3), {"in_flight": 3}),
     ],
 )
 def test_durable_options(durable: Durable, changed: dict[str, object]) -> None:
