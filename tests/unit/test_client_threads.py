@@ -145,11 +145,16 @@ def test_a_face_is_used_from_many_threads() -> None:
 
 
 def test_what_waits_is_interrupted() -> None:
+    # a shell starts what runs in the background with SIGINT ignored
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
     face = Sync()
     timer = threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT))
     timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        face.wait()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            face.wait()
+    finally:
+        signal.signal(signal.SIGINT, former)
     assert face.add(1) == 2
 
 
