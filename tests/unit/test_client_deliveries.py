@@ -6,38 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from support.made_jobs import Made
 
 from gearhorn.client.deliveries import Deliveries, Delivery, call, failed, succeeded
 from gearhorn.client.message import End, Park, Retry
 from gearhorn.client.repeats import Repeats
 from gearhorn.client.session import Registration
-from gearhorn.gearman.worker import Job
 from gearhorn.messages.codec import encode
 from gearhorn.messages.logs import Info, durable_envelope
 
 EPOCH = "0123456789abcdef"
-
-
-class Made(Job):
-    """A job without a connection, which notes its answer."""
-
-    def __init__(self, arguments: bytes, unique: bytes = b"", oversized: bool = False) -> None:
-        self.function = b"t_web1"
-        self.unique = unique
-        self.arguments = arguments
-        self.oversized = oversized
-        self.answers: list[bytes | str] = []
-
-    @property
-    def is_lost(self) -> bool:
-        return False
-
-    def complete(self, data: bytes = b"") -> None:
-        self.answers.append(data)
-
-    def fail(self, text: str | bytes = b"") -> None:
-        assert isinstance(text, str)
-        self.answers.append(text)
+QUEUE = b"t_web1"
 
 
 class Held:
@@ -69,7 +48,7 @@ class Bed:
         """Have a delivery come."""
         bodies = [body_of(sequence, n) for sequence in sequences]
         unique = f"{EPOCH[:8]}:{sequences[0]}:{term}.{n}".encode()
-        job = Made(encode(bodies if len(bodies) > 1 else bodies[0]), unique)
+        job = Made(QUEUE, encode(bodies if len(bodies) > 1 else bodies[0]), unique=unique)
         self.deliveries.handle(job)
         return job
 
@@ -183,7 +162,7 @@ def test_a_single_message_waits_for_the_batch_in_which_it_runs() -> None:
 
 def test_what_cannot_be_read_is_a_failed_attempt() -> None:
     bed = Bed()
-    bad, long = Made(b"hello"), Made(b"{", oversized=True)
+    bad, long = Made(QUEUE, b"hello"), Made(QUEUE, b"{", oversized=True)
     for job in (bad, long):
         bed.deliveries.handle(job)
     assert "not an envelope" in str(bad.answers[0])
@@ -215,7 +194,7 @@ def test_a_handler_gets_the_body_in_its_type() -> None:
     registration = Registration("t", "web1", {}, is_plain=True, type=int)
     registration.handle_with(lambda body, message: seen.append((body, message.data)))
     bed.deliveries.add(registration)
-    bed.deliveries.handle(Made(b"7"))
+    bed.deliveries.handle(Made(QUEUE, b"7"))
     [delivery] = bed.held.deliveries
     call(delivery, delivery.messages[0])
     assert seen == [(7, b"7")]

@@ -8,6 +8,7 @@ import threading
 from typing import Any
 
 import pytest
+from support.made_jobs import Made
 from support.proxy import on_loop
 
 import gearhorn
@@ -20,27 +21,6 @@ from gearhorn.client.session import Registration
 from gearhorn.client.settings import Durable, servers_of
 from gearhorn.client.subscriber import Subscriber
 from gearhorn.gearman.link import Connection
-from gearhorn.gearman.worker import Job
-
-
-class Made(Job):
-    """A job without a connection, which notes its answer."""
-
-    def __init__(self, function: bytes, arguments: bytes) -> None:
-        self.function, self.unique, self.arguments = function, b"", arguments
-        self.oversized = False
-        self.answers: list[bytes | str] = []
-
-    @property
-    def is_lost(self) -> bool:
-        return True
-
-    def complete(self, data: bytes = b"") -> None:
-        self.answers.append(data)
-
-    def fail(self, text: str | bytes = b"") -> None:
-        assert isinstance(text, str)
-        self.answers.append(text)
 
 
 def registered(subscriber: Subscriber) -> list[Registration]:
@@ -128,7 +108,7 @@ class Bed:
         return message.data.upper()
 
     async def run(self, topic: str, *payloads: bytes) -> list[Any]:
-        jobs = [Made(f"{topic}_x".encode(), payload) for payload in payloads]
+        jobs = [Made(f"{topic}_x".encode(), payload, is_lost=True) for payload in payloads]
         for job in jobs:
             self.deliveries.handle(job)
         while not all(job.answers for job in jobs):
@@ -157,7 +137,7 @@ async def test_coroutines_run_on_the_loop_so_many_at_once() -> None:
 @on_loop
 async def test_at_the_end_coroutines_are_cancelled_and_answer_nothing() -> None:
     bed = Bed()
-    job = Made(b"c_x", b"hang")
+    job = Made(b"c_x", b"hang", is_lost=True)
     bed.deliveries.handle(job)
     while not bed.running:
         await asyncio.sleep(0.01)
@@ -169,7 +149,7 @@ async def test_at_the_end_coroutines_are_cancelled_and_answer_nothing() -> None:
 @on_loop
 async def test_without_a_handler_messages_are_taken_by_hand() -> None:
     bed = Bed()
-    job = Made(b"h_x", b"a")
+    job = Made(b"h_x", b"a", is_lost=True)
     bed.deliveries.handle(job)
     [message] = bed.by_hand
     threading.Thread(target=message.ack, args=("thanks",)).start()
