@@ -10,7 +10,7 @@ from typing import Self
 
 from gearhorn.client.jobs import Jobs
 from gearhorn.client.pieces import Pieces
-from gearhorn.client.settings import TLS, Functions, servers_of
+from gearhorn.client.settings import TLS, Functions, context_of, servers_of
 
 
 class Connected:
@@ -34,7 +34,7 @@ class Connected:
         functions: Functions = Functions(),  # noqa: B008  # immutable
     ) -> None:
         self._servers = servers_of(servers)
-        self._tls = None if tls is None else tls.context()
+        self._tls = context_of(tls)
         self._timeout_s = timeout
         self._jobs: Jobs | None = None
         self.functions = functions

@@ -44,6 +44,21 @@ class Outgoing(NamedTuple):
     expires: float | None = None
 
 
+def _background(outgoing: Outgoing, *, receipt: bool) -> Request:
+    """Return the request that publishes a message without waiting for its receivers."""
+    return request_of(
+        outgoing.topic,
+        outgoing.payload,
+        unique=outgoing.unique,
+        headers=outgoing.headers,
+        exclude=outgoing.exclude,
+        priority=outgoing.priority,
+        expires=outgoing.expires,
+        background=True,
+        receipt=receipt,
+    )
+
+
 class Publisher(Connected):
     """Publishes through the workers behind some job servers; for one event loop.
 
@@ -78,17 +93,8 @@ class Publisher(Connected):
         ``TimedOut`` (sent, and not known whether it was carried out; with ``unique`` it was
         repeated until the time was over), ``TypeError`` (the payload cannot be JSON).
         """
-        request = request_of(
-            topic,
-            payload,
-            unique=unique,
-            headers=headers,
-            exclude=exclude,
-            priority=priority,
-            expires=expires,
-            background=True,
-            receipt=True,
-        )
+        outgoing = Outgoing(topic, payload, unique, headers, exclude, priority, expires)
+        request = _background(outgoing, receipt=True)
         return published_of(await self.send(request, self._seconds(timeout)))
 
     async def send(self, request: Request, timeout_s: float) -> bytes:
@@ -306,20 +312,7 @@ class Many:
         Waiting here rather than later keeps the order in which messages are sent. Where a server
         was waited for in vain, those that follow do not wait again until one is up.
         """
-        if len(message) == 2:
-            request = request_of(*message, background=True)
-        else:
-            topic, payload, unique, headers, exclude, priority, expires = Outgoing(*message)
-            request = request_of(
-                topic,
-                payload,
-                unique=unique,
-                headers=headers,
-                exclude=exclude,
-                priority=priority,
-                expires=expires,
-                background=True,
-            )
+        request = _background(Outgoing(*message), receipt=False)
         if len(self._out) >= self._window:
             await self._take()
         deadline_s = self._loop.time() + self._timeout_s
@@ -336,11 +329,6 @@ class Many:
         """Send several messages."""
         for message in messages:
             await self.add(message)
-
-    async def pause(self, seconds: float) -> None:
-        """Send nothing for a while; what is under way goes on. Not at all where it is negative."""
-        if seconds > 0:
-            await asyncio.sleep(seconds)
 
     async def finish(self) -> Results:
         """Wait for what is under way; return what became of everything."""

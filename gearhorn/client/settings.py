@@ -62,6 +62,12 @@ class TLS:
         return context
 
 
+def context_of(tls: TLS | None) -> ssl.SSLContext | None:
+    """Return what connections are made with; None: in plain text. Raises ``OSError`` as
+    ``TLS.context`` does."""
+    return None if tls is None else tls.context()
+
+
 @dataclass(frozen=True)
 class Durable:
     """Options of a durable subscription ("Durable topics" in docs/protocol.rst).

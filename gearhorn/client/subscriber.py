@@ -15,7 +15,7 @@ from gearhorn.client import ending
 from gearhorn.client.deliveries import Handler, State
 from gearhorn.client.message import Message
 from gearhorn.client.session import Registration, Session
-from gearhorn.client.settings import TLS, Durable, Functions, servers_of
+from gearhorn.client.settings import TLS, Durable, Functions, context_of, servers_of
 from gearhorn.names import queue_of
 
 F = TypeVar("F", bound=Handler)
@@ -58,7 +58,7 @@ class Subscriber:
             raise ValueError("expected concurrency >= 1, prefetch >= 1 and remember >= 0")
         self.client_id = client_id
         self._servers = servers_of(servers)
-        self._tls = None if tls is None else tls.context()
+        self._tls = context_of(tls)
         self._concurrency = concurrency
         self._prefetch = prefetch
         self._grace_s = grace
