@@ -32,6 +32,7 @@ from gearhorn.cli.commands import (
     subscriptions,
     top,
     topics,
+    values,
 )
 
 EPOCH = "0123456789abcdef"
@@ -355,3 +356,11 @@ def test_every_module_has_its_command() -> None:
     for module in (ask, bench, completion, log, parked, top):
         name = module.__name__.rpartition(".")[2]
         assert isinstance(getattr(module, f"{name}_command"), click.Command)
+
+
+def test_values_that_several_subcommands_have() -> None:
+    assert values.headers_of([]) is None
+    assert values.headers_of(["a: b:c", "d:"]) == {"a": "b:c", "d": ""}
+    with pytest.raises(click.UsageError, match="NAME:VALUE"):
+        values.headers_of(["no colon"])
+    assert [values.quorum_of(text) for text in (None, "3", "50%")] == [None, 3, "50%"]

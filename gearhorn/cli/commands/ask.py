@@ -12,6 +12,7 @@ import click
 
 from gearhorn.aio import Answer, Failure
 from gearhorn.cli.commands.settings import Settings, topic_argument, wait, with_settings
+from gearhorn.cli.commands.values import headers_of, quorum_of
 from gearhorn.messages.codec import encode
 
 
@@ -31,20 +32,15 @@ def ask_command(settings: Settings, topic: str, payload: str | None, **options: 
 
 async def _ask(settings: Settings, topic: str, data: bytes, options: dict[str, Any]) -> int:
     """Ask, and write each answer as it comes; return the exit code."""
-    headers = {
-        name.strip(): value.strip()
-        for name, _, value in (text.partition(":") for text in options["headers"])
-    }
-    quorum = options["quorum"]
     found: list[Answer | Failure] = []
     async with settings.publisher() as publisher:
         answers = publisher.ask_iter(
             topic,
             data,
             timeout=settings.timeout,
-            quorum=int(quorum) if quorum and quorum.isdigit() else quorum,
+            quorum=quorum_of(options["quorum"]),
             exclude=options["exclude"],
-            headers=headers or None,
+            headers=headers_of(options["headers"]),
         )
         async for answer in answers:
             found.append(answer)

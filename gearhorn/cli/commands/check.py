@@ -16,7 +16,7 @@ import click
 
 from gearhorn.aio import Message, Subscriber
 from gearhorn.cli.commands.explain import explained
-from gearhorn.cli.commands.servers import ask_servers
+from gearhorn.cli.commands.servers import Cluster, ask_cluster
 from gearhorn.cli.commands.settings import Settings, wait, with_settings
 from gearhorn.errors import GearhornError
 from gearhorn.messages.codec import encode
@@ -113,21 +113,19 @@ def check_command() -> None:
 def cluster_command(settings: Settings, form: str, members_min: int) -> int:
     """Workers and their job servers."""
 
-    async def run() -> tuple[list[dict[str, Any]], int]:
-        async with settings.admin() as admin:
-            members = await admin.members()
-        names = {name for member in members for name in member.get("servers", ())}
-        asked = await ask_servers(names, settings.tls.context() if settings.tls else None)
-        return members, sum(bool(answer.error) for answer in asked.values())
-
-    members, down = wait(run())
-    isolated = sum(member["state"] in ("isolated", "unknown") for member in members)
+    found = wait(_cluster(settings))
+    isolated = sum(member["state"] in ("isolated", "unknown") for member in found.members)
     figures = [
-        Figure("members", len(members), None, members_min, is_least=True),
+        Figure("members", len(found.members), None, members_min, is_least=True),
         Figure("isolated", isolated, 1),
-        Figure("job servers down", down, 1),
+        Figure("job servers down", len(found.unreachable), 1),
     ]
     return _report(form, "cluster", figures)
+
+
+async def _cluster(settings: Settings) -> Cluster:
+    async with settings.admin() as admin:
+        return await ask_cluster(admin, settings.tls)
 
 
 @check_command.command("member")
@@ -191,14 +189,8 @@ def subscription_command(
     **given: Any,
 ) -> int:
     """One subscription: its receivers, and what waits for it."""
-
-    async def run() -> tuple[dict[str, Any], dict[str, Any]]:
-        async with settings.admin() as admin:
-            described = await admin.describe(topic)
-        return described, await explained(settings, topic)
-
-    described, found = wait(run())
-    subscription = described.get("subscriptions", {}).get(client)
+    found = wait(explained(settings, topic))
+    subscription = found.described.get("subscriptions", {}).get(client)
     if subscription is None:
         click.echo(f"GEARHORN CRITICAL - {topic}/{client} is not subscribed")
         return CRITICAL
@@ -209,7 +201,7 @@ def subscription_command(
         "parked": durable.get("parked", 0),
         "drops": subscription["drops"],
     }
-    [row] = [row for row in found["subscriptions"] if row["client"] == client]
+    [row] = [row for row in found.document["subscriptions"] if row["client"] == client]
     receivers = row["receivers"] or 0
     figures = [
         Figure("receivers", receivers, None, receivers_min, is_least=True),
@@ -227,14 +219,7 @@ def queue_command(
     settings: Settings, form: str, queue: str, receivers_min: int | None, **given: Any
 ) -> int:
     """One Gearman function, on all job servers together."""
-
-    async def run() -> dict[str, Any]:
-        async with settings.admin() as admin:
-            members = await admin.members()
-        names = {name for member in members for name in member.get("servers", ())}
-        return await ask_servers(names, settings.tls.context() if settings.tls else None)
-
-    asked = wait(run()).values()
+    asked = wait(_cluster(settings)).servers.values()
     rows = [answer.queues[queue] for answer in asked if queue in answer.queues]
     figures = [
         Figure("receivers", sum(row.receivers for row in rows), None, receivers_min, True),
@@ -264,8 +249,8 @@ def canary_command(settings: Settings, form: str, topic: str, **given: Any) -> i
         async with settings.publisher() as publisher:
             await subscriber.start()
             try:
-                began_s = time.monotonic()
                 everyone = await _others(settings, topic, name)
+                began_s = time.monotonic()
                 await publisher.deliver(topic, word, timeout=settings.timeout, exclude=everyone)
                 return took[0] - began_s
             finally:

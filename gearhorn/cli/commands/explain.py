@@ -5,14 +5,15 @@ Rules: nothing is published, and nothing is changed.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
 from gearhorn.aio import Admin, Message
 from gearhorn.cli.commands.output import Column, moment, show
-from gearhorn.cli.commands.servers import Asked, Queue, ask_servers, carrier_of
+from gearhorn.cli.commands.servers import Cluster, Queue, ask_cluster, carrier_of
 from gearhorn.cli.commands.settings import Settings, topic_argument, wait, with_settings
+from gearhorn.cli.commands.topics import kind_of
 from gearhorn.client.payloads import data_of
 from gearhorn.errors import Unknown
 
@@ -35,7 +36,7 @@ _BECAME = [Column("client"), Column("state"), Column("attempts", is_number=True)
 def explain_command(settings: Settings, topic: str, payload: str | None) -> int:
     """Tell who would get a message on TOPIC, through which queue and job server, and whether any
     receiver is there. Exit code 3: a subscription has no receiver, or a queue is full."""
-    found = wait(explained(settings, topic))
+    found = wait(explained(settings, topic)).document
     rows = found["subscriptions"]
     if not settings.is_json:
         copies = sum(row["kind"] == "direct" for row in rows)
@@ -46,7 +47,14 @@ def explain_command(settings: Settings, topic: str, payload: str | None) -> int:
     return 3 if any(row["note"] for row in rows) else 0
 
 
-async def explained(settings: Settings, topic: str) -> dict[str, Any]:
+class Explained(NamedTuple):
+    """Who would get a message, as ``--json`` shows it; and the topic as the workers describe it."""
+
+    document: dict[str, Any]
+    described: dict[str, Any]
+
+
+async def explained(settings: Settings, topic: str) -> Explained:
     """Return who would get a message, and what is wrong with each of them.
 
     The workers tell the subscriptions and the names of their job servers; which server carries a
@@ -56,31 +64,28 @@ async def explained(settings: Settings, topic: str) -> dict[str, Any]:
     """
     async with settings.admin() as admin:
         described = await admin.describe(topic)
-        members = await admin.members()
-    servers = sorted({name for member in members for name in member.get("servers", ())})
-    asked = await ask_servers(servers, settings.tls.context() if settings.tls else None)
-    up = [name for name in servers if not asked[name].error]
+        cluster = await ask_cluster(admin, settings.tls)
     rows = [
-        _who(client, subscription, up, asked)
+        _who(client, subscription, cluster)
         for client, subscription in sorted(described.get("subscriptions", {}).items())
     ]
-    return {
+    document = {
         "topic": topic,
         "has_log": bool(described.get("log")),
         "subscriptions": rows,
-        "unreachable": {name: asked[name].error for name in servers if asked[name].error},
+        "unreachable": cluster.unreachable,
     }
+    return Explained(document, described)
 
 
-def _who(
-    client: str, subscription: dict[str, Any], up: list[str], asked: dict[str, Asked]
-) -> dict[str, Any]:
+def _who(client: str, subscription: dict[str, Any], cluster: Cluster) -> dict[str, Any]:
     """Return one subscription, with what would become of a message."""
     durable = subscription.get("durable") or {}
     queue = subscription["queue"]
-    carrier = carrier_of(queue, up)
-    at_carrier = asked[carrier].queues.get(queue, Queue(0, 0, 0)) if carrier else Queue(0, 0, 0)
-    kind = "direct" if not durable else "pull" if durable.get("pull") else "durable"
+    carrier = carrier_of(queue, cluster.up)
+    queues = cluster.servers[carrier].queues if carrier else {}
+    at_carrier = queues.get(queue, Queue(0, 0, 0))
+    kind = kind_of(durable)
     limit = subscription["max_backlog"]
     waiting = f"{at_carrier.total} of {limit}" if kind == "direct" else f"{durable['lag']} due"
     return {

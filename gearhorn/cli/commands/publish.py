@@ -5,18 +5,20 @@ Rules: ``--lines`` and ``--count`` are pipelined; a message that fails does not 
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import random
 import re
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import click
 
 from gearhorn.aio import Outgoing, Published, Publisher, Receipt, Results
 from gearhorn.cli.commands.settings import Settings, topic_argument, wait, with_settings
+from gearhorn.cli.commands.values import headers_of, quorum_of
 from gearhorn.errors import GearhornError, NotDelivered
 from gearhorn.messages.codec import encode
 
@@ -55,21 +57,13 @@ def publish_command(settings: Settings, topic: str, **options: Any) -> int:
 
 def _details(options: dict[str, Any]) -> dict[str, Any]:
     """Return what every message of a call has."""
-    headers = dict(_header(text) for text in options["headers"])
     return {
         "unique": options["unique"],
-        "headers": headers or None,
+        "headers": headers_of(options["headers"]),
         "exclude": options["exclude"],
         "priority": options["priority"],
         "expires": options["expires"],
     }
-
-
-def _header(text: str) -> tuple[str, str]:
-    name, separator, value = text.partition(":")
-    if not separator:
-        raise click.UsageError(f"--header: expected NAME:VALUE, got {text!r}")
-    return name.strip(), value.strip()
 
 
 def _source(options: dict[str, Any]) -> BinaryIO | bytes:
@@ -86,11 +80,10 @@ def _source(options: dict[str, Any]) -> BinaryIO | bytes:
     return str(payload).encode()
 
 
-def _payload(options: dict[str, Any], number: int = 1) -> bytes:
-    """Return the payload of a call that has one."""
+def _payload(options: dict[str, Any]) -> bytes:
+    """Return the payload, read to its end and not filled in."""
     source = _source(options)
-    data = source if isinstance(source, bytes) else source.read()
-    return _filled(data, options, number)
+    return source if isinstance(source, bytes) else source.read()
 
 
 def _filled(data: bytes, options: dict[str, Any], number: int) -> bytes:
@@ -120,7 +113,7 @@ def _filled(data: bytes, options: dict[str, Any], number: int) -> bytes:
 
 async def _one(settings: Settings, topic: str, options: dict[str, Any]) -> int:
     async with settings.publisher() as publisher:
-        payload = _payload(options)
+        payload = _filled(_payload(options), options, 1)
         details = _details(options)
         if options["is_waiting"]:
             return await _deliver(
@@ -142,7 +135,7 @@ async def _deliver(
             topic,
             payload,
             timeout=settings.timeout,
-            quorum=_quorum(options["quorum"]),
+            quorum=quorum_of(options["quorum"]),
             unique=details["unique"],
             headers=details["headers"],
             exclude=details["exclude"],
@@ -153,10 +146,6 @@ async def _deliver(
         exit_code = 3 if receipt.succeeded else 1
     _show_receipt(settings, receipt, options["receipt"])
     return exit_code
-
-
-def _quorum(text: str | None) -> int | str | None:
-    return int(text) if text is not None and text.isdigit() else text
 
 
 def _show(settings: Settings, published: Published) -> None:
@@ -215,8 +204,7 @@ def _lines(topic: str, options: dict[str, Any]) -> Iterator[Outgoing]:
             if number == options["count"]:
                 return
         return
-    source = _source(options)
-    data = source if isinstance(source, bytes) else source.read()
+    data = _payload(options)
     for number in range(1, options["count"] + 1):
         yield Outgoing(topic, _filled(data, options, number), **details)
 
@@ -247,22 +235,16 @@ async def _many(settings: Settings, topic: str, options: dict[str, Any]) -> int:
     """
     progress = _Progress(settings, options["count"])
     sent = 0
-
-    async def paced() -> AsyncIterator[Outgoing]:
-        nonlocal sent
-        for message in _lines(topic, options):
-            yield message
-            sent += 1
-            if sent % 100 == 0:
-                progress.tell(sent)
-
     async with settings.publisher() as publisher:
         many = publisher.begin_many(WINDOW, settings.timeout)
         began_s = time.monotonic()
-        async for message in paced():
+        for message in _lines(topic, options):
             await many.add(message)
             if options["rate"]:
-                await many.pause(began_s + sent / options["rate"] - time.monotonic())
+                await asyncio.sleep(began_s + sent / options["rate"] - time.monotonic())
+            sent += 1
+            if sent % 100 == 0:
+                progress.tell(sent)
         results = await many.finish()
     progress.tell(sent, is_end=True)
     return _summed(settings, results)

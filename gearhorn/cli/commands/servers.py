@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from gearhorn.aio import TLS, Admin
+from gearhorn.client.settings import context_of
 from gearhorn.config import parse_server
 from gearhorn.gearman.server import Server, open_streams
 
@@ -35,10 +37,33 @@ class Asked(NamedTuple):
     error: str = ""
 
 
-async def ask_servers(names: Iterable[str], tls: ssl.SSLContext | None) -> dict[str, Asked]:
-    """Return by name what job servers say of their queues."""
-    asked = await asyncio.gather(*(_ask(name, tls) for name in sorted(set(names))))
-    return {answer.name: answer for answer in asked}
+class Cluster(NamedTuple):
+    """The workers as they told of themselves, and by name what their job servers say."""
+
+    members: list[dict[str, Any]]
+    servers: dict[str, Asked]
+
+    @property
+    def up(self) -> list[str]:
+        """The names of the job servers that answer here."""
+        return [name for name, asked in self.servers.items() if not asked.error]
+
+    @property
+    def unreachable(self) -> dict[str, str]:
+        """The others, each with why it does not."""
+        return {name: asked.error for name, asked in self.servers.items() if asked.error}
+
+
+async def ask_cluster(admin: Admin, tls: TLS | None) -> Cluster:
+    """Return the workers, and what each job server that they name says of its queues.
+
+    Raises what requests raise; a job server that does not answer is no error.
+    """
+    members = await admin.members()
+    names = sorted({name for member in members for name in member.get("servers", ())})
+    context = context_of(tls)
+    asked = await asyncio.gather(*(_ask(name, context) for name in names))
+    return Cluster(members, {answer.name: answer for answer in asked})
 
 
 async def _ask(name: str, tls: ssl.SSLContext | None) -> Asked:

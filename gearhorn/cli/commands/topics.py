@@ -119,10 +119,15 @@ def _flat(found: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", moment(value) if key == "backlog_at" else value
 
 
+def kind_of(durable: dict[str, Any]) -> str:
+    """Return what a subscription with these durable options is called; empty: it has none."""
+    return "direct" if not durable else "pull" if durable.get("pull") else "durable"
+
+
 def subscription_row(client: str, subscription: dict[str, Any]) -> dict[str, Any]:
     """Return the row of one subscription."""
     durable = subscription.get("durable") or {}
-    kind = "direct" if not durable else "pull" if durable.get("pull") else "durable"
+    kind = kind_of(durable)
     return {
         "client": client,
         "kind": f"{kind}, paused" if durable.get("paused") else kind,
