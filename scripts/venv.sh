@@ -1,5 +1,5 @@
 # A virtual environment in the checkout, for the other scripts. Source it, then call
-# `venv EXTRA` with an extra of setup.cfg: standalone, test or bench. It makes .venv or brings it
+# `venv EXTRA` with an extra of setup.cfg: standalone, docs, test or bench. It makes .venv or brings it
 # up to date, says so only when there is something to do, and sets
 #
 #     PYTHON  the environment's interpreter
@@ -32,7 +32,7 @@ venv() {
 venv_is_current() {
     "$PYTHON" -c '' 2>/dev/null || return 1
     venv_enough=
-    for venv_extra in standalone test bench; do # each contains those before it
+    for venv_extra in standalone docs test bench; do # each contains those before it
         [ "$venv_extra" = "$1" ] && venv_enough=yes
         [ "$venv_enough" ] || continue
         [ "$(cat "$VENV/has-$venv_extra" 2>/dev/null)" = "$venv_state" ] && return

@@ -24,8 +24,8 @@ Described = dict[str, Any]
 class Admin(Connected):
     """Administers through the workers behind some job servers; for one event loop.
 
-    Arguments: see ``Connected``. Every method raises ``RequestError`` as the worker refuses it,
-    ``NotConnected``, ``Unsure`` or ``TimedOut``.
+    Arguments: as of ``gearhorn.aio.Publisher``. Every method raises ``RequestError`` as the worker
+    refuses it, ``NotConnected``, ``Unsure`` or ``TimedOut``.
     """
 
     async def ask(self, function: str, *, is_repeatable: bool = True, **request: Any) -> Described:

@@ -41,7 +41,7 @@ class Log(Connected):
 
     Arguments:
         topic: whose log.
-        servers, tls, timeout, functions: see ``Connected``.
+        servers, tls, timeout, functions: as of ``gearhorn.aio.Publisher``.
     """
 
     def __init__(self, topic: str, *servers: str, **settings: Any) -> None:

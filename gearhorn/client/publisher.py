@@ -33,7 +33,7 @@ GRACE_S = 10.0  # that a worker has beyond the time that receivers have
 
 
 class Outgoing(NamedTuple):
-    """One message for ``publish_many``."""
+    """One message for ``publish_many``; its fields are the arguments of ``publish``."""
 
     topic: str
     payload: Payload = b""
@@ -62,7 +62,14 @@ def _background(outgoing: Outgoing, *, receipt: bool) -> Request:
 class Publisher(Connected):
     """Publishes through the workers behind some job servers; for one event loop.
 
-    Arguments: see ``Connected``.
+    Arguments:
+        servers: "HOST", "HOST:PORT" or "[IPV6]:PORT" each, the preferred one first; none:
+            ``$GEARHORN_SERVERS``, then localhost:4730.
+        tls: how connections are made; None: in plain text.
+        timeout: seconds that a request has where it says nothing else.
+        functions: the workers' functions, where an operator has renamed them.
+
+    Raises ``ValueError`` for what names no server, and ``OSError`` for a TLS file that is no good.
     """
 
     async def publish(

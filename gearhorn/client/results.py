@@ -67,7 +67,7 @@ class Receipt:
 
     @property
     def addressed(self) -> int:
-        """How many subscriptions the message was for: each of them is delivered, failed, pending,
+        """How many subscriptions the message was for. Each of them is delivered, failed, pending,
         dropped or expired, those that did not fit into the reply among them. A quorum that is a
         percentage is of these."""
         lists = (self.delivered, self.failed, self.pending, self.dropped, self.expired)

@@ -29,7 +29,7 @@ class Publisher(Face[publisher.Publisher]):
     One object is enough for a whole process: its requests share one connection to each job server,
     and threads do not wait for each other. It may be made before a fork.
 
-    Arguments: see ``gearhorn.client.connected.Connected``.
+    Arguments: those of ``gearhorn.aio.Publisher``.
     """
 
     def __init__(self, *servers: str, **settings: Any) -> None:
@@ -59,7 +59,7 @@ class Publisher(Face[publisher.Publisher]):
         The messages are taken from the iterable in the caller's thread, some at a time, so that a
         generator that reads a file or a database holds nothing else up.
 
-        Arguments: as in ``gearhorn.client.publisher.Publisher.publish_many``.
+        Arguments: as of ``gearhorn.aio.Publisher.publish_many``.
         """
         core, items = self.core, iter(messages)
         many = self.call(_begin(core, window, timeout))
@@ -77,7 +77,7 @@ class Admin(Face[admin.Admin]):
 
     Any program that may submit jobs may administer: there is no access to the store.
 
-    Arguments: see ``gearhorn.client.connected.Connected``.
+    Arguments: those of ``gearhorn.aio.Admin``, which raise what they do there.
     """
 
     def __init__(self, *servers: str, **settings: Any) -> None:
@@ -103,7 +103,7 @@ class Log(Face[log.Log]):
 
     Arguments:
         topic: whose log.
-        servers, settings: see ``gearhorn.client.connected.Connected``.
+        servers, settings: those of ``gearhorn.aio.Log``.
     """
 
     def __init__(self, topic: str, *servers: str, **settings: Any) -> None:
@@ -121,7 +121,7 @@ class Subscriber(Face[subscriber.Subscriber]):
     ``with`` starts and stops it; ``run`` does that for a program whose only work it is. A handler
     that is a coroutine function runs on the library's own event loop, where it must not block.
 
-    Arguments: see ``gearhorn.client.subscriber.Subscriber``. One that is made before a fork begins
+    Arguments: those of ``gearhorn.aio.Subscriber``. One that is made before a fork begins
     in the process that starts it.
     """
 
@@ -142,7 +142,7 @@ class Subscriber(Face[subscriber.Subscriber]):
     def on(self, topic: str, **options: Any) -> Callable[[F], F]:
         """Subscribe to a topic once the subscriber starts; return what decorates its handler.
 
-        Arguments: see ``gearhorn.client.subscriber.Subscriber.on``.
+        Arguments: those of ``gearhorn.aio.Subscriber.on``.
         """
         decorate_core = self.core.on(topic, **options)
         at = len(self._registered)
@@ -198,7 +198,7 @@ class Subscriber(Face[subscriber.Subscriber]):
     def messages(self, *topics: str, timeout: float | None = None) -> Iterator[Message]:
         """Yield messages, each to be ended by ``ack``, ``fail`` or ``park``.
 
-        Arguments: see ``gearhorn.client.subscriber.Subscriber.messages``.
+        Arguments: those of ``gearhorn.aio.Subscriber.messages``.
         """
         return _messages(self, *topics, timeout=timeout)
 

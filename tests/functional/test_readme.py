@@ -26,6 +26,7 @@ from gearhorn.cli.worker import main
 BLOCK = re.compile(
     r"^\.\. code-block:: \w+\n    :name: (?P<name>\S+)\n(?P<code>(?:\n|    .*\n)+)", re.M
 )
+FOR_SPHINX = {"api.rst", "api-aio.rst", "api-protocol.rst", "index.rst"}  # not read elsewhere
 TEXTS = [ROOT / "README.rst", *sorted((ROOT / "docs").glob("*.rst"))]
 COMMANDS = {"two-commands", "worker"}
 
@@ -105,8 +106,10 @@ def test_every_link_leads_to_a_file(text: Path) -> None:
         assert path.exists(), f"{target} is not there"
 
 
-@pytest.mark.parametrize("text", TEXTS, ids=lambda path: path.name)
-def test_every_text_is_valid(text: Path) -> None:
+@pytest.mark.parametrize(
+    "text", [path for path in TEXTS if path.name not in FOR_SPHINX], ids=lambda path: path.name
+)
+def test_every_text_is_valid_without_sphinx(text: Path) -> None:
     core = pytest.importorskip("docutils.core")
     settings = {"report_level": 1, "halt_level": 1, "warning_stream": False}
     core.publish_doctree(text.read_text(), str(text), settings_overrides=settings)
