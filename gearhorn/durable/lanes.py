@@ -381,10 +381,10 @@ class Lane(Worked[Delivery]):
         delivery = self._make((entry,), self.position)
         delivery.redrive(parked)
         self.redriving += 1
-        trouble = self.troubles.pop(entry.sequence, None)  # it failed again since
-        if trouble is not None and self._burden(delivery, trouble, now_s, clock_ms):
-            return delivery
-        return None
+        trouble = self.troubles.pop(entry.sequence, None)
+        if trouble is None or trouble.attempts <= parked.attempts:  # it has not failed again since
+            return None
+        return delivery if self._burden(delivery, trouble, now_s, clock_ms) else None
 
     def _burden(
         self, delivery: Delivery, trouble: FailureHistory, now_s: float, clock_ms: int

@@ -156,9 +156,11 @@ class Awaited:
         """Keep this warning instead of the former one; "" only drops the former.
 
         The former gives its bytes back first, so that a receiver that repeats a long warning does
-        not run out of room by itself.
+        not run out of room by itself. Of a copy that was forgotten none is kept.
         """
-        room = None if self.submission is None else self.submission.reasons
+        if self.submission is None:
+            return
+        room = self.submission.reasons
         if room is not None and self.warning:
             room.give(len(self.warning))
         text = text[:REASON_BYTES]

@@ -129,15 +129,17 @@ async def _pages(connection: Connection, key: str, after: int) -> AsyncIterator[
     """Yield the members of a sorted set whose scores are above ``after``, page by page.
 
     Where scores are members, each comes once. Ranges may share a score, their end, and be parted by
-    the end of a page; so the next page begins with that score, and such ranges come once more. A
-    page has to be longer than there are ranges with one end, which ``PAGE`` is by far.
+    the end of a page; so the next page begins with that score, and such ranges come once more. Of
+    ranges with one end that fill a page, those behind it are counted off.
     """
-    bound = f"({after}"
+    bound, skipped = f"({after}", 0
     while True:
-        command = "ZRANGEBYSCORE", key, bound, "+inf", "LIMIT", 0, PAGE
+        command = "ZRANGEBYSCORE", key, bound, "+inf", "LIMIT", skipped, PAGE
         [page] = await connection.pipeline([command], READ_TIMEOUT_S)
         yield page
         if len(page) < PAGE:
             return
         first, is_range, last = page[-1].decode().partition("-")
+        is_filled = is_range and page[0].endswith(b"-%s" % last.encode())
         bound = last if is_range else f"({first}"
+        skipped = skipped + PAGE if is_filled else 0

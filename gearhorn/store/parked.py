@@ -153,9 +153,9 @@ class ParkedMessages:
         """Put parked messages back ("redrive") or forget them ("purge"), the oldest first; return
         how many, None where there is no such durable subscription.
 
-        The last one to take is found first, and bounds every piece. Otherwise a message that is put
-        back, fails and is parked again meanwhile would be taken again and again, and a redrive of a
-        subscription whose receiver always fails would not end.
+        The last one to take is found first, and each piece begins behind the one before. Otherwise
+        a message that is put back, fails and is parked again meanwhile would be taken again and
+        again, and a redrive of a subscription whose receiver always fails would not end.
 
         Arguments:
             topic: the subscription's topic.
@@ -172,27 +172,31 @@ class ParkedMessages:
             [("ZRANGE", order, *((-1, -1) if limit is None else (limit - 1, limit - 1)))]
         )
         last: int | str = int(end[0]) if end else "+inf"
-        count = 0
+        count = after = 0
         while limit is None or count < limit:
             piece = MOVED if limit is None else min(MOVED, limit - count)
-            taken = await self._take_piece(topic, client_id, how=how, last=last, limit=piece)
-            if taken is None:
+            found = await self._take_piece(
+                topic, client_id, how=how, after=after, last=last, limit=piece
+            )
+            if found is None:
                 return None
+            taken, *behind = found
             if taken < 0:
                 raise BadRequest(
                     "action: a subscription with pull is not delivered to; list and purge its "
                     "parked messages, or make it again without pull to redrive them"
                 )
             count += taken
+            [after] = behind
             if taken < piece:
                 break
         return count
 
     async def _take_piece(
-        self, topic: str, client_id: str, *, how: str, last: int | str, limit: int
-    ) -> int | None:
-        """Take a piece of what ``take_parked`` is to take, up to the sequence ``last``; return what
-        ``redrive.lua`` returns.
+        self, topic: str, client_id: str, *, how: str, after: int, last: int | str, limit: int
+    ) -> list[int] | None:
+        """Take a piece of what ``take_parked`` is to take, behind the sequence ``after`` and up to
+        ``last``; return what ``redrive.lua`` returns.
 
         Where the reply is lost the piece is asked for again under its number, ``TRIES`` times in
         all. A refusal is final: asking again would be refused again. Raises ``StoreError``.
@@ -205,13 +209,14 @@ class ParkedMessages:
         keys += key("redriven"), key("redrives"), key("ahead", pair), askers
         keys.append(key("most", "parked"))
         events = self._connection.channel("events")
-        arguments = (client_id, how, last, limit, events, topic, self._asked.next())
+        number = self._asked.next()
+        arguments = (client_id, how, last, limit, events, topic, number, after)
         command = self._connection.script("redrive", keys, *arguments)
         backoff = Backoff(0.05, 1.0)
         for attempt in range(1, TRIES + 1):
             try:
                 [reply] = await self._connection.pipeline([command])
-                return None if reply is None else int(reply)
+                return None if reply is None else list(map(int, reply))
             except (StoreRefused, StoreNoWrites):
                 raise
             except StoreError:

@@ -3,7 +3,7 @@ without a worker."""
 
 from __future__ import annotations
 
-from support.logs import NOTHING, LogBench, failed, parked_in, run, trouble
+from support.logs import NOTHING, LogBench, failed, parked_in, retain, run, trouble
 from support.servers import Redis
 from support.store import unsubscribe
 
@@ -86,6 +86,31 @@ def test_what_is_purged_beyond_the_position_is_not_found_in_the_log_again(server
         assert await bench.lanes.take_parked("t", "alice", "purge", None) == 2
         second = await again(bench)
         assert (parked_in(second), tuple(second.ahead)) == ([], ((4, 4),))
+
+    run(server, test)
+
+
+def test_what_the_caps_drop_of_the_parked_is_not_found_in_the_log_again(server: Redis) -> None:
+    """Beyond the position too: it counts as dropped, and would be delivered all the same."""
+
+    async def test(bench: LogBench) -> None:
+        first, _ = await begin(bench)
+        await bench.one(retain("t", max_messages=2))
+        await bench.append("t", "10", "11")
+        assert await bench.settle("t", "alice", first.term, 9)
+        await bench.one(retain("t", max_messages=9))
+        await bench.append("t", *map(str, range(12, 17)))
+        assert await bench.park("t", "alice", first.term, 11, 12, 14)
+        await bench.one(retain("t", max_messages=2))
+        assert await bench.park("t", "alice", first.term, 15, 16)
+        second = await again(bench)
+        assert (parked_in(second), tuple(second.ahead)) == (
+            [15, 16],
+            ((11, 11), (12, 12), (14, 14)),
+        )
+        assert second.ahead_top == 14
+        assert await bench.settle("t", "alice", second.term, 16, ahead=[])
+        assert await bench.keys() & {f"ahead:{PAIR}"} == set()
 
     run(server, test)
 

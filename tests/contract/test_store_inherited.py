@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -67,6 +68,26 @@ def test_a_new_owner_finds_everything_however_much_there_is(server: Redis, count
         ranges = [(number, number) for number in range(2 * count + 1, 3 * count + 1)]
         assert list(found.ahead) == sorted([*ranges, (2 * count + 1, 2 * count + 2)])
         assert found.ahead_top == 3 * count
+
+    run(server, test)
+
+
+@pytest.mark.parametrize("count", [9, 10, 11, 20, 25])
+def test_ranges_with_one_end_may_be_more_than_a_page_has(
+    server: Redis, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Such as batches of many owners, each of which began behind the one before."""
+    monkeypatch.setattr(inherited, "PAGE", 10)
+
+    async def test(bench: LogBench) -> None:
+        await begin(bench)
+        await fill(bench, "order", 200, 300)
+        wanted = [(number, 50) for number in range(20, 20 + count)] + [(60, 60), (61, 70)]
+        for first, last in [(2, 2), *wanted]:
+            await bench.ask("ZADD", f"ahead:{PAIR}", last, f"{first}-{last}")
+        async with asyncio.timeout(10):
+            found = await take(bench)
+        assert list(found.ahead) == [(2, 2), *wanted]
 
     run(server, test)
 

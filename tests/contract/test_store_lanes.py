@@ -279,6 +279,43 @@ def test_what_failed_attempts_left_behind_goes_to_the_next_owner(server: Redis) 
     run(server, test)
 
 
+def test_a_failure_that_comes_late_undoes_nothing_of_what_was_written_since(server: Redis) -> None:
+    """A round whose answer was lost is written again, and the first one may still be on its way."""
+
+    async def test(bench: LogBench) -> None:
+        await bench.join()
+        await bench.begin("t", "alice", "all", in_flight=9)
+        await bench.append("t", *"12345")
+        acquired = await bench.acquire("t", "alice")
+        assert acquired is not None
+        term = acquired.term
+        late = [failed("t", "alice", term, number, trouble(19)) for number in (1, 2, 3, 4)]
+        for note in late:
+            await bench.note(note)
+        await bench.note(failed("t", "alice", term, 1, trouble(20, 5000)))
+        assert await bench.park("t", "alice", term, 2, 4)
+        assert await bench.lanes.take_parked("t", "alice", "redrive", 1) == 1
+        own = (await bench.state("t"))["epoch"]
+        await bench.note(failed("t", "alice", term, 3, None))
+        assert await bench.settle("t", "alice", term, 0, ahead=[(3, 3, own)])
+        for note in late:
+            await bench.note(note)
+        second = await bench.acquire("t", "alice")
+        assert second is not None
+        assert second.troubles[1] == trouble(20, 5000)
+        assert 4 not in second.troubles, "it is parked"
+        await bench.note(failed("t", "alice", second.term, 2, trouble(21, since=20)))
+        assert await bench.settle("t", "alice", second.term, 3)
+        await bench.note(failed("t", "alice", second.term, 1, trouble(20, 5000)))
+        third = await bench.acquire("t", "alice")
+        assert third is not None
+        assert third.troubles == {2: trouble(21, since=20)}
+        [counts] = await bench.lanes.counts([("t", "alice")])
+        assert counts.failures.keys() == {2}
+
+    run(server, test)
+
+
 @pytest.mark.parametrize("kind", ["fail", "clear", "redriven"])
 def test_who_does_not_hold_a_lane_leaves_nothing_behind(server: Redis, kind: Any) -> None:
     async def test(bench: LogBench) -> None:
@@ -287,7 +324,7 @@ def test_who_does_not_hold_a_lane_leaves_nothing_behind(server: Redis, kind: Any
         await bench.lanes.take_parked("t", "alice", "redrive", None)
         await bench.note(failed("t", "alice", acquired.term, 2, trouble(21, since=20)))
         before = await bench.everything()
-        note = failed("t", "alice", acquired.term, 2, trouble(5))._replace(kind=kind)
+        note = failed("t", "alice", acquired.term, 2, trouble(22))._replace(kind=kind)
         await bench.note(note, OTHER)
         await bench.note(note._replace(term=acquired.term - 1))
         await bench.note(note._replace(client_id="nobody"))

@@ -196,6 +196,40 @@ def test_messages_are_taken_once_piece_by_piece_though_answers_are_lost(
     run(server, test)
 
 
+@pytest.mark.parametrize("how", ["redrive", "purge"])
+@pytest.mark.parametrize("limit", [None, 6])
+def test_what_is_parked_again_meanwhile_is_not_taken_twice(
+    server: Redis, monkeypatch: pytest.MonkeyPatch, how: str, limit: int | None
+) -> None:
+    """Receivers that fail at once have it parked between two pieces."""
+    monkeypatch.setattr(parked_module, "MOVED", 2)
+
+    async def test(bench: LogBench) -> None:
+        term = await began(bench, 9)
+        assert await bench.park("t", "alice", term, *range(1, 8))
+        whole, pieces = bench.connection.pipeline, 0
+
+        async def parking(commands: list[Command], *rest: Any) -> list[object]:
+            nonlocal pieces
+            replies = await whole(commands, *rest)
+            if commands[0][0] == "EVALSHA":
+                pieces += 1
+                assert pieces < 9, "it does not end"
+                await bench.park("t", "alice", term, 1, 2, 3, attempts=20 + pieces)
+            return replies
+
+        monkeypatch.setattr(bench.connection, "pipeline", parking)
+        taken = await bench.lanes.take_parked("t", "alice", how, limit)
+        monkeypatch.setattr(bench.connection, "pipeline", whole)
+        assert taken == (7 if limit is None else 6)
+        assert pieces == (4 if limit is None else 3)
+        listed = await bench.listed("t", "alice")
+        again = [1, 2, 3] if how == "redrive" else []
+        assert listed == again + ([] if limit is None else [7])
+
+    run(server, test)
+
+
 def test_nothing_is_put_back_for_a_subscription_that_is_read_from(server: Redis) -> None:
     async def test(bench: LogBench) -> None:
         term = await began(bench, 4)

@@ -72,6 +72,16 @@ def test_a_position_moves_past_what_follows_a_message_that_was_put_back() -> Non
     assert one.position == 9
 
 
+def test_a_failure_of_before_it_was_parked_counts_no_more_when_a_message_was_put_back() -> None:
+    """Its write was late: the message was parked by then."""
+    one = lane(7, max_attempts=20)
+    one.troubles = {2: trouble(19, due_ms=9_000)}
+    assert one.take_redriven(entry(2), trouble(20), 0.0, 0) is None
+    [delivery] = one.window
+    assert (delivery.failures, delivery.since, delivery.is_last) == (20, 20, False)
+    assert one.troubles == {}
+
+
 def test_a_message_that_was_put_back_keeps_its_history_and_has_new_attempts() -> None:
     one = lane(7, max_attempts=2)
     one.take_redriven(entry(2), trouble(20), 0.0, 0)

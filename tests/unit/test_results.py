@@ -232,3 +232,14 @@ def test_what_is_forgotten_or_cut_is_not_handed_on() -> None:
     other.cut()
     other.piece(b"behind one that was too long")
     assert sent.outcome.pieces == []
+
+
+def test_a_copy_that_was_forgotten_keeps_nothing_of_what_comes_after(sent: Sent) -> None:
+    awaited = Awaited(sent, 0)
+    awaited.warn(b"busy")
+    awaited.forget()
+    awaited.warn(b"x" * REASON_BYTES)
+    awaited.piece(b"y" * 10)
+    assert (awaited.warning, awaited.data) == (b"", b"")
+    assert isinstance(sent.reasons, Bound)
+    assert left(sent.reasons) == 10

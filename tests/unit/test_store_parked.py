@@ -32,7 +32,7 @@ class Store:
     def __init__(self, count: int = 0, size: int = 10) -> None:
         self.left = list(range(1, count + 1))
         self.size = size
-        self.taken: dict[int, int] = {}  # by request, how many: what is asked once
+        self.taken: dict[int, list[int]] = {}  # by request, how many and the last: asked once
         self.faults: list[StoreError] = []  # of the next scripts, after they were carried out
         self.refused: dict[str, StoreError] = {}  # by command
         self.asked: list[Command] = []
@@ -52,11 +52,12 @@ class Store:
         if command[0] == "HMGET":
             return [message(b"%d" % n) if n in self.left else None for n in command[2:]]
         assert command[0] == "redrive"
-        *_, last, limit, _, _, number = command
+        *_, last, limit, _, _, number, after = command
         if number not in self.taken:
-            chosen = [n for n in self.left if last == "+inf" or n <= last][:limit]
+            possible = [n for n in self.left if n > after and (last == "+inf" or n <= last)]
+            chosen = possible[:limit]
             self.left = [n for n in self.left if n not in chosen]
-            self.taken[number] = len(chosen)
+            self.taken[number] = [len(chosen), max([after, *chosen])]
         return self.faults.pop(0) if self.faults else self.taken[number]
 
     @property
@@ -106,7 +107,7 @@ async def test_a_piece_whose_answer_is_lost_is_taken_once() -> None:
     store.faults = [LOST, LOST]
     assert await store.messages.take_parked("t", "c", "redrive", 5) == 5
     assert store.left == [6, 7]
-    numbers = [command[-1] for command in store.asked if command[0] == "redrive"]
+    numbers = [command[-2] for command in store.asked if command[0] == "redrive"]
     assert numbers == [1, 1, 1, 2], "the same request is asked again under its number"
 
 
@@ -128,7 +129,7 @@ def test_a_refusal_is_not_asked_for_again(error: StoreError) -> None:
     assert store.scripts == 1
 
 
-@pytest.mark.parametrize(("reply", "check"), [(None, None), (-1, BadRequest)])
+@pytest.mark.parametrize(("reply", "check"), [(None, None), ([-1], BadRequest)])
 def test_where_nothing_can_be_taken_it_is_said_why(reply: Any, check: Any) -> None:
     store = Store(1)
     store.refused["redrive"] = reply

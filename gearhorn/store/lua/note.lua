@@ -14,9 +14,11 @@
 --       "redriven", done with after it was put back; "late", acknowledged after it was parked; or
 --       "lapsed", expired while a publisher waited: the newest of these are kept
 --       5 topic  6 what is kept of failed attempts  7… sequences
--- Returns 1, or 0 where the member does not hold the lane under that TERM.
--- Cost: a command for each sequence that failed or is cleared, up to eight for one that was parked
--- or put back; the caller names 1,000 at most.
+-- Returns 1, or 0 where the member does not hold the lane under that TERM. Where the answer is lost
+-- this is asked again, and may arrive once more after what was written since: so a failed attempt of
+-- a message that is done with or parked is not kept, nor one before the last that is.
+-- Cost: a command for each sequence that is cleared, up to four for one that failed, up to eight for
+-- one that was parked or put back; the caller names 1,000 at most.
 
 local LAPSED = 100
 
@@ -26,10 +28,29 @@ if not record or string.sub(record, 1, #mine) ~= mine then
     return 0
 end
 local position = tonumber(string.match(record, '(%d+)$'))
+
+-- Returns how many attempts the text of a failure history counts.
+local function attempts_of(text)
+    return tonumber(string.match(text, '"attempts":(%d+)'))
+end
+
+-- Returns whether a failed attempt tells something new of a message.
+local function is_news(sequence, text)
+    local former = redis.call('HGET', KEYS[2], sequence)
+    if former then
+        return attempts_of(text) >= attempts_of(former)
+    end
+    return redis.call('ZSCORE', KEYS[3], sequence) -- it was put back
+        or tonumber(sequence) > position and not redis.call('ZSCORE', KEYS[5], sequence)
+        and not redis.call('ZSCORE', KEYS[6], sequence .. '-' .. sequence)
+end
+
 for at = 7, #ARGV do
     local sequence = ARGV[at]
     if ARGV[4] == 'fail' then
-        redis.call('HSET', KEYS[2], sequence, ARGV[6])
+        if is_news(sequence, ARGV[6]) then
+            redis.call('HSET', KEYS[2], sequence, ARGV[6])
+        end
     elseif ARGV[4] == 'clear' then
         redis.call('HDEL', KEYS[2], sequence)
     elseif ARGV[4] == 'lapsed' then

@@ -1,6 +1,7 @@
 -- Set a message aside for one durable subscription. Its payload is copied from the log, or from
 -- where it was put back: it does not travel. As many are kept as the topic's log may have, and as
--- many bytes; the oldest go, and count as dropped.
+-- many bytes; the oldest go, and count as dropped. One that goes beyond the position is noted as done
+-- there, so that the lane's next owner passes over it in the log.
 --
 -- Atomic, because another member could take the lane between the check of its record and the write,
 -- and deliver the message while it is parked. A message that was put back moves to the parked ones:
@@ -44,7 +45,8 @@ if is_back and kept and string.sub(kept, 1, #ARGV[6]) == ARGV[6] then
     return 1 -- it was put back since this set it aside
 end
 -- what is not behind the position was put back
-local is_old = tonumber(ARGV[4]) <= tonumber(string.match(record, '(%d+)$'))
+local position = string.match(record, '(%d+)$')
+local is_old = tonumber(ARGV[4]) <= tonumber(position)
 if not kept and (is_old and not is_back
     or redis.call('ZSCORE', KEYS[10], ARGV[4] .. '-' .. ARGV[4])) then
     return 1 -- it was purged since
@@ -74,9 +76,13 @@ while count > 1 and gone < GOES
     and (count > limit or tonumber(redis.call('HGET', KEYS[3], 'bytes') or 0) > bytes) do
     local oldest = redis.call('ZPOPMIN', KEYS[2])[1]
     forget_parked(KEYS[3], oldest)
+    if tonumber(oldest) > tonumber(position) then
+        redis.call('ZADD', KEYS[10], oldest, oldest .. '-' .. oldest)
+    end
     count, gone = count - 1, gone + 1
 end
 if gone > 0 then
+    redis.call('ZREMRANGEBYSCORE', KEYS[10], '-inf', position) -- the position covers them
     redis.call('HINCRBY', KEYS[7], ARGV[1], gone)
     add_up(KEYS[12], ARGV[5], gone)
     add_up(KEYS[11], ARGV[5], -gone)

@@ -14,27 +14,33 @@
 --       back  7 counts those redrives  8 what is done beyond its position  9 all askers
 --       10 the parked messages of topics (sums.lua)
 -- ARGV: 1 client_id  2 "redrive" or "purge"  3 the last sequence  4 how many at most
---       5 the channel of events  6 topic  7 the number of this request
--- Returns how many, false where there is no such durable subscription, -1 where messages would be
--- put back that no member delivers: the subscription is read from.
+--       5 the channel of events  6 topic  7 the number of this request  8 the sequence behind which to
+--       begin
+-- Returns {how many, the last of them}, false where there is no such durable subscription, {-1}
+-- where messages would be put back that no member delivers: the subscription is read from.
 -- Cost: two to six commands for each message; the caller asks for 1,000 at most, which is 2 ms.
 
 local kept = recall(KEYS[5], tonumber(ARGV[7]))
 if kept then
-    return tonumber(kept) or redis.error_reply('ERR the request came too late')
+    local count, last = string.match(kept, '^(%d+) (%d+)$')
+    if not count then
+        return redis.error_reply('ERR the request came too late')
+    end
+    return {tonumber(count), tonumber(last)}
 end
 local record = redis.call('HGET', KEYS[1], ARGV[1])
 if not record then
     return false
 end
 if ARGV[2] == 'redrive' and string.sub(record, 1, 5) == 'pull ' then
-    return -1
+    return {-1}
 end
 local position = string.match(record, '(%d+)$')
 if ARGV[2] == 'purge' then
     redis.call('ZREMRANGEBYSCORE', KEYS[8], '-inf', position)
 end
-local chosen = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[3], 'LIMIT', 0, ARGV[4])
+local after = '(' .. ARGV[8]
+local chosen = redis.call('ZRANGEBYSCORE', KEYS[2], after, ARGV[3], 'LIMIT', 0, ARGV[4])
 for _, sequence in ipairs(chosen) do
     redis.call('ZREM', KEYS[2], sequence)
     if ARGV[2] == 'redrive' then
@@ -52,5 +58,6 @@ if #chosen > 0 and ARGV[2] == 'redrive' then
     redis.call('ZADD', KEYS[6], redis.call('INCR', KEYS[7]), ARGV[6] .. '\0' .. ARGV[1])
     redis.pcall('PUBLISH', ARGV[5], 'redriven\0' .. ARGV[6] .. '\0' .. ARGV[1])
 end
-remember(KEYS[5], KEYS[9], tonumber(ARGV[7]), tostring(#chosen))
-return #chosen
+local last = chosen[#chosen] or ARGV[8]
+remember(KEYS[5], KEYS[9], tonumber(ARGV[7]), #chosen .. ' ' .. last)
+return {#chosen, tonumber(last)}
