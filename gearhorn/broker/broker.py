@@ -23,7 +23,6 @@ from typing import Any
 
 import structlog
 
-from gearhorn.broker.policy import watch_policy
 from gearhorn.broker.wiring import wire
 from gearhorn.config import Config
 from gearhorn.errors import StoreError
@@ -108,7 +107,7 @@ class Broker:
         parts.intake.start()  # 4. work comes last
         while not parts.intake.takes_fanouts:
             await asyncio.sleep(_POLL_S)
-        self._tasks.keep("store policy", partial(watch_policy, parts.store))
+        self._tasks.keep("store policy", parts.policy.run)
         self._tasks.keep("serving", parts.serving.run)
         log.info("ready", member=parts.membership.id)
 

@@ -169,7 +169,7 @@ class Gossiper:
                 servers=" ".join(told.servers),
             )
         self._since_s = now_s()
-        self._heard[told.member] = (told, self._since_s)
+        self._heard[told.member] = (told.heard(time.time()), self._since_s)
 
     def _forget(self) -> None:
         """Keep nothing of members that have gone."""

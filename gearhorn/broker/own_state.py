@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from gearhorn import __version__
 from gearhorn.broker.intake import Intake
+from gearhorn.broker.policy import StorePolicy
 from gearhorn.durable.service import DurableTopics
 from gearhorn.fanout.directory import Directory
 from gearhorn.fanout.places import Places
@@ -35,6 +36,7 @@ class OwnState:
         job_servers: the clients that copies go through.
         places: how many foreground fan-outs wait.
         intake: the workers that take jobs.
+        policy: how well the store keeps what it is given.
 
     Uptime counts from when this is made.
     """
@@ -49,6 +51,7 @@ class OwnState:
         job_servers: JobServers,
         places: Places,
         intake: Intake,
+        policy: StorePolicy,
     ) -> None:
         self._servers = [str(server) for server in servers]
         self._membership = membership
@@ -57,6 +60,7 @@ class OwnState:
         self._job_servers = job_servers
         self._places = places
         self._intake = intake
+        self._policy = policy
         self._started_s = now_s()
 
     def now(self, state: str) -> MemberState:
@@ -87,4 +91,6 @@ class OwnState:
             copies=sum(client.accepted for client in self._job_servers.clients),
             errors=sum(worker.failed for worker in [*fanouts, *self._intake.changes]),
             reaped=self._membership.reaped,
+            down=[str(client.server) for client in self._job_servers.clients if not client.is_up],
+            store=self._policy.state,
         )

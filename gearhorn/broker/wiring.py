@@ -23,6 +23,7 @@ from gearhorn.broker.functions import Functions
 from gearhorn.broker.gossiper import Gossiper
 from gearhorn.broker.intake import Intake
 from gearhorn.broker.own_state import OwnState
+from gearhorn.broker.policy import StorePolicy
 from gearhorn.broker.serving import Serving
 from gearhorn.broker.store_outage import StoreOutage
 from gearhorn.broker.summaries import SummaryPages
@@ -67,6 +68,7 @@ class Parts:
 
     servers: list[Server]  # the job servers, as they were given
     store: Connection  # Redis or Valkey, through a pool
+    policy: StorePolicy  # how well it keeps what it is given
     subscriptions: Subscriptions  # who is subscribed to what, in the store
     membership: Membership  # the lease, and who the peers are
     # Connections to every job server, three times. Answers come in the order of what was written,
@@ -107,6 +109,7 @@ def wire(config: Config) -> Parts:
     # The store and the membership. The lease is shared: the membership renews it, and the users of
     # cached lists read it. Connections are named after the first id, which may change later.
     store = Connection(config.redis, config.namespace, config.store_connections)
+    policy = StorePolicy(store)
     subscriptions = Subscriptions(store)
     lease = Lease(config.lease, config.serve_stale)
     membership = Membership(Members(store), lease)
@@ -175,6 +178,7 @@ def wire(config: Config) -> Parts:
         job_servers=copies,
         places=places,
         intake=intake,
+        policy=policy,
     )
     gossiper = Gossiper(
         membership=membership,
@@ -239,6 +243,7 @@ def wire(config: Config) -> Parts:
     return Parts(
         servers=servers,
         store=store,
+        policy=policy,
         subscriptions=subscriptions,
         membership=membership,
         copies=copies,

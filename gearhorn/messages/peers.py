@@ -40,12 +40,23 @@ class MatchmakingAnswer(msgspec.Struct, frozen=True):
     version: int  # the highest that it was told
 
 
+class StoreState(msgspec.Struct, frozen=True):
+    """How well the store keeps what it is given, as the store itself says."""
+
+    evicts: str | None = None  # the maxmemory-policy by which it may forget gearhorn's keys
+    append_only: bool = True  # each write goes to a file that a restart reads
+    fails: bool = False  # its last write to disk has failed
+    replicas: int = 0  # that are connected to it
+    min_replicas: bool = False  # it refuses writes that too few of them would get
+
+
 class MemberState(msgspec.Struct, frozen=True):
     """How a member is (docs/protocol.rst, "Gossip"). ``at`` is Unix time and ``uptime`` seconds;
     both inform and decide nothing. Of a member that has not been heard of, only ``member`` is
     known; the defaults stand for the rest. ``topics`` and ``subscriptions`` are those that it has
     cached, ``in_flight`` the fan-outs in its hands; ``fanouts``, ``copies``, ``errors`` and
-    ``reaped`` count since it started."""
+    ``reaped`` count since it started. ``down`` are those of its ``servers`` that it has no
+    connection to; ``store`` is None until it has asked; ``ahead`` is what ``heard`` adds."""
 
     member: str
     host: str = ""
@@ -64,6 +75,15 @@ class MemberState(msgspec.Struct, frozen=True):
     copies: int = 0
     errors: int = 0
     reaped: int = 0
+    down: list[str] = msgspec.field(default_factory=list)
+    store: StoreState | None = None
+    ahead: float = 0.0
+
+    def heard(self, now: float) -> MemberState:
+        """Return what a peer keeps that has heard it: with the seconds by which the sender's clock
+        is ahead of the peer's, which is at ``now`` (Unix time). What was on its way counts too, so
+        a clock that is a little behind may be right."""
+        return msgspec.structs.replace(self, ahead=round(self.at - now, 3))
 
 
 _matchmaking = msgspec.json.Decoder(Matchmaking)

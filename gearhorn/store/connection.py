@@ -32,6 +32,8 @@ from typing import Any
 import structlog
 
 from gearhorn.errors import StartError, StoreError, StoreReadOnly, StoreUnanswered
+from gearhorn.messages.peers import StoreState
+from gearhorn.store.info import state_of
 from gearhorn.store.keys import BETWEEN, FORMER, SCHEMA, WITH_PATTERNS, Keys
 from gearhorn.store.pool import Pool
 from gearhorn.store.refusals import code_of
@@ -272,21 +274,16 @@ class Connection:
                 f"knows {SCHEMA.decode()!r} only; use another --namespace, or the release that "
                 "wrote it"
             )
-        if policy := await self.evicts():
+        if policy := (await self.state()).evicts:
             raise StartError(
                 f"the store forgets keys when its memory is full (maxmemory-policy {policy}), and "
                 "subscriptions with them; set maxmemory-policy noeviction"
             )
 
-    async def evicts(self) -> str | None:
-        """Return the store's maxmemory-policy if keys of ours may fall to it, else None; raises
-        ``StoreError``. The ``volatile`` ones take keys with an expiry, and none of ours has one."""
-        [memory] = await self.pipeline([("INFO", "memory")])
-        found = dict(line.split(":", 1) for line in memory.decode().split("\r\n") if ":" in line)
-        policy = found.get("maxmemory_policy", "noeviction")
-        is_bounded = found.get("maxmemory", "0") != "0"
-        is_safe = policy == "noeviction" or policy.startswith("volatile-")
-        return policy if is_bounded and not is_safe else None
+    async def state(self) -> StoreState:
+        """Return how well the store keeps what it is given; raises ``StoreError``."""
+        sections = ("memory", "persistence", "replication")
+        return state_of(await self.pipeline([("INFO", section) for section in sections]))
 
     async def close(self) -> None:
         """Close every connection; batches under way fail with ``StoreUnanswered``."""

@@ -13,6 +13,7 @@ from support.servers import Redis
 from support.store import LEASE_MS, Bench, run, subscribe, unsubscribe
 
 from gearhorn.errors import StartError, StoreError
+from gearhorn.messages.peers import StoreState
 from gearhorn.store.keys import SCHEMA
 from gearhorn.store.members import Member, Renewal
 from gearhorn.store.subscriptions import Change
@@ -220,6 +221,28 @@ def test_a_store_whose_memory_has_no_bound_evicts_nothing(
     async def test(bench: Bench) -> None:
         configure("0", "allkeys-lru")
         await bench.connection.check()
+
+    run(server, test)
+
+
+def test_how_a_store_keeps_what_it_is_given_is_what_it_says(
+    server: Redis, configure: Callable[[str, str], None]
+) -> None:
+    async def test(bench: Bench) -> None:
+        configure("0", "noeviction")
+        with redis.Redis.from_url(server.url) as client:
+            kept = client.config_get("appendonly")["appendonly"] == "yes"
+            well = await bench.connection.state()
+            assert well == StoreState(append_only=kept)
+            try:
+                client.config_set("min-replicas-to-write", "1")
+                client.config_set("appendonly", "no" if kept else "yes")
+                configure("100mb", "allkeys-lru")
+                changed = StoreState("allkeys-lru", append_only=not kept, min_replicas=True)
+                assert await bench.connection.state() == changed
+            finally:
+                client.config_set("min-replicas-to-write", "0")
+                client.config_set("appendonly", "yes" if kept else "no")
 
     run(server, test)
 

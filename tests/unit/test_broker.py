@@ -18,6 +18,7 @@ from gearhorn.errors import StartError, StoreError
 PARTS = (
     *("copies", "control", "deliveries", "membership", "durable", "changes", "limits", "burials"),
     *("backlog", "drops", "gossiper", "intake", "serving", "presences", "subscriptions", "store"),
+    "policy",
 )
 
 
@@ -67,7 +68,6 @@ class Worker:
         self.parts.intake.held = 0
         self.parts.copies.clients = [SimpleNamespace(running=5)]
         monkeypatch.setattr(broker_module, "wire", lambda config: self.parts)
-        monkeypatch.setattr(broker_module, "watch_policy", Part("policy", self.events).run)
         monkeypatch.setattr(broker_module, "_POLL_S", 0.0)
         monkeypatch.setattr(broker_module, "LINGER_S", 0.0)
         monkeypatch.setattr(broker_module, "Backoff", lambda: SimpleNamespace(next_s=lambda: 0.0))

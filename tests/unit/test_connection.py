@@ -233,7 +233,8 @@ KEEPS = MEMORY % (0, b"allkeys-lru")
 def test_an_empty_store_gets_the_layout_and_one_with_ours_is_taken(
     on: Callable[..., None],
 ) -> None:
-    wire = ScriptedWire(None, b"OK", SCHEMA, KEEPS, SCHEMA, KEEPS)
+    info = (KEEPS, b"", b"")  # three sections
+    wire = ScriptedWire(None, b"OK", SCHEMA, *info, SCHEMA, *info)
 
     async def test(connection: Connection) -> None:
         await connection.check()
@@ -273,4 +274,4 @@ def test_a_store_that_takes_keys_is_refused(
             with pytest.raises(StartError, match="maxmemory-policy"):
                 await connection.check()
 
-    on(test, ScriptedWire(SCHEMA, memory))
+    on(test, ScriptedWire(SCHEMA, memory, b"", b""))

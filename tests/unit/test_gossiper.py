@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -74,6 +75,17 @@ def test_who_has_gone_is_forgotten_and_who_was_never_heard_is_named() -> None:
         assert {one.member for one in talk.known()} == {"me", "m1", "m2"}
 
     with_talk(test, peers=3)
+
+
+def test_how_far_a_clock_is_ahead_is_kept_as_it_was_heard() -> None:
+    def test(talk: Gossiper, _: Any) -> None:
+        told: Any = Job(encode(MemberState("m0", at=time.time() + 60, ahead=7.0)))
+        talk.hear(told)
+        ahead = {one.member: one.ahead for one in talk.known()}
+        assert ahead["me"] == 0.0
+        assert 50 < ahead["m0"] <= 60
+
+    with_talk(test, peers=1)
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"member": 1}', b"\xff"])

@@ -9,6 +9,7 @@ from typing import Any
 from gearhorn import __version__
 from gearhorn.broker.own_state import OwnState
 from gearhorn.gearman.server import Server
+from gearhorn.messages.peers import StoreState
 
 
 def test_the_state_adds_up_what_the_parts_count() -> None:
@@ -20,12 +21,16 @@ def test_the_state_adds_up_what_the_parts_count() -> None:
         "directory": SimpleNamespace(size=(2, 30)),
         "durable": SimpleNamespace(deliverer=SimpleNamespace(count=4)),
         "job_servers": SimpleNamespace(
-            clients=[SimpleNamespace(accepted=100), SimpleNamespace(accepted=11)]
+            clients=[
+                SimpleNamespace(accepted=100, server=Server("a", 1), is_up=True),
+                SimpleNamespace(accepted=11, server=Server("b", 2), is_up=False),
+            ]
         ),
         "places": SimpleNamespace(waiting=5),
         "intake": SimpleNamespace(
             fanouts=[worker(1, 20, 2), worker(2, 22, 0)], changes=[worker(9, 9, 6)]
         ),
+        "policy": SimpleNamespace(state=StoreState(replicas=1)),
     }
     state = OwnState(servers=[Server("a", 1), Server("b", 2)], **parts).now("clustered")
     assert (state.member, state.state, state.pid) == ("me", "clustered", os.getpid())
@@ -36,3 +41,5 @@ def test_the_state_adds_up_what_the_parts_count() -> None:
     assert (state.lanes, state.fanouts, state.copies) == (4, 20 + 22, 111)
     assert (state.errors, state.reaped) == (2 + 6, 3)
     assert 0 <= state.uptime < 10
+    assert state.down == [str(Server("b", 2))]
+    assert state.store == StoreState(replicas=1)

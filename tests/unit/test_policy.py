@@ -9,8 +9,9 @@ from structlog.testing import capture_logs
 from support.proxy import on_loop
 
 from gearhorn.broker import policy
-from gearhorn.broker.policy import watch_policy
+from gearhorn.broker.policy import StorePolicy
 from gearhorn.errors import StoreError
+from gearhorn.messages.peers import StoreState
 
 EVICTS = ("error", "the store forgets keys when its memory is full")
 KEEPS = ("info", "the store keeps its keys again")
@@ -23,20 +24,20 @@ class Store:
         self._answers = list(answers)
         self.is_done = asyncio.Event()
 
-    async def evicts(self) -> str | None:
+    async def state(self) -> StoreState:
         if not self._answers:
             self.is_done.set()
             await asyncio.Event().wait()
         answer = self._answers.pop(0)
         if isinstance(answer, StoreError):
             raise answer
-        return answer
+        return StoreState(evicts=answer)
 
 
 async def logged(*answers: str | StoreError | None) -> list[tuple[str, str]]:
     store = Store(*answers)
     with capture_logs() as lines:
-        watching = asyncio.create_task(watch_policy(store, 0.0))  # type: ignore[arg-type]
+        watching = asyncio.create_task(StorePolicy(store, 0.0).run())  # type: ignore[arg-type]
         await asyncio.wait_for(store.is_done.wait(), 10)
         watching.cancel()
     return [(line["log_level"], line["event"]) for line in lines]

@@ -40,6 +40,7 @@ _COMMANDS = {
     "trace": ("explain", "Tell what became of one message at each subscription."),
     "log": ("log", "Read the log of a topic."),
     "parked": ("parked", "List, show, redrive or purge parked messages."),
+    "doctor": ("doctor", "Look at everything, and say what to do about what is wrong."),
     "check": ("check", "Check something, for a monitoring system."),
     "bench": ("bench", "Measure what this cluster does."),
     "context": ("contexts", "Keep the addresses of several clusters."),
