@@ -1,14 +1,47 @@
-"""The documents: Sphinx makes pages of them without a warning, and their links lead somewhere."""
+"""The documents: what they tell the reader to type does what they say, and pages are made of them.
+
+One job server, one store and one worker serve all of it: those that the tutorial starts.
+"""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+from support.documents import Reader, blocks_of
+from support.examples import need
 from support.servers import ROOT
 
+DOCS = ROOT / "docs"
+TUTORIAL = DOCS / "tutorial.rst"
 MAKE_S = 120.0  # it takes five seconds of a core
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where the job server is that the tutorial's first command starts."""
+    start = blocks_of(TUTORIAL)[0]
+    with Reader(tmp_path_factory.mktemp("trio")) as reader:
+        reader.do(start)
+        found = re.search(r"^job server (\S+) ", reader.shown_in(start.terminal), re.M)
+        assert found
+        yield found[1]
+
+
+@pytest.fixture
+def reader(address: str, tmp_path: Path) -> Iterator[Reader]:
+    """Somebody who reads one document."""
+    with Reader(tmp_path, address) as reader:
+        yield reader
+
+
+def test_the_tutorial_does_what_it_says(reader: Reader) -> None:
+    need("php")
+    reader.read(TUTORIAL, skipped=1)
 
 
 def test_the_pages_are_made_without_a_warning(tmp_path: Path) -> None:
