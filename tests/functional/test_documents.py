@@ -6,42 +6,61 @@ One job server, one store and one worker serve all of it: those that the tutoria
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from support.documents import Reader, blocks_of
 from support.examples import need
-from support.servers import ROOT
+from support.servers import ROOT, missing
 
 DOCS = ROOT / "docs"
 TUTORIAL = DOCS / "tutorial.rst"
+GUIDES = sorted((DOCS / "guides").glob("*.rst"))
+PROGRAMS = ("redis-cli", "gearman ")  # of Debian's redis-tools and gearman-tools
 MAKE_S = 120.0  # it takes five seconds of a core
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where the job server is that the tutorial's first command starts."""
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sequence[str]]:
+    """Where the job server and the store are that the tutorial's first command starts."""
     start = blocks_of(TUTORIAL)[0]
     with Reader(tmp_path_factory.mktemp("trio")) as reader:
         reader.do(start)
-        found = re.search(r"^job server (\S+) ", reader.shown_in(start.terminal), re.M)
+        found = re.search(
+            r"^job server (\S+) .*\nstore redis://(\S+)/0 ", reader.shown_in(start.terminal), re.M
+        )
         assert found
-        yield found[1]
+        yield found.groups()
 
 
 @pytest.fixture
-def reader(address: str, tmp_path: Path) -> Iterator[Reader]:
+def reader(servers: Sequence[str], tmp_path: Path) -> Iterator[Reader]:
     """Somebody who reads one document."""
-    with Reader(tmp_path, address) as reader:
+    with Reader(tmp_path, servers) as reader:
         yield reader
 
 
-def test_the_tutorial_does_what_it_says(reader: Reader) -> None:
-    need("php")
-    reader.read(TUTORIAL, skipped=1)
+@pytest.mark.parametrize("document", [TUTORIAL, *GUIDES], ids=lambda path: path.stem)
+def test_a_document_does_what_it_says(reader: Reader, document: Path) -> None:
+    blocks = blocks_of(document)
+    for language in {block.language for block in blocks} & {"php"}:
+        need(language)
+    for program in PROGRAMS:
+        if any(program in block.code for block in blocks) and not shutil.which(program.strip()):
+            missing(program)
+    reader.read(document, skipped=1 if document == TUTORIAL else 0)
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
+def test_what_there_was_before_is_python(guide: Path) -> None:
+    """Programs for other systems are not run here: those are not installed."""
+    for block in blocks_of(guide):
+        if block.name == "before":
+            compile(block.code, guide.name, "exec")
 
 
 def test_the_pages_are_made_without_a_warning(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ BLOCK = re.compile(
     r"^\.\. code-block:: \w+\n    :name: (?P<name>\S+)\n(?P<code>(?:\n|    .*\n)+)", re.M
 )
 FOR_SPHINX = {"api.rst", "api-aio.rst", "api-protocol.rst", "index.rst"}  # not read elsewhere
-TEXTS = [ROOT / "README.rst", *sorted((ROOT / "docs").glob("*.rst"))]
+TEXTS = [ROOT / "README.rst", *sorted((ROOT / "docs").rglob("*.rst"))]
 COMMANDS = {"two-commands", "worker"}
 
 

@@ -25,7 +25,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -36,7 +36,9 @@ from support.servers import HOST, ROOT
 SHOWN_S = 20.0  # until a terminal shows what it is to show
 ENDED_S = 60.0  # until a command has ended
 # What may be asked again until the answer is what the text shows: it changes nothing.
-LOOKS = re.compile(r"gearhorn (show|topics|explain|trace|members|log|parked list) |gearhorn parked$")
+LOOKS = re.compile(
+    r"gearhorn (show|topics|explain|trace|members|log|parked list) |gearhorn parked$"
+)
 BLOCK = re.compile(
     r"^\.\. code-block:: (?P<language>\w+)\n(?:    :name: (?P<name>\S+)\n)?"
     r"(?P<code>(?:\n|    .*\n)+)",
@@ -113,8 +115,8 @@ def pattern_of(shown: str) -> re.Pattern[str]:
         if line == "...":
             lines.append(r"(?:.*\n)*?")
             continue
-        line = line.replace("4730", "...")
-        escaped = re.escape(_TIME.sub("\0", line)).replace(re.escape("..."), ".*")
+        marked = _TIME.sub("\0", line.replace("4730", "..."))
+        escaped = re.escape(marked).replace(re.escape("..."), ".*")
         lines.append(escaped.replace("\0", _TIME.pattern) + r"\n")
     return re.compile("".join(lines))
 
@@ -187,10 +189,10 @@ class Reader:
 
     Arguments:
         directory: where files are made and commands are run.
-        address: of the job server; empty until the reader has started one.
+        servers: the addresses of the job server and the store; none until the reader starts some.
     """
 
-    def __init__(self, directory: Path, address: str = "") -> None:
+    def __init__(self, directory: Path, servers: Sequence[str] = ()) -> None:
         self._directory = directory
         self._terminals: dict[str, Terminal] = {}
         self._environment = {k: v for k, v in os.environ.items() if not k.startswith("GEARHORN_")}
@@ -198,14 +200,11 @@ class Reader:
         self._environment |= {"XDG_CONFIG_HOME": str(directory)}
         path = (str(Path(sys.executable).parent), self._environment["PATH"])
         self._environment["PATH"] = os.pathsep.join(path)
-        self._port = "4730"
-        if address:
-            self.connect(address)
-
-    def connect(self, address: str) -> None:
-        """Use this job server where a document says localhost:4730."""
-        self._environment["GEARHORN_SERVERS"] = address
-        self._port = address.rpartition(":")[2]
+        self._ports: dict[str, str] = {}
+        if servers:
+            self._environment["GEARHORN_SERVERS"] = servers[0]
+            for port, server in zip(("4730", "6379"), servers, strict=True):
+                self._ports[port] = server.rpartition(":")[2]
 
     def read(self, document: Path, *, skipped: int = 0) -> None:
         """Do everything that a document says, behind some blocks that were done before."""
@@ -249,7 +248,9 @@ class Reader:
 
     def _here(self, text: str) -> str:
         """What is meant by a text in this place: other ports, and the checkout elsewhere."""
-        text = text.replace("4730", self._port).replace("localhost", HOST)
+        for port, here in self._ports.items():
+            text = text.replace(port, here)
+        text = text.replace("localhost", HOST)
         text = text.replace(". .venv/bin/activate", f". {sys.prefix}/bin/activate")
         return re.sub(r"(?<![\w/])scripts/", f"{ROOT}/scripts/", text)
 
