@@ -18,6 +18,7 @@ from support.examples import need
 from support.servers import ROOT, missing
 
 DOCS = ROOT / "docs"
+README = ROOT / "README.rst"
 TUTORIAL = DOCS / "tutorial.rst"
 GUIDES = sorted((DOCS / "guides").glob("*.rst"))
 PROGRAMS = ("redis-cli", "gearman ")  # of Debian's redis-tools and gearman-tools
@@ -44,13 +45,14 @@ def reader(servers: Sequence[str], tmp_path: Path) -> Iterator[Reader]:
         yield reader
 
 
-@pytest.mark.parametrize("document", [TUTORIAL, *GUIDES], ids=lambda path: path.stem)
+@pytest.mark.parametrize("document", [TUTORIAL, README, *GUIDES], ids=lambda path: path.stem)
 def test_a_document_does_what_it_says(reader: Reader, document: Path) -> None:
     blocks = blocks_of(document)
-    for language in {block.language for block in blocks} & {"php"}:
-        need(language)
+    files = [block for block in blocks if block.is_file or block.language == "console"]
+    if any(block.language == "php" for block in files):
+        need("php")
     for program in PROGRAMS:
-        if any(program in block.code for block in blocks) and not shutil.which(program.strip()):
+        if any(program in block.code for block in files) and not shutil.which(program.strip()):
             missing(program)
     reader.read(document, skipped=1 if document == TUTORIAL else 0)
 

@@ -28,7 +28,8 @@ BLOCK = re.compile(
 )
 FOR_SPHINX = {"api.rst", "api-aio.rst", "api-protocol.rst", "index.rst"}  # not read elsewhere
 TEXTS = [ROOT / "README.rst", *sorted((ROOT / "docs").rglob("*.rst"))]
-COMMANDS = {"two-commands", "worker"}
+TYPED = {"terminal-2", "command"}  # by test_documents
+COMMANDS = {"two-commands", "worker", *TYPED}
 
 
 def blocks() -> dict[str, str]:
