@@ -238,6 +238,7 @@ def main() -> int:
         return 130
     print("\nEverything arrived; the three servers are stopped. Now start your own: scripts/run")
     print("and beside it: .venv/bin/gearhorn listen news, .venv/bin/gearhorn publish news hello")
+    print("What to do with it, in ten minutes: docs/tutorial.rst")
     return 0
 
 

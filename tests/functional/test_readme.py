@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 
 import click
@@ -28,6 +29,7 @@ BLOCK = re.compile(
 )
 FOR_SPHINX = {"api.rst", "api-aio.rst", "api-protocol.rst", "index.rst"}  # not read elsewhere
 TEXTS = [ROOT / "README.rst", *sorted((ROOT / "docs").rglob("*.rst"))]
+WORKER = re.compile(r"^ +(?:ExecStart=\S*/)?gearhorn-worker (.+)$", re.M)
 TYPED = {"terminal-2", "command"}  # by test_documents
 COMMANDS = {"two-commands", "worker", *TYPED}
 
@@ -114,6 +116,28 @@ def test_every_text_is_valid_without_sphinx(text: Path) -> None:
     core = pytest.importorskip("docutils.core")
     settings = {"report_level": 1, "halt_level": 1, "warning_stream": False}
     core.publish_doctree(text.read_text(), str(text), settings_overrides=settings)
+
+
+def test_commands_of_the_worker_have_options_that_there_are() -> None:
+    commands = [
+        line
+        for text in TEXTS
+        for line in re.findall(
+            r"^ +(?:ExecStart=\S*/)?gearhorn-worker (.+)$", text.read_text(), re.M
+        )
+    ]
+    assert len(commands) >= 4
+    known = {name for parameter in main.params for name in parameter.opts}
+    for command in commands:
+        assert {word for word in command.split() if word.startswith("--")} <= known, command
+
+
+def test_the_file_of_options_has_keys_that_there_are() -> None:
+    text = (ROOT / "docs" / "operations.rst").read_text()
+    found = re.search(r"refuses::\n\n((?:    .+\n)+)", text)
+    assert found
+    keys = {cells[2].strip("`") for cells in rows().values()}
+    assert set(tomllib.loads(textwrap.dedent(found[1]))) <= keys
 
 
 def rows() -> dict[str, list[str]]:

@@ -323,7 +323,9 @@ def test_the_demo_shows_three_subscribers_receiving_and_ends() -> None:
     assert demo.returncode == 0, demo.stderr
     for client in ("alice", "bob", "carol"):
         assert len(re.findall(rf"ms  {client} +received ", demo.stdout)) == 2
-    assert "Everything arrived" in demo.stdout
+    said = demo.stdout.partition("Everything arrived")[2]
+    for command in ("scripts/run", "gearhorn listen news", "gearhorn publish news hello"):
+        assert command in said
 
 
 def test_the_demo_fails_with_a_line_when_it_cannot_start(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ BLOCK = re.compile(
     r"(?P<code>(?:\n|    .*\n)+)",
     re.M,
 )
+LITERAL = re.compile(r"::\n(?P<code>(?:\n|    .*\n)+)")
 _TERMINAL = re.compile(r"terminal-(\d+)")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _TIME = re.compile(r"\d\d:\d\d:\d\d")
@@ -77,6 +78,15 @@ def blocks_of(document: Path) -> list[Block]:
             textwrap.dedent(found["code"]).strip("\n") + "\n",
         )
         for found in BLOCK.finditer(document.read_text())
+    ]
+
+
+def commands_of(document: Path, program: str) -> list[str]:
+    """The literal blocks of a document that are one command of a program."""
+    return [
+        textwrap.dedent(found["code"]).strip("\n")
+        for found in LITERAL.finditer(document.read_text())
+        if found["code"].lstrip("\n").startswith(f"    {program} ")
     ]
 
 
@@ -222,6 +232,13 @@ class Reader:
                 self._type(entry, block.terminal)
         elif block.terminal:
             self._terminals[block.terminal].shows(block.code)
+
+    def run(self, command: str) -> str:
+        """Type a command; return what it shows once it has ended well."""
+        terminal = self._run(command)
+        text = terminal.ended()
+        assert terminal.process.returncode == 0, text
+        return text
 
     def _type(self, entry: Typed, terminal: str) -> None:
         if entry.key:
