@@ -85,28 +85,31 @@ class Outcomes:
     # From the job servers
 
     def accepted(self, submission: Submission) -> None:
-        """Every job of a shipment was answered: accepted, or refused, since its queue is full.
-
-        A refused delivery was no attempt, and rests for ``REFUSED_S``.
-        """
+        """Every job of a shipment was answered: accepted, or refused, since its queue is full."""
         assert isinstance(submission, Shipment)
         self._arrived(submission)
-        for index, code in submission.refused or ():
-            delivery = submission.deliveries[index]
-            queue = delivery.lane.queue.decode(errors="replace")
-            log.warning("delivery refused", queue=queue, code=code.decode(errors="replace"))
-            if _is_present(delivery, submission, index):
-                delivery.unship(Event.REFUSE)
-                self.retries.rest([delivery], REFUSED_S)
-            submission.release(index)
+        self._rest_refused(submission)
 
     def lost(self, submission: Submission) -> None:
-        """The connection ended before every job was answered. Those that were have handles, and
-        are told of by themselves (``finished``)."""
+        """The connection ended before every job was answered. Those that were accepted have
+        handles, and are told of by themselves (``finished``)."""
         assert isinstance(submission, Shipment)
         self._arrived(submission)
+        self._rest_refused(submission)
         for index in range(submission.answered, len(submission.deliveries)):
             self._lose(submission.deliveries[index], submission, index)
+
+    def _rest_refused(self, shipment: Shipment) -> None:
+        """Go on with the deliveries of a shipment that were refused: a refusal was no attempt, and
+        they rest for ``REFUSED_S``."""
+        for index, code in shipment.refused or ():
+            delivery = shipment.deliveries[index]
+            queue = delivery.lane.queue.decode(errors="replace")
+            log.warning("delivery refused", queue=queue, code=code.decode(errors="replace"))
+            if _is_present(delivery, shipment, index):
+                delivery.unship(Event.REFUSE)
+                self.retries.rest([delivery], REFUSED_S)
+            shipment.release(index)
 
     def finished(self, submission: Submission, index: int, result: Result) -> None:
         """A receiver has finished with a job, or is not heard of any more (``result.lost``)."""

@@ -287,6 +287,8 @@ class Member(Judge):
             kept = self.store.lanes[job.lane.client_id]
             kept.acknowledged.update(job.sequences)
             kept.heard.update(job.sequences)
+            if (kept.owner, kept.term) != (ME, job.term):
+                self.store.is_countable = False  # it does not come to know of it
 
     def holds(self) -> None:
         """What is promised at every time."""

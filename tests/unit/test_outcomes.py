@@ -14,7 +14,7 @@ from gearhorn.durable import shipping as shipping_module
 from gearhorn.durable.lanes import Delivery, Lane
 from gearhorn.durable.outcomes import PARKED_LATE
 from gearhorn.durable.retries import FORMER
-from gearhorn.durable.states import Event, State
+from gearhorn.durable.states import Event, LaneState, State
 from gearhorn.messages.events import LOG_DROPPED
 from gearhorn.messages.logs import Info
 from gearhorn.store.log import Entry
@@ -123,6 +123,25 @@ async def test_a_lost_job_is_waited_for_like_that_of_a_former_owner() -> None:
     bed.outcomes.lost(shipment)
     assert (one.is_quiet, one.is_releasable, delivery.job) == (False, True, None)
     del index
+
+
+@on_loop
+async def test_a_job_that_was_refused_rests_though_the_connection_ended_before_the_others() -> None:
+    bed = Bed()
+    refused, unknown = bed.lane("t"), bed.lane("u")
+    deliveries = []
+    for lane in (refused, unknown):
+        lane.take(entries(1, 1), 0.0, 0)
+        deliveries += lane.sendable()
+    for delivery in deliveries:
+        bed.outcomes.shipping.add(delivery)
+    bed.outcomes.shipping.ship(0.0)
+    [shipment] = bed.cluster.submitted
+    shipment.refuses(b"queue_full")
+    shipment.answered = 1
+    bed.outcomes.lost(shipment)
+    assert [delivery.state for delivery in deliveries] == [State.RESTING, State.READY]
+    assert (refused.state, unknown.state) == (LaneState.OPEN, LaneState.CLOSING)
 
 
 # What is held in memory
