@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.cluster import Cluster, eventually
@@ -157,12 +158,37 @@ def test_a_receiver_says_what_is_to_come_of_a_message(
     assert (message["attempts"], message["error"]) == (1, "not an order")
 
 
+def orders(cluster: Cluster, client: str) -> dict[str, Any]:
+    """What is described of a client's durable subscription to `orders`."""
+    described = json.loads(cluster.run("describe_fanout", topic="orders").data)
+    return dict(described["topics"]["orders"]["subscriptions"][client]["durable"])
+
+
 def lag(cluster: Cluster, client: str) -> int:
     """How many messages of `orders` a client has not done with."""
-    described = json.loads(cluster.run("describe_fanout", topic="orders").data)
-    lag = described["topics"]["orders"]["subscriptions"][client]["durable"]["lag"]
-    assert isinstance(lag, int)
-    return lag
+    return int(orders(cluster, client)["lag"])
+
+
+@pytest.mark.parametrize("language", ["shell", "library"], indirect=True)
+def test_a_subscription_is_paused(cluster: Cluster, examples: Examples, language: str) -> None:
+    client = CLIENTS[language]
+    cluster.subscribe("orders", client, durable=True)
+    assert cluster.publish("orders", "two shirts").data == b"1"
+    paused = examples.run_program(language, "pause")
+    assert (paused.stderr, paused.returncode) == ("", 0)
+    if language == "shell":
+        assert orders(cluster, client)["paused_until"] > time.time()
+        cluster.subscribe("orders", client, durable={"paused": False})
+    else:
+        assert paused.stdout == "repairing; orders that wait: 1\n"
+    assert not orders(cluster, client)["paused"]
+    wire = cluster.wire()
+    wire.can_do(f"orders_{client}".encode())
+    job = wire.grab(30)
+    assert job is not None
+    assert job.payload == b"two shirts"
+    wire.complete(job.handle)
+    eventually(lambda: lag(cluster, client) == 0)
 
 
 @pytest.mark.parametrize("language", ["python"], indirect=True)
