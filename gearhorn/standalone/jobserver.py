@@ -393,20 +393,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING)
-    # Blocked before any thread exists, so that this thread alone takes them, in sigtimedwait.
-    ends = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     parent = os.getppid()
+    told, teller = socket.socketpair()
+    teller.setblocking(False)
+    signal.set_wakeup_fd(teller.fileno())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _take_note)
     try:
         server = JobServer(options.host, options.port, options.job_retries)
     except OSError as error:
         logging.error("%s: address already in use, or not ours", error)
         return 1
     print("listening", options.host, server.port, flush=True)
-    while signal.sigtimedwait(ends, PARENT_CHECK_S) is None and os.getppid() == parent:
+    while not select.select([told], [], [], PARENT_CHECK_S)[0] and os.getppid() == parent:
         pass
     server.shutdown()
     return 0
+
+
+def _take_note(number: int, frame: object) -> None:
+    """Do nothing at a signal: that it came is written to the socket that ``main`` waits for,
+    whichever thread it hit. (``signal.sigtimedwait`` tells of a signal that never came where the
+    process stood still for longer than its time.)"""
 
 
 if __name__ == "__main__":

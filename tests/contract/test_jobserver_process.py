@@ -75,6 +75,17 @@ def test_the_same_bytes_do_not_end_the_embedded_server(own: JobServer, poison: b
         client.echo()
 
 
+def test_it_goes_on_after_it_stood_still(own: JobServer) -> None:
+    with Wire(own.address) as client:
+        own.freeze()
+        time.sleep(1.1)  # longer than the embedded one goes without a look at its parent
+        own.thaw()
+        client.echo()
+        client.submit(b"f", background=True)
+    time.sleep(0.1)  # it would have ended a moment later
+    assert counts(own.address, b"f") == [1, 0, 0]
+
+
 # What a restart leaves
 
 
