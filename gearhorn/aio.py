@@ -6,8 +6,9 @@ Each object belongs to the event loop on which it is first used.
 from gearhorn.client.admin import Admin
 from gearhorn.client.deliveries import State
 from gearhorn.client.log import Batch, Log
+from gearhorn.client.many import Outgoing
 from gearhorn.client.message import Gap, Message, Park, Retry
-from gearhorn.client.publisher import Outgoing, Publisher
+from gearhorn.client.publisher import Publisher
 from gearhorn.client.results import (
     Answer,
     Answers,

@@ -14,21 +14,16 @@ Rules: runs on the event loop. The repeats that are remembered are bounded; so a
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import msgspec
-
-from gearhorn.client.message import BadDelivery, End, Id, Message, Park, Retry, messages_of
-from gearhorn.client.payloads import Payload, bytes_of
+from gearhorn.client.attempts import Subscription
+from gearhorn.client.message import BadDelivery, End, Id, Message, messages_of
 from gearhorn.client.repeats import Key, Repeats, key_of
 from gearhorn.gearman.worker import Job
 
 log = logging.getLogger("gearhorn")
-
-Handler = Callable[..., Any]
 
 
 @dataclass
@@ -92,20 +87,6 @@ class State:
     def now(self, servers: int, subscribed: int) -> State:
         """Return the same with what is so at the moment."""
         return replace(self, servers=servers, subscribed=subscribed)
-
-
-class Subscription(Protocol):
-    """What deliveries know of a subscription."""
-
-    topic: str
-    client_id: str
-    is_plain: bool
-    handler: Handler | None
-    type: Any
-
-    @property
-    def queue(self) -> str:
-        """The function that carries its messages."""
 
 
 class Delivery:
@@ -294,37 +275,3 @@ class Deliveries:
                 job.complete(end.answer)
             else:
                 job.fail(end.reason)
-
-
-def call(delivery: Delivery, message: Message) -> Any:
-    """Call the handler with a message; return what it returned, which may be awaitable.
-
-    With a ``type`` the handler gets the decoded body before the message, so that most handlers need
-    not look at the message at all.
-
-    Raises what the handler raises, and ``msgspec.DecodeError`` where the body is not of its type.
-    """
-    subscription = delivery.subscription
-    assert subscription.handler is not None
-    if subscription.type is None:
-        return subscription.handler(message)
-    return subscription.handler(msgspec.json.decode(message.data, type=subscription.type), message)
-
-
-def succeeded(answer: Payload | None) -> End:
-    """Return the end of an attempt whose handler returned ``answer``."""
-    return End(bytes_of(answer))
-
-
-def failed(delivery: Delivery, error: BaseException) -> End:
-    """Return the end of an attempt whose handler raised, and say so in the log.
-
-    A handler that asks for another attempt, or parks, does so on purpose: that is no error of the
-    program. Anything else is, and its traceback is the first thing that a reader of the log needs.
-    """
-    if isinstance(error, Retry | Park):
-        log.info("%s: %s: %s", delivery.subscription.queue, type(error).__name__.lower(), error)
-    else:
-        text = "".join(traceback.format_exception(error))
-        log.error("%s: a handler failed\n%s", delivery.subscription.queue, text.rstrip())
-    return End.failed(error)

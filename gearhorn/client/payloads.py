@@ -109,3 +109,20 @@ def data_of(message: Mapping[str, Any], key: str = "payload") -> bytes:
     if text is not None:
         return str(text).encode()
     return binascii.a2b_base64(message.get(f"{key}_base64") or "")
+
+
+def json_of(data: bytes, type: Any = Any) -> Any:
+    """Return a payload decoded from JSON; raises ``msgspec.DecodeError``."""
+    return msgspec.json.decode(data, type=type)
+
+
+def is_of(data: bytes, payload: Payload) -> bool:
+    """Whether these bytes are what a payload is sent as: texts and bytes to the byte, other objects
+    by what their JSON says. Raises ``TypeError`` for a payload that cannot be JSON."""
+    expected = bytes_of(payload)
+    if data == expected or isinstance(payload, str | bytes | bytearray | memoryview):
+        return data == expected
+    try:
+        return bool(json_of(data) == json_of(expected))
+    except msgspec.DecodeError:
+        return False

@@ -6,12 +6,13 @@ Rules: nothing is repeated behind the caller's back (see ``jobs``); nothing wait
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
-from typing import NamedTuple
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from functools import partial
+from typing import Any, TypeVar
 
 from gearhorn.client.connected import Connected
-from gearhorn.client.jobs import Sent
+from gearhorn.client.many import Many, Outgoing, background
+from gearhorn.client.observers import Observed, Operation, RequestObserver
 from gearhorn.client.payloads import Headers, Payload, Request, request_of
 from gearhorn.client.pieces import Pieces
 from gearhorn.client.results import (
@@ -31,32 +32,7 @@ from gearhorn.messages.fanout import copies_needed
 
 GRACE_S = 10.0  # that a worker has beyond the time that receivers have
 
-
-class Outgoing(NamedTuple):
-    """One message for ``publish_many``; its fields are the arguments of ``publish``."""
-
-    topic: str
-    payload: Payload = b""
-    unique: str | None = None
-    headers: Headers | None = None
-    exclude: Iterable[str] = ()
-    priority: str = "normal"
-    expires: float | None = None
-
-
-def _background(outgoing: Outgoing, *, receipt: bool) -> Request:
-    """Return the request that publishes a message without waiting for its receivers."""
-    return request_of(
-        outgoing.topic,
-        outgoing.payload,
-        unique=outgoing.unique,
-        headers=outgoing.headers,
-        exclude=outgoing.exclude,
-        priority=outgoing.priority,
-        expires=outgoing.expires,
-        background=True,
-        receipt=receipt,
-    )
+R = TypeVar("R")
 
 
 class Publisher(Connected):
@@ -71,6 +47,18 @@ class Publisher(Connected):
 
     Raises ``ValueError`` for what names no server, and ``OSError`` for a TLS file that is no good.
     """
+
+    def __init__(self, *servers: str, **settings: Any) -> None:
+        super().__init__(*servers, **settings)
+        self._observers: tuple[RequestObserver, ...] = ()
+
+    def observe(self, observer: RequestObserver) -> None:
+        """Have an observer see each request from here on."""
+        self._observers += (observer,)
+
+    def unobserve(self, observer: RequestObserver) -> None:
+        """Have an observer see no more requests; without effect where it sees none."""
+        self._observers = tuple(one for one in self._observers if one is not observer)
 
     async def publish(
         self,
@@ -101,15 +89,56 @@ class Publisher(Connected):
         repeated until the time was over), ``TypeError`` (the payload cannot be JSON).
         """
         outgoing = Outgoing(topic, payload, unique, headers, exclude, priority, expires)
-        request = _background(outgoing, receipt=True)
-        return published_of(await self.send(request, self._seconds(timeout)))
+        request = background(outgoing, receipt=True)
+        return await self._request("publish", request, self._seconds(timeout), published_of)
 
-    async def send(self, request: Request, timeout_s: float) -> bytes:
+    async def send(self, request: Request, timeout_s: float, pieces: Pieces | None = None) -> bytes:
         """Run a ``fanout`` request; return its reply. Raises what ``publish`` raises."""
-        is_repeatable = isinstance(request.unique, str)
         return await self._run(
-            self.functions.fanout, encode(request), timeout_s, is_repeatable=is_repeatable
+            self.functions.fanout,
+            encode(request),
+            timeout_s,
+            is_repeatable=isinstance(request.unique, str),
+            pieces=pieces,
         )
+
+    async def _request(
+        self,
+        operation: Operation,
+        request: Request,
+        timeout_s: float,
+        end: Callable[[bytes], R],
+        *,
+        pieces: Pieces | None = None,
+    ) -> R:
+        """Run a request; return what ``end`` makes of its reply, or raise what that raises."""
+        if not self._observers:
+            return end(await self.send(request, timeout_s, pieces))
+        observed = self.observed(operation, request)
+        try:
+            value = end(await self._reply(observed, timeout_s, pieces))
+        except BaseException as error:
+            observed.ended(error)
+            raise
+        observed.ended(value)
+        return value
+
+    def observed(self, operation: Operation, request: Request) -> Observed:
+        """Return a request as its observers see it and have changed it."""
+        return Observed(self._observers, operation, request)
+
+    @property
+    def is_observed(self) -> bool:
+        """Whether there are observers."""
+        return bool(self._observers)
+
+    async def _reply(self, observed: Observed, timeout_s: float, pieces: Pieces | None) -> bytes:
+        """Send what observers have not answered; return the reply."""
+        if observed.reply is None:
+            return await self.send(observed.request, timeout_s, pieces)
+        if isinstance(observed.reply, GearhornError):
+            raise observed.reply
+        return observed.reply
 
     async def publish_many(
         self,
@@ -179,10 +208,8 @@ class Publisher(Connected):
             timeout=timeout,
             quorum=quorum,
         )
-        receipt = receipt_of(await self.send(request, timeout + GRACE_S))
-        if receipt.succeeded < copies_needed(quorum, receipt.addressed):
-            raise NotDelivered(_shortfall(receipt), receipt)
-        return receipt
+        end = partial(_delivered, quorum)
+        return await self._request("deliver", request, timeout + GRACE_S, end)
 
     async def ask(
         self,
@@ -212,7 +239,7 @@ class Publisher(Connected):
             timeout=timeout,
             quorum=quorum,
         )
-        return Answers(receipt_of(await self.send(request, timeout + GRACE_S)))
+        return await self._request("ask", request, timeout + GRACE_S, _answers_of)
 
     async def ask_iter(
         self,
@@ -250,13 +277,7 @@ class Publisher(Connected):
         # came faster than the caller reads. A caller that leaves ends the task, and with it the
         # wait for the job: what the worker still sends of it is dropped.
         pieces, answers = Pieces(), Streamed()
-        asking = self._run(
-            self.functions.fanout,
-            encode(request),
-            timeout + GRACE_S,
-            is_repeatable=False,
-            pieces=pieces,
-        )
+        asking = self._request("ask", request, timeout + GRACE_S, receipt_of, pieces=pieces)
         reply = asyncio.ensure_future(asking)
         reply.add_done_callback(pieces.end)
         try:
@@ -264,11 +285,23 @@ class Publisher(Connected):
                 answer = answers.take(piece)
                 if answer is not None:
                     yield answer
-            for said in answers.rest(receipt_of(await reply)):
+            for said in answers.rest(await reply):
                 yield said
         finally:
             reply.cancel()
             await asyncio.gather(reply, return_exceptions=True)
+
+
+def _delivered(quorum: int | str | None, reply: bytes) -> Receipt:
+    """Return the receipt of a message; raises ``NotDelivered`` where too few have succeeded."""
+    receipt = receipt_of(reply)
+    if receipt.succeeded < copies_needed(quorum, receipt.addressed):
+        raise NotDelivered(_shortfall(receipt), receipt)
+    return receipt
+
+
+def _answers_of(reply: bytes) -> Answers:
+    return Answers(receipt_of(reply))
 
 
 def _shortfall(receipt: Receipt) -> str:
@@ -288,78 +321,3 @@ def _shortfall(receipt: Receipt) -> str:
             more = f" and {len(clients) - 3} more" if len(clients) > 3 else ""
             parts.append(f"{name}: {', '.join(clients[:3])}{more}")
     return "; ".join(parts)
-
-
-class Many:
-    """Messages on their way, up to a window of them unanswered.
-
-    Arguments:
-        publisher: whose connections they take.
-        window: how many may be unanswered at once.
-        timeout_s: the seconds that each of them has.
-
-    A message is sent without a task of its own: that would cost more than all the rest. Only one
-    that was not answered well goes through ``Jobs.run``, behind those that are under way.
-    """
-
-    def __init__(self, publisher: Publisher, window: int, timeout_s: float) -> None:
-        self._publisher = publisher
-        self._jobs = publisher.jobs
-        self._function = publisher.functions.fanout.encode()
-        self._window = max(1, window)
-        self._timeout_s = timeout_s
-        self._loop = asyncio.get_running_loop()
-        self._out: deque[tuple[Request, Sent | None, float]] = deque()
-        self._results: list[Published | GearhornError] = []
-        self._is_down = False  # a message has waited for a job server in vain
-
-    async def add(self, message: Outgoing | tuple[str, Payload]) -> None:
-        """Send one message; wait first where the window is full, or no job server is up.
-
-        Waiting here rather than later keeps the order in which messages are sent. Where a server
-        was waited for in vain, those that follow do not wait again until one is up.
-        """
-        request = _background(Outgoing(*message), receipt=False)
-        if len(self._out) >= self._window:
-            await self._take()
-        deadline_s = self._loop.time() + self._timeout_s
-        body = encode(request)
-        sent = self._jobs.send(self._function, body)
-        if sent is None and not self._is_down:  # wait here, so that the order is kept
-            self._is_down = not await self._jobs.until_up(deadline_s)
-            sent = self._jobs.send(self._function, body)
-        if sent is not None:
-            self._is_down = False
-        self._out.append((request, sent, deadline_s))
-
-    async def add_all(self, messages: Iterable[Outgoing | tuple[str, Payload]]) -> None:
-        """Send several messages."""
-        for message in messages:
-            await self.add(message)
-
-    async def finish(self) -> Results:
-        """Wait for what is under way; return what became of everything."""
-        while self._out:
-            await self._take()
-        return Results(self._results)
-
-    async def _take(self) -> None:
-        """Take the result of the oldest message."""
-        request, sent, deadline_s = self._out.popleft()
-        self._results.append(await self._result(request, sent, deadline_s))
-
-    async def _result(
-        self, request: Request, sent: Sent | None, deadline_s: float
-    ) -> Published | GearhornError:
-        if sent is None:
-            return self._jobs.not_connected()
-        try:
-            reply = await self._jobs.reply(sent, deadline_s)
-            if isinstance(reply, bytes):
-                return published_of(reply)
-            if not self._jobs.is_to_repeat(reply, isinstance(request.unique, str)):
-                return reply
-            left_s = max(0.001, deadline_s - self._loop.time())
-            return published_of(await self._publisher.send(request, left_s))
-        except GearhornError as error:
-            return error

@@ -1,18 +1,16 @@
 """Runners: where handlers run: functions in threads, coroutines on the event loop.
 
-Rules: handlers of one subscriber run ``concurrency`` at once. Whatever a handler raises is a failed
-attempt; only the cancellation of the runner itself is none.
+Rules: handlers of one subscriber run ``concurrency`` at once.
 """
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
-from gearhorn.client.deliveries import Deliveries, Delivery, call, failed, succeeded
+from gearhorn.client.attempts import attempt, attempt_async
+from gearhorn.client.deliveries import Deliveries, Delivery
 from gearhorn.client.message import End, Message
 from gearhorn.client.threads import Threads
 from gearhorn.tasks import Tasks
@@ -82,24 +80,12 @@ class Runners:
             self._tasks.spawn(self._await(self._waiting.popleft()), "handler")
 
     async def _await(self, delivery: Delivery) -> None:
-        """Run the handler of one delivery as a coroutine.
-
-        A cancellation of this very task means that the subscriber stops: then nothing is answered.
-        One that comes out of the handler, from something that it awaited, is a failed attempt like
-        any other exception.
-        """
+        """Run the handler of one delivery as a coroutine. Where the subscriber stops meanwhile,
+        nothing is answered."""
         assert self._deliveries is not None
         try:
             for message in delivery.messages:
-                try:
-                    end = succeeded(await call(delivery, message))
-                except asyncio.CancelledError as error:
-                    task = asyncio.current_task()
-                    if task is not None and task.cancelling():
-                        raise  # the subscriber stops: the job goes to another one
-                    end = failed(delivery, error)
-                except Exception as error:
-                    end = failed(delivery, error)
+                end = await attempt_async(delivery.subscription, message)
                 self._deliveries.end(delivery, message, end)
                 if not end.is_done:
                     break
@@ -112,11 +98,7 @@ def _run(delivery: Delivery) -> Ends:
     """Run the handler of one delivery in a thread; the first message that fails ends it."""
     ends: Ends = []
     for message in delivery.messages:
-        try:
-            answer: Any = call(delivery, message)
-            end = succeeded(answer)
-        except BaseException as error:  # SystemExit too: it would end a thread, and no more
-            end = failed(delivery, error)
+        end = attempt(delivery.subscription, message)
         ends.append((message, end))
         if not end.is_done:
             break

@@ -26,9 +26,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gearhorn.client.deliveries import Deliveries, Handler, State
+from gearhorn.client.attempts import Handler
+from gearhorn.client.deliveries import Deliveries, State
 from gearhorn.client.jobs import Jobs
 from gearhorn.client.message import Message
+from gearhorn.client.observers import HandlerObserver
 from gearhorn.client.receiver import Receiver
 from gearhorn.client.runners import Runners
 from gearhorn.client.settings import Functions
@@ -58,6 +60,7 @@ class Registration:
         ttl_s: seconds after which it ends unless it is made again; a third of it is the interval.
         type: what the payload is decoded into, None: nothing.
         handler: processes its messages; None: they are taken by hand.
+        observers: see its handler run.
         is_subscribed: the last subscribe was answered well.
     """
 
@@ -68,6 +71,7 @@ class Registration:
     ttl_s: float | None = None
     type: Any = None
     handler: Handler | None = None
+    observers: Sequence[HandlerObserver] = ()
     is_subscribed: bool = False
 
     @property
@@ -89,7 +93,7 @@ class Session:
 
     def __init__(
         self,
-        registrations: list[Registration],
+        registrations: Sequence[Registration],
         *,
         servers: Sequence[Server],
         tls: ssl.SSLContext | None,

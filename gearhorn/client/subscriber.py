@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from gearhorn.client import ending
-from gearhorn.client.deliveries import Handler, State
+from gearhorn.client.attempts import Handler
+from gearhorn.client.deliveries import State
 from gearhorn.client.message import Message
+from gearhorn.client.observers import HandlerObserver
 from gearhorn.client.session import Registration, Session
 from gearhorn.client.settings import TLS, Durable, Functions, context_of, servers_of
 from gearhorn.names import queue_of
@@ -65,6 +67,7 @@ class Subscriber:
         self._remember = remember
         self._functions = functions
         self._registrations: dict[str, Registration] = {}
+        self._observers: list[HandlerObserver] = []  # the same list in each registration
         self._session: Session | None = None
 
     async def __aenter__(self) -> Self:
@@ -118,7 +121,9 @@ class Subscriber:
         if pattern:
             options["pattern"] = True
         is_plain = not (envelope or pattern)
-        registration = Registration(topic, self.client_id, options, is_plain, ttl, type)
+        registration = Registration(
+            topic, self.client_id, options, is_plain, ttl, type, observers=self._observers
+        )
         self._registrations[registration.queue] = registration
 
         def decorate(handler: F) -> F:
@@ -126,6 +131,16 @@ class Subscriber:
             return handler
 
         return decorate
+
+    def observe(self, observer: HandlerObserver) -> None:
+        """Have an observer see each run of a handler from here on. Messages that are taken by hand
+        are not handled, and not seen."""
+        self._observers.append(observer)
+
+    @property
+    def registrations(self) -> Sequence[Registration]:
+        """What was said by ``on``, in that order."""
+        return list(self._registrations.values())
 
     @property
     def state(self) -> State:
@@ -149,7 +164,7 @@ class Subscriber:
         if self._session is not None:
             return
         session = self._session = Session(
-            list(self._registrations.values()),
+            self.registrations,
             servers=self._servers,
             tls=self._tls,
             client_id=self.client_id,

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from gearhorn.client import admin, ending, log, publisher, subscriber
+from gearhorn.client.attempts import Handler
 from gearhorn.client.blocking import Face, blocking, call_soon, iterating
-from gearhorn.client.deliveries import Handler, State
+from gearhorn.client.deliveries import State
+from gearhorn.client.many import Many, Outgoing
 from gearhorn.client.message import Message
+from gearhorn.client.observers import HandlerObserver, RequestObserver
 from gearhorn.client.payloads import Payload
-from gearhorn.client.publisher import Outgoing
 from gearhorn.client.results import Results
 
 CHUNK = 1000  # messages that cross to the event loop together
@@ -33,8 +35,28 @@ class Publisher(Face[publisher.Publisher]):
     """
 
     def __init__(self, *servers: str, **settings: Any) -> None:
-        super().__init__(lambda: publisher.Publisher(*servers, **settings))
+        self._observers: list[RequestObserver] = []
+
+        def make() -> publisher.Publisher:
+            made = publisher.Publisher(*servers, **settings)
+            for observer in self._observers:
+                made.observe(observer)
+            return made
+
+        super().__init__(make)
         _ = self.core  # what is wrong with the arguments is said here
+
+    def observe(self, observer: RequestObserver) -> None:
+        """Have an observer see each request from here on; it is called on the library's own event
+        loop."""
+        core = self.core
+        self._observers.append(observer)
+        core.observe(observer)
+
+    def unobserve(self, observer: RequestObserver) -> None:
+        """Have an observer see no more requests; without effect where it sees none."""
+        self._observers = [one for one in self._observers if one is not observer]
+        self.core.unobserve(observer)
 
     @property
     def connected(self) -> bool:
@@ -68,7 +90,7 @@ class Publisher(Face[publisher.Publisher]):
         return self.call(many.finish())
 
 
-async def _begin(core: publisher.Publisher, window: int, timeout: float | None) -> publisher.Many:
+async def _begin(core: publisher.Publisher, window: int, timeout: float | None) -> Many:
     return core.begin_many(window, timeout)
 
 
@@ -127,9 +149,12 @@ class Subscriber(Face[subscriber.Subscriber]):
 
     def __init__(self, client_id: str, *servers: str, **settings: Any) -> None:
         self._registered: list[tuple[str, dict[str, Any], Handler | None]] = []
+        self._observers: list[HandlerObserver] = []
 
         def make() -> subscriber.Subscriber:
             made = subscriber.Subscriber(client_id, *servers, **settings)
+            for observer in self._observers:
+                made.observe(observer)
             for topic, options, handler in self._registered:
                 decorate = made.on(topic, **options)
                 if handler is not None:
@@ -153,6 +178,12 @@ class Subscriber(Face[subscriber.Subscriber]):
             return decorate_core(handler)
 
         return decorate
+
+    def observe(self, observer: HandlerObserver) -> None:
+        """Have an observer see each run of a handler from here on."""
+        core = self.core
+        self._observers.append(observer)
+        core.observe(observer)
 
     @property
     def state(self) -> State:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from support.made_jobs import Made
 
-from gearhorn.client.deliveries import Deliveries, Delivery, call, failed, succeeded
-from gearhorn.client.message import End, Park, Retry
+from gearhorn.client.deliveries import Deliveries, Delivery
+from gearhorn.client.message import End
 from gearhorn.client.repeats import Repeats
 from gearhorn.client.session import Registration
 from gearhorn.messages.codec import encode
@@ -186,26 +186,3 @@ def test_memory_is_bounded() -> None:
     nothing = Repeats(0)
     nothing.finish(("q", "e", 1))
     assert not nothing.has(("q", "e", 1))
-
-
-def test_a_handler_gets_the_body_in_its_type() -> None:
-    bed = Bed()
-    seen: list[Any] = []
-    registration = Registration("t", "web1", {}, is_plain=True, type=int)
-    registration.handle_with(lambda body, message: seen.append((body, message.data)))
-    bed.deliveries.add(registration)
-    bed.deliveries.handle(Made(QUEUE, b"7"))
-    [delivery] = bed.held.deliveries
-    call(delivery, delivery.messages[0])
-    assert seen == [(7, b"7")]
-    assert succeeded(None) == End(b"")
-
-
-@pytest.mark.parametrize("error", [ValueError("x"), Retry("x", 1.0), Park("x")])
-def test_what_a_handler_raises_is_logged(error: Exception, caplog: Any) -> None:
-    caplog.set_level("INFO", "gearhorn")
-    bed = Bed()
-    bed.take(1)
-    failed(bed.held.deliveries[0], error)
-    [record] = caplog.records
-    assert record.levelname == ("ERROR" if isinstance(error, ValueError) else "INFO")

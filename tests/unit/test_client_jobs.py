@@ -14,7 +14,8 @@ from gearhorn.client.admin import Admin
 from gearhorn.client.connected import Connected
 from gearhorn.client.jobs import Jobs
 from gearhorn.client.log import Log
-from gearhorn.client.publisher import Outgoing, Publisher
+from gearhorn.client.many import Outgoing
+from gearhorn.client.publisher import Publisher
 from gearhorn.client.results import Answer, Failure, Published
 from gearhorn.client.settings import servers_of
 from gearhorn.errors import (
