@@ -14,6 +14,7 @@ Rules: runs on the event loop. The repeats that are remembered are bounded; so a
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -167,6 +168,7 @@ class Deliveries:
         self.state = State()
         self._runner = runner
         self._wake = wake
+        self._thread = threading.get_ident()
         self._repeats = Repeats(remember)
         self._subscriptions: dict[bytes, Subscription] = {}
         self._running: dict[Key, Delivery] = {}
@@ -245,8 +247,15 @@ class Deliveries:
         self._runner.run(delivery)
 
     def end_soon(self, delivery: Delivery, message: Message, end: End) -> None:
-        """A message was ended by hand, on any thread."""
-        self._wake(self.end, delivery, message, end)
+        """A message was ended by hand, on any thread.
+
+        On the loop's own it has ended by now: a coroutine that parks its message and returns has
+        parked it.
+        """
+        if threading.get_ident() == self._thread:
+            self.end(delivery, message, end)
+        else:
+            self._wake(self.end, delivery, message, end)
 
     def end(self, delivery: Delivery, message: Message, end: End) -> None:
         """A message has ended: answer the job if that decides it."""

@@ -90,6 +90,8 @@ class Bed:
         self.threads.append(threading.current_thread().name)
         if message.data == b"exit":
             raise SystemExit
+        if message.data == b"by hand":
+            message.park("not now")
         return message.data.upper()
 
     async def coroutine(self, message: Message) -> bytes:
@@ -101,6 +103,8 @@ class Bed:
                 raise asyncio.CancelledError
             if message.data == b"park":
                 raise Park("no")
+            if message.data == b"by hand":
+                message.park("not now")
             if message.data == b"hang":
                 await asyncio.sleep(3600)
         finally:
@@ -131,6 +135,14 @@ async def test_coroutines_run_on_the_loop_so_many_at_once() -> None:
     answers = await bed.run("c", b"a", b"park", b"cancelled", b"b")
     assert answers == [[b"A"], ["park: no"], ["CancelledError"], [b"B"]]
     assert bed.highest == 2
+    await bed.runners.close()
+
+
+@on_loop
+@pytest.mark.parametrize("topic", ["f", "c"])
+async def test_what_ends_a_message_first_counts(topic: str) -> None:
+    bed = Bed()
+    assert await bed.run(topic, b"by hand") == [["park: not now"]]
     await bed.runners.close()
 
 
