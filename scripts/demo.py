@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 
 import gear
 
-from gearhorn.standalone.servers import HOST, PORTS, StandaloneError, start
+from gearhorn.standalone.child import HOST, PORTS, StandaloneError
+from gearhorn.standalone.servers import start
 
 TOPIC = "news"
 ANSWERS = {"alice": "tea, please", "bob": "coffee", "carol": "nothing for me"}

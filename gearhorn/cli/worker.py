@@ -44,7 +44,8 @@ from gearhorn.cli.upkeep import check_store, migrate_store
 from gearhorn.config import DEFAULT_REDIS, Config, parse_server
 from gearhorn.errors import StartError
 from gearhorn.gearman.server import Server
-from gearhorn.standalone.servers import Standalone, StandaloneError
+from gearhorn.standalone.child import StandaloneError
+from gearhorn.standalone.servers import Standalone
 from gearhorn.standalone.servers import start as start_standalone
 
 _DEFAULTS = Config()
