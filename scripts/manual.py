@@ -38,8 +38,8 @@ _SECTION = re.compile(
     r'docs/(?P<document>\w+)\.rst,\s+"(?P<title>[^"]+)"'
     r'|"(?P<title2>[^"]+)"\s+in\s+docs/(?P<document2>\w+)\.rst'
 )
-_NAME = re.compile(r"``(gearhorn(?:\.aio)?\.[A-Z]\w+(?:\.\w+)?)``")
-_PUBLIC = ("gearhorn", "gearhorn.aio")
+_NAME = re.compile(r"``(gearhorn(?:\.aio|\.testing)?\.[A-Z]\w+(?:\.\w+)?)``")
+_PUBLIC = ("gearhorn", "gearhorn.testing", "gearhorn.aio")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

