@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import re
+import shlex
 import stat
 import sys
 from pathlib import Path
@@ -18,9 +21,11 @@ from gearhorn.cli.commands import (
     bench,
     check,
     completion,
+    context,
     contexts,
     execute,
     explain,
+    lines,
     listen,
     log,
     main,
@@ -29,6 +34,7 @@ from gearhorn.cli.commands import (
     publish,
     servers,
     settings,
+    sheets,
     subscriptions,
     top,
     topics,
@@ -81,6 +87,16 @@ def test_every_subcommand_has_help_of_its_own(
         (("listen", "t", "--durable", "--exec", "true"), "--durable needs --as"),
         (("--context", "nowhere", "members"), "nowhere"),
         (("parked", "purge", "t", "c"), "--yes"),
+        (("listen", "t", "--start", "all"), "--start needs --durable"),
+        (("publish", "t", "x", "--quorum", "1"), "--quorum needs --wait"),
+        (("publish", "t", "x", "--rate", "1"), "--rate needs"),
+        (("publish", "t", "x", "--count", "2", "--rate", "0"), "above 0"),
+        (("publish", "t", "x", "--count", "2", "--rate", "nan"), "above 0"),
+        (("publish", "t", "x", "--count", "2", "--unique", "u"), "--template"),
+        (("publish", "t", "x", "--count", "2", "--wait"), "for one message"),
+        (("publish", "t\udcff", "x"), "not UTF-8"),
+        (("help", "nothing"), "nothing"),
+        (("context", "use", "nowhere"), "none yet"),
     ],
 )
 def test_a_wrong_call_says_what_was_expected(
@@ -124,12 +140,23 @@ def test_contexts_are_kept_and_chosen(capsys: pytest.CaptureFixture[str]) -> Non
     assert contexts.read_context("-").servers == ()
     assert run("context", "use", "production") == 0
     assert run("context", "ls") == 0
-    assert capsys.readouterr().out == "  staging\ta:1 b:2\n* production\tc\n"
+    listed = ["current\tname\tservers", "\tstaging\ta:1 b:2", "*\tproduction\tc"]
+    assert capsys.readouterr().out.splitlines() == listed
+    assert run("context", "ls", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(one["name"], one["is_current"]) for one in found] == [
+        ("staging", False),
+        ("production", True),
+    ]
     assert run("context", "show") == 0
     assert "confirm\tTrue" in capsys.readouterr().out
     assert run("context", "rm", "production") == 0
     assert contexts.read_context(None) == contexts.Context()
     assert stat.S_IMODE(contexts.path().stat().st_mode) == 0o600
+    assert run("context", "use", "staging") == 0
+    assert run("context", "-") == 0
+    assert contexts.read_context(None) == contexts.Context()
+    assert set(contexts.read_all()[1]) == {"staging"}
     for wrong in (("rm", "x"), ("use", "x"), ("show", "x"), ("add", "-", "a")):
         assert run("context", *wrong) == 2
 
@@ -364,3 +391,112 @@ def test_values_that_several_subcommands_have() -> None:
     with pytest.raises(click.UsageError, match="NAME:VALUE"):
         values.headers_of(["no colon"])
     assert [values.quorum_of(text) for text in (None, "3", "50%")] == [None, 3, "50%"]
+
+
+# cheat sheets
+
+
+@pytest.mark.parametrize("name", list(sheets._SHEETS))
+def test_what_a_cheat_sheet_says_is_a_command(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("help", name) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    calls = [re.split(r"\s{3,}", line)[0] for line in lines if "gearhorn " in line]
+    assert len(calls) >= 3
+    for call in calls:
+        assert len(call) <= 79
+        words = shlex.split(call.partition("gearhorn ")[2])
+        command: click.Command = main.main
+        ctx = click.Context(command, info_name="gearhorn")
+        while isinstance(command, click.Group):
+            command.parse_args(ctx, words)
+            if not ctx._protected_args:
+                break
+            name_, found, words = command.resolve_command(ctx, [*ctx._protected_args, *ctx.args])
+            assert found is not None
+            command, ctx = found, click.Context(found, info_name=name_, parent=ctx)
+        if not isinstance(command, click.Group) and "--file" not in call:
+            command.parse_args(ctx, words)
+
+
+def test_without_a_name_the_cheat_sheets_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("help") == 0
+    assert "publish|ask|listen" in capsys.readouterr().out
+    assert run("help", "all") == 0
+    assert capsys.readouterr().out.count("gearhorn ") > 30
+
+
+# what others have written
+
+
+def test_names_and_payloads_do_not_reach_the_terminal_as_they_are() -> None:
+    assert output.clean("a\x1b[31m\tb\r\n\x9bc\u00e9") == "a\\x1b[31m\\tb\\r\\n\\x9bc\u00e9"
+    assert "\x1b" not in listen.line_of(message(b"\x1b]0;x\x07", headers={"h": "\x1b"}), True)
+    assert output._plain(1790000000.5) == "1790000000.5"
+
+
+def test_what_a_monitoring_system_reads_stays_in_its_form(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert check._report("prometheus", 'a"b\\c', [check.Figure("lag", 1)]) == 0
+    assert capsys.readouterr().out == 'gearhorn_check_lag{subject="a\\"b\\\\c"} 1\n'
+    gone = ("-s", "127.0.0.1:1", "--timeout", "0.2")
+    assert run("check", "cluster", "--format", "json", *gone) == 2
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["level"] == "CRITICAL"
+    assert run("check", "topic") == 3, "a wrong call is UNKNOWN: 2 would be CRITICAL"
+    assert run("check", "topic", "t", "--lag-warn", "x") == 3
+    assert run("check", "topic", "t", "--nothing") == 3
+
+
+# lines
+
+
+def lines_in(source: Any) -> list[bytes]:
+    async def main() -> list[bytes]:
+        return [line async for some in lines.lines_of(source) for line in some]
+
+    return asyncio.run(main())
+
+
+def test_lines_come_from_texts_files_and_pipes(tmp_path: Path) -> None:
+    assert lines_in(b"one\ntwo\r\n\nthree") == [b"one", b"two", b"", b"three"]
+    assert lines_in(b"") == []
+    (tmp_path / "f").write_bytes(b"x" * 200_000 + b"\ny\n")
+    with (tmp_path / "f").open("rb") as file:
+        assert lines_in(file) == [b"x" * 200_000, b"y"]
+    with open(os.devnull, "rb") as file:
+        assert lines_in(file) == []
+
+
+def test_a_line_is_given_before_the_next_one_has_come() -> None:
+    reading, writing = os.pipe()
+
+    async def main() -> None:
+        found = lines.lines_of(source)
+        os.write(writing, b"one\ntw")
+        assert await anext(found) == [b"one"]
+        os.write(writing, b"o\n")
+        assert await anext(found) == [b"two"]
+        os.close(writing)
+        with pytest.raises(StopAsyncIteration):
+            await anext(found)
+
+    with open(reading, "rb") as source:
+        asyncio.run(main())
+
+
+def test_a_line_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "LINE_BYTES", 10)
+    with pytest.raises(click.UsageError, match="more than 10 bytes"):
+        lines_in(b"x" * 20)
+
+
+@pytest.mark.parametrize(
+    ("text", "before"),
+    [("", ""), ("ne", "nd\U0010ffff"), ("!", ""), ("a\ue000", ""), ("a_", "a^\U0010ffff")],
+)
+def test_a_page_begins_right_before_what_is_completed(text: str, before: str) -> None:
+    assert settings._before(text) == before
+    assert before < text or not before
+    assert context.context_command.name == "context"

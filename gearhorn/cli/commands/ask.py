@@ -5,13 +5,15 @@ Rules: exit code 3 where a host has failed or not answered, 1 where none has ans
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
 import click
 
 from gearhorn.aio import Answer, Failure
-from gearhorn.cli.commands.settings import Settings, topic_argument, wait, with_settings
+from gearhorn.cli.commands.output import clean
+from gearhorn.cli.commands.settings import Settings, reach, topic_argument, wait, with_settings
 from gearhorn.cli.commands.values import headers_of, quorum_of
 from gearhorn.messages.codec import encode
 
@@ -26,7 +28,7 @@ from gearhorn.messages.codec import encode
 @with_settings
 def ask_command(settings: Settings, topic: str, payload: str | None, **options: Any) -> int:
     """Publish PAYLOAD to TOPIC and show what each subscribed host answers within --timeout."""
-    data = sys.stdin.buffer.read() if payload == "-" else (payload or "").encode()
+    data = sys.stdin.buffer.read() if payload == "-" else os.fsencode(payload or "")
     return wait(_ask(settings, topic, data, options))
 
 
@@ -34,6 +36,7 @@ async def _ask(settings: Settings, topic: str, data: bytes, options: dict[str, A
     """Ask, and write each answer as it comes; return the exit code."""
     found: list[Answer | Failure] = []
     async with settings.publisher() as publisher:
+        await reach(publisher, settings.timeout)
         answers = publisher.ask_iter(
             topic,
             data,
@@ -76,8 +79,9 @@ def _show(answer: Answer | Failure, only_missing: bool) -> None:
     """Write the line of one host; of those that have answered only where all are wanted."""
     took = "" if answer.seconds is None else f"{answer.seconds:.3f} s"
     if isinstance(answer, Failure):
-        line = answer.client_id if only_missing else f"{answer.client_id}\t{took}\t{answer.reason}"
+        reason = clean(answer.reason)
+        line = answer.client_id if only_missing else f"{answer.client_id}\t{took}\t{reason}"
         click.echo(line)
     elif not only_missing:
-        text = answer.data.decode(errors="backslashreplace").rstrip("\n")
+        text = clean(answer.data.decode(errors="backslashreplace").rstrip("\n"))
         click.echo(f"{answer.client_id}\t{took}\t{text}")

@@ -17,7 +17,13 @@ import click
 from gearhorn.aio import Message, Subscriber
 from gearhorn.cli.commands.explain import explained
 from gearhorn.cli.commands.servers import Cluster, ask_cluster
-from gearhorn.cli.commands.settings import Settings, wait, with_settings
+from gearhorn.cli.commands.settings import (
+    Settings,
+    client_argument,
+    topic_argument,
+    wait,
+    with_settings,
+)
 from gearhorn.errors import GearhornError
 from gearhorn.messages.codec import encode
 
@@ -63,14 +69,26 @@ def _report(form: str, subject: str, figures: list[Figure], level: int = OK) -> 
         values = {figure.name: figure.value for figure in figures}
         click.echo(encode({"level": _WORDS[level], "subject": subject, "figures": values}))
     elif form == "prometheus":
+        label = subject.replace("\\", "\\\\").replace('"', '\\"')
         for figure in figures:
             name = figure.name.replace(" ", "_")
-            click.echo(f'gearhorn_check_{name}{{subject="{subject}"}} {figure.value:g}')
+            click.echo(f'gearhorn_check_{name}{{subject="{label}"}} {figure.value:g}')
     else:
         said = ", ".join(f"{figure.value:g} {figure.name}" for figure in figures)
         bounds = " ".join(map(str, figures))
         click.echo(f"GEARHORN {_WORDS[level]} - {subject}: {said} | {bounds}")
     return level
+
+
+def _failed(form: str, why: str) -> int:
+    """Write that nothing could be measured; return the exit code."""
+    if form == "json":
+        click.echo(encode({"level": _WORDS[CRITICAL], "error": why}))
+    elif form == "prometheus":
+        click.echo(f"gearhorn: {why}", err=True)
+    else:
+        click.echo(f"GEARHORN CRITICAL - {why}".replace("|", "/"))
+    return CRITICAL
 
 
 def checking(function: Callable[..., int]) -> Callable[..., Any]:
@@ -83,8 +101,7 @@ def checking(function: Callable[..., int]) -> Callable[..., Any]:
         try:
             return function(settings, chosen, **values)
         except GearhornError as error:
-            click.echo(f"GEARHORN CRITICAL - {error}")
-            return CRITICAL
+            return _failed(chosen, str(error))
 
     forms = click.Choice(["nagios", "prometheus", "json"])
     return click.option("--format", "form", type=forms)(with_settings(check))
@@ -145,7 +162,7 @@ def member_command(settings: Settings, form: str, name: str) -> int:
 
 
 @check_command.command("topic")
-@click.argument("topic")
+@topic_argument
 @bounds("lag", "backlog", "parked", "drops")
 @checking
 def topic_command(settings: Settings, form: str, topic: str, **given: Any) -> int:
@@ -174,8 +191,8 @@ def _bounded(values: dict[str, float], given: dict[str, Any]) -> list[Figure]:
 
 
 @check_command.command("subscription")
-@click.argument("topic")
-@click.argument("client")
+@topic_argument
+@client_argument
 @bounds("lag", "backlog", "parked", "drops")
 @click.option("--receivers-min", type=int, help="So many receivers are expected.")
 @checking
@@ -192,8 +209,7 @@ def subscription_command(
     found = wait(explained(settings, topic))
     subscription = found.described.get("subscriptions", {}).get(client)
     if subscription is None:
-        click.echo(f"GEARHORN CRITICAL - {topic}/{client} is not subscribed")
-        return CRITICAL
+        return _failed(form, f"{topic}/{client} is not subscribed")
     durable = subscription.get("durable") or {}
     values = {
         "lag": durable.get("lag", 0),
@@ -229,7 +245,7 @@ def queue_command(
 
 
 @check_command.command("canary")
-@click.argument("topic")
+@topic_argument
 @bounds("seconds")
 @checking
 def canary_command(settings: Settings, form: str, topic: str, **given: Any) -> int:

@@ -16,9 +16,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import click
-
-_NOTHING = "-"  # the name of no context
+NOTHING = "-"  # the name of no context
 
 
 class ContextError(Exception):
@@ -77,7 +75,7 @@ def read_context(name: str | None) -> Context:
     "-" is no context at all: the environment, and this host. A current context that was removed by
     hand is none either, while one that is named must be there.
     """
-    if name == _NOTHING:
+    if name == NOTHING:
         return Context()
     current, contexts = read_all()
     wanted = name or current
@@ -106,85 +104,7 @@ def write_all(current: str | None, contexts: dict[str, Context]) -> None:
     file = path()
     file.parent.mkdir(parents=True, exist_ok=True)
     fresh = file.with_suffix(".new")
+    fresh.unlink(missing_ok=True)  # a former one may be readable by others
     fresh.touch(mode=0o600)
     fresh.write_text("\n".join(lines))
     fresh.replace(file)
-
-
-@click.group("context", context_settings={"help_option_names": ["-h", "--help"]})
-def context_command() -> None:
-    """Keep the addresses of several clusters: `gearhorn -c NAME ...`."""
-
-
-def _contexts() -> tuple[str | None, dict[str, Context]]:
-    try:
-        return read_all()
-    except ContextError as error:
-        raise click.UsageError(str(error)) from None
-
-
-@context_command.command("ls")
-def _ls() -> None:
-    """List the contexts; the current one has a star."""
-    current, contexts = _contexts()
-    for name, context in contexts.items():
-        mark = "*" if name == current else " "
-        click.echo(f"{mark} {name}\t{' '.join(context.servers)}")
-
-
-@context_command.command("add")
-@click.argument("name")
-@click.argument("servers", nargs=-1, required=True)
-@click.option("--tls-ca")
-@click.option("--tls-cert")
-@click.option("--tls-key")
-@click.option("--confirm", is_flag=True, help="What destroys something always asks.")
-def _add(name: str, **values: Any) -> None:
-    """Keep a cluster's job servers under a name; the first one becomes the current one."""
-    current, contexts = _contexts()
-    if name == _NOTHING or not name.isprintable():
-        raise click.UsageError(f"a context cannot be called {name!r}")
-    contexts[name] = Context(name=name, **values)
-    write_all(current or name, contexts)
-
-
-@context_command.command("use")
-@click.argument("name")
-def _use(name: str) -> None:
-    """Use a context where none is named; - is none."""
-    _, contexts = _contexts()
-    if name != _NOTHING and name not in contexts:
-        raise click.UsageError(f"context {name} is not known")
-    write_all(None if name == _NOTHING else name, contexts)
-
-
-@context_command.command("show")
-@click.argument("name", required=False)
-def _show(name: str | None) -> None:
-    """Show a context, or the current one."""
-    try:
-        context = read_context(name)
-    except ContextError as error:
-        raise click.UsageError(str(error)) from None
-    for field in fields(Context):
-        value = getattr(context, field.name)
-        if value not in (None, (), False):
-            click.echo(f"{field.name}\t{' '.join(value) if isinstance(value, tuple) else value}")
-
-
-@context_command.command("rm")
-@click.argument("name")
-def _rm(name: str) -> None:
-    """Forget a context."""
-    current, contexts = _contexts()
-    if contexts.pop(name, None) is None:
-        raise click.UsageError(f"context {name} is not known")
-    write_all(None if current == name else current, contexts)
-
-
-@context_command.command("edit")
-def _edit() -> None:
-    """Open the file in an editor."""
-    path().parent.mkdir(parents=True, exist_ok=True)
-    path().touch(mode=0o600)
-    click.edit(filename=str(path()))

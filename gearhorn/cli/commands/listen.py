@@ -24,7 +24,8 @@ import click
 
 from gearhorn.aio import Durable, Message, Subscriber
 from gearhorn.cli.commands.execute import Command
-from gearhorn.cli.commands.settings import Settings, wait, with_settings
+from gearhorn.cli.commands.output import clean
+from gearhorn.cli.commands.settings import Settings, complete_topics, wait, with_settings
 from gearhorn.cli.commands.subscriptions import durable_of
 from gearhorn.client import ending
 from gearhorn.errors import Unknown
@@ -37,7 +38,9 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @click.command("listen")
-@click.argument("topics", metavar="TOPIC...", nargs=-1, required=True)
+@click.argument(
+    "topics", metavar="TOPIC...", nargs=-1, required=True, shell_complete=complete_topics
+)
 @click.option(
     "--as", "client", metavar="CLIENT", help="Be this client, beside its other receivers."
 )
@@ -88,6 +91,9 @@ class _Listening:
         self._last_s = time.monotonic()
         self._write = writer_of(settings, options)
         self._durable = self._durable_options()
+        self._failed: OSError | None = None  # why nothing can be written any more
+        if options["start"] and self._durable is None:
+            raise click.UsageError("--start needs --durable: other subscriptions have no log")
         if options["line"] and self._is_own and options["durable"]:
             raise click.UsageError("--durable needs --as: its position is kept under that name")
 
@@ -102,6 +108,8 @@ class _Listening:
                 watching.cancel()
                 if self._is_own:
                     await self._end()
+        if self._failed is not None:
+            raise self._failed
         return 0
 
     async def _plain(self) -> set[str]:
@@ -168,11 +176,19 @@ class _Listening:
         return execute
 
     async def _show(self, message: Message) -> None:
-        """Write a message; what comes after the last one that was asked for stays."""
-        if self._left == 0:
-            await asyncio.sleep(3600)
-        self._write(message)
-        self._count()
+        """Write a message. What comes after the last one that was asked for stays unacknowledged,
+        and so does what cannot be written: the reader has gone, or the disk is full. To fail it
+        would only bring it again."""
+        if self._left != 0 and self._failed is None:
+            try:
+                self._write(message)
+            except OSError as error:
+                self._failed = error
+                self._told.again()
+            else:
+                self._count()
+                return
+        await asyncio.sleep(3600)
 
     def _count(self) -> None:
         """A message was processed; on the event loop."""
@@ -258,9 +274,9 @@ def _filled(form: str, message: Message) -> str:
 def line_of(message: Message, with_headers: bool) -> str:
     """Return a message as a line for people."""
     at = time.strftime("%H:%M:%S", time.localtime(message.at or time.time()))
-    text = message.data.decode(errors="backslashreplace")
+    text = clean(message.data.decode(errors="backslashreplace"))
     again = f" (attempt {message.attempt})" if message.attempt > 1 else ""
-    headers = "".join(f" {name}={value}" for name, value in message.headers.items())
+    headers = "".join(f" {name}={clean(value)}" for name, value in message.headers.items())
     shown = headers if with_headers else ""
     return f"{at} {message.topic}{_place(message)}{again}{shown} {text}"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from gearhorn.cli.commands.settings import common
 from gearhorn.errors import GearhornError, NotConnected, RequestError, TimedOut, Unsure
 
 FAILED, USAGE, PARTLY, NO_ANSWER, INTERRUPTED = 1, 2, 3, 4, 130
+UNKNOWN = 3  # of Nagios
 
 # name -> module and function; the line of help is there, so that ``--help`` imports nothing
 _COMMANDS = {
@@ -43,7 +45,8 @@ _COMMANDS = {
     "doctor": ("doctor", "Look at everything, and say what to do about what is wrong."),
     "check": ("check", "Check something, for a monitoring system."),
     "bench": ("bench", "Measure what this cluster does."),
-    "context": ("contexts", "Keep the addresses of several clusters."),
+    "context": ("context", "Keep the addresses of several clusters."),
+    "help": ("sheets", "Show cheat sheets: what to type for what is wanted."),
     "completion": ("completion", "Print what completes this command in a shell."),
 }
 _HINTS = {
@@ -100,18 +103,39 @@ def run(arguments: Sequence[str] | None = None) -> None:
 def outcome(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; return its exit code."""
     logging.basicConfig(format="gearhorn: %(message)s", level=logging.WARNING)
+    _open_streams()
     try:
         result: Any = main(arguments, prog_name="gearhorn", standalone_mode=False)
     except click.ClickException as error:
         error.show()
-        return error.exit_code
+        # 2 would be a critical state to a monitoring system
+        return UNKNOWN if _is_check(error) else error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except SystemExit:
         return 0  # click's way to end where the reader of a pipe has gone
     except GearhornError as error:
         return _told(error)
+    except UnicodeEncodeError:
+        click.echo("gearhorn: an argument is not UTF-8", err=True)
+        return USAGE
+    except OSError as error:
+        click.echo(f"gearhorn: {error}", err=True)
+        return FAILED
     return result if isinstance(result, int) else 0
+
+
+def _is_check(error: click.ClickException) -> bool:
+    """Whether a wrong call was one of ``gearhorn check``."""
+    context = getattr(error, "ctx", None)
+    return context is not None and context.command_path.startswith("gearhorn check")
+
+
+def _open_streams() -> None:
+    """Put nothing in the place of standard streams that were closed, as by ``<&-``."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def _told(error: GearhornError) -> int:

@@ -99,10 +99,20 @@ def write_json(document: Any) -> None:
     click.echo(encode(document))
 
 
+# what would move a terminal's cursor, change its colours, or break a line: ESC and its like
+_CONTROLS = {number: f"\\x{number:02x}" for number in (*range(0x20), *range(0x7F, 0xA0))}
+_CONTROLS |= {ord("\t"): "\\t", ord("\n"): "\\n", ord("\r"): "\\r"}
+
+
+def clean(text: str) -> str:
+    """Return text of others, such as a payload, as it may stand on a line at a terminal."""
+    return text.translate(_CONTROLS)
+
+
 def _plain(value: Any) -> str:
     """Return a value for a tab-separated line, which it must not break."""
-    text = "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n")
+    text = "" if value is None else f"{value:.15g}" if isinstance(value, float) else str(value)
+    return clean(text.replace("\\", "\\\\"))
 
 
 def _cell(column: Column, value: Any) -> Text:

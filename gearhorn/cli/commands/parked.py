@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import click
 
-from gearhorn.cli.commands.output import Column, moment, show, write_json
+from gearhorn.cli.commands.output import Column, clean, moment, show, write_json
+from gearhorn.cli.commands.progress import Progress
 from gearhorn.cli.commands.settings import (
+    PAGE,
     Settings,
     client_argument,
+    complete_clients,
+    complete_topics,
     topic_argument,
     wait,
     with_settings,
 )
+from gearhorn.cli.commands.values import Rate
 from gearhorn.client.admin import Admin
 from gearhorn.client.payloads import data_of
 
@@ -36,31 +43,61 @@ _COUNTS = [Column("topic"), Column("client"), Column("parked", is_number=True, i
 def parked_command(settings: Settings, ctx: click.Context) -> None:
     """Messages that were set aside; without a subcommand, who has any."""
     if ctx.invoked_subcommand is None:
-        wait(_overview(settings))
+        _overview(settings, None)
 
 
-async def _overview(settings: Settings) -> None:
-    async with settings.admin() as admin:
-        described = await admin.describe()
-    rows = [
-        {"topic": topic, "client": client, "parked": subscription["durable"]["parked"]}
-        for topic, found in sorted(described.items())
-        for client, subscription in sorted(found["subscriptions"].items())
-        if subscription.get("durable", {}).get("parked")
+def _overview(settings: Settings, topic: str | None) -> None:
+    """Show who has parked messages, of one topic or of all that have any."""
+
+    async def run() -> list[dict[str, Any]]:
+        async with settings.admin() as admin:
+            names = [topic] if topic else [name async for name in _topics(admin)]
+            return [row for name in names for row in await _counts(admin, name)]
+
+    show(settings, _COUNTS, wait(run()))
+
+
+async def _topics(admin: Admin) -> AsyncIterator[str]:
+    """Yield the topics that have parked messages, those with most first: so what has none, however
+    many topics that are, is not read."""
+    cursor = None
+    while True:
+        page = await admin.ask(
+            admin.functions.describe, summary=True, sort="parked", limit=PAGE, cursor=cursor
+        )
+        for topic, found in page["topics"].items():
+            if not found["parked"]:
+                return
+            yield topic
+        cursor = page.get("cursor")
+        if cursor is None:
+            return
+
+
+async def _counts(admin: Admin, topic: str) -> list[dict[str, Any]]:
+    """Return who has parked messages of a topic, and how many."""
+    found = (await admin.describe(topic)).get("subscriptions", {})
+    counts = {name: (one.get("durable") or {}).get("parked", 0) for name, one in found.items()}
+    return [
+        {"topic": topic, "client": name, "parked": count}
+        for name, count in sorted(counts.items())
+        if count
     ]
-    show(settings, _COUNTS, rows)
 
 
 @parked_command.command("list")
-@topic_argument
-@client_argument
+@click.argument("topic", required=False, shell_complete=complete_topics)
+@click.argument("client", required=False, shell_complete=complete_clients)
 @click.option("--limit", type=click.IntRange(min=1), default=100)
 @click.option("--match", metavar="TEXT", help="Whose error or payload has this text.")
 @with_settings
 def list_command(
-    settings: Settings, *, topic: str, client: str, limit: int, match: str | None
+    settings: Settings, *, topic: str | None, client: str | None, limit: int, match: str | None
 ) -> None:
-    """List the parked messages of CLIENT, the oldest first."""
+    """List the parked messages of CLIENT, the oldest first; without it, who has any."""
+    if topic is None or client is None:
+        _overview(settings, topic)
+        return
 
     async def run() -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
@@ -94,10 +131,15 @@ def show_command(settings: Settings, topic: str, client: str, sequence: int) -> 
 
     async def run() -> dict[str, Any] | None:
         async with settings.admin() as admin:
-            async for parked in admin.parked(topic, client):
-                if parked["sequence"] == sequence:
-                    return parked
-        return None
+            page = await admin.ask(
+                admin.functions.parked,
+                topic=topic,
+                client_id=client,
+                action="list",
+                limit=1,
+                after=max(0, sequence - 1),
+            )
+            return next((one for one in page["parked"] if one["sequence"] == sequence), None)
 
     found = wait(run())
     if found is None:
@@ -107,11 +149,13 @@ def show_command(settings: Settings, topic: str, client: str, sequence: int) -> 
         write_json(found)
         return 0
     for key in ("sequence", "epoch", "attempts", "error"):
-        click.echo(f"{key}\t{found[key]}")
+        click.echo(f"{key}\t{clean(str(found[key]))}")
     click.echo(f"first failed\t{moment(found['first_at'])}\nparked\t{moment(found['at'])}")
     for name, value in found.get("headers", {}).items():
-        click.echo(f"header {name}\t{value}")
-    click.echo(f"\n{_text(found)}")
+        click.echo(f"header {name}\t{clean(value)}")
+    text = _text(found)
+    is_terminal = sys.stdout.isatty()
+    click.echo("\n" + ("\n".join(map(clean, text.split("\n"))) if is_terminal else text))
     return 0
 
 
@@ -119,9 +163,7 @@ def show_command(settings: Settings, topic: str, client: str, sequence: int) -> 
 @topic_argument
 @client_argument
 @click.option("--limit", type=click.IntRange(min=1), help="The oldest only.")
-@click.option(
-    "--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="N a second."
-)
+@click.option("--rate", type=Rate(), metavar="N[/s]", help="N a second.")
 @with_settings
 def redrive_command(
     settings: Settings, *, topic: str, client: str, limit: int | None, rate: float | None
@@ -138,8 +180,17 @@ def redrive_command(
 @with_settings
 def purge_command(settings: Settings, topic: str, client: str, limit: int | None) -> None:
     """Forget the parked messages of CLIENT, for good."""
-    how_many = "all" if limit is None else f"the oldest {limit}"
-    settings.confirm(f"purge {how_many} parked messages of {topic}/{client}")
+    if settings.is_asking:
+        settings.need_terminal(f"purge parked messages of {topic}/{client}")
+
+        async def count_them() -> int:
+            async with settings.admin() as admin:
+                counts = await _counts(admin, topic)
+            return sum(row["parked"] for row in counts if row["client"] == client)
+
+        how_many = wait(count_them())
+        limited = how_many if limit is None else min(limit, how_many)
+        settings.confirm(f"purge {limited} parked messages of {topic}/{client}")
     count = wait(_each(settings, "purge", topic, client, limit=limit, rate=None))
     settings.say(f"{count} messages are forgotten")
 
@@ -164,6 +215,7 @@ async def _each(
         if rate is None:
             return await act(admin, topic, client, limit)
         done, began_s = 0, time.monotonic()
+        progress = Progress(settings, "messages", limit)
         while limit is None or done < limit:
             step = max(1, min(STEP, int(rate)))
             count = await act(
@@ -172,6 +224,7 @@ async def _each(
             done += count
             if count < step:
                 break
-            settings.say(f"{done} messages")
+            progress.tell(done)
             await asyncio.sleep(max(0.0, began_s + done / rate - time.monotonic()))
+        progress.end(done)
         return done

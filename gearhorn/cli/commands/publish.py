@@ -7,23 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import random
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from typing import Any, BinaryIO
 
 import click
 
 from gearhorn.aio import Outgoing, Published, Publisher, Receipt, Results
-from gearhorn.cli.commands.settings import Settings, topic_argument, wait, with_settings
-from gearhorn.cli.commands.values import headers_of, quorum_of
+from gearhorn.cli.commands.lines import lines_of
+from gearhorn.cli.commands.output import clean
+from gearhorn.cli.commands.progress import Progress
+from gearhorn.cli.commands.settings import Settings, reach, topic_argument, wait, with_settings
+from gearhorn.cli.commands.values import Rate, headers_of, quorum_of
 from gearhorn.errors import GearhornError, NotDelivered
 from gearhorn.messages.codec import encode
 
-PROGRESS_S = 0.2  # between two lines of progress
 WINDOW = 256
+STEP = 100  # messages between two words of progress
 _TEMPLATE = re.compile(r"\{(n|time|random:(\d{1,6}))\}")
 
 
@@ -43,16 +47,33 @@ _TEMPLATE = re.compile(r"\{(n|time|random:(\d{1,6}))\}")
 @click.option("--lines", is_flag=True, help="A message per line of the payload or of stdin.")
 @click.option("--count", type=click.IntRange(min=1), help="So many messages.")
 @click.option("--template", is_flag=True, help="Fill {n}, {time} and {random:N} in.")
-@click.option("--rate", type=float, metavar="N", help="At most so many messages a second.")
+@click.option("--rate", type=Rate(), metavar="N[/s]", help="At most so many messages a second.")
 @with_settings
 def publish_command(settings: Settings, topic: str, **options: Any) -> int:
     """Publish PAYLOAD to TOPIC; - or nothing is standard input.
 
     Exit code 3: some of the messages, or some of the receivers, have failed.
     """
+    _check(options)
     if options["lines"] or options["count"]:
         return wait(_many(settings, topic, options))
     return wait(_one(settings, topic, options))
+
+
+def _check(options: dict[str, Any]) -> None:
+    """Raise ``click.UsageError`` for options that would not do together what they say."""
+    is_many = bool(options["lines"] or options["count"])
+    is_waiting = options["is_waiting"] or options["receipt"]
+    if is_many and is_waiting:
+        raise click.UsageError("--wait and --receipt are for one message, not --lines or --count")
+    if options["quorum"] and not is_waiting:
+        raise click.UsageError("--quorum needs --wait")
+    if options["rate"] and not is_many:
+        raise click.UsageError("--rate needs --lines or --count")
+    if is_many and options["unique"] and not options["template"]:
+        raise click.UsageError(
+            "--unique would make one message of many: fill it in, as by --template --unique 'a-{n}'"
+        )
 
 
 def _details(options: dict[str, Any]) -> dict[str, Any]:
@@ -77,7 +98,7 @@ def _source(options: dict[str, Any]) -> BinaryIO | bytes:
         if payload is None and sys.stdin.isatty():
             raise click.UsageError("no payload: give one, or - to type it")
         return sys.stdin.buffer
-    return str(payload).encode()
+    return os.fsencode(payload)  # whose bytes need not be UTF-8
 
 
 def _payload(options: dict[str, Any]) -> bytes:
@@ -86,13 +107,18 @@ def _payload(options: dict[str, Any]) -> bytes:
     return source if isinstance(source, bytes) else source.read()
 
 
+def _decoded(data: bytes, options: dict[str, Any]) -> bytes:
+    """Return a payload as ``--base64`` says; line breaks in it do not count."""
+    if not options["is_base64"]:
+        return data
+    try:
+        return base64.b64decode(b"".join(data.split()), validate=True)
+    except ValueError as error:
+        raise click.UsageError(f"--base64: {error}") from None
+
+
 def _filled(data: bytes, options: dict[str, Any], number: int) -> bytes:
-    """Return a payload decoded and filled in as the options say."""
-    if options["is_base64"]:
-        try:
-            data = base64.b64decode(data, validate=True)
-        except ValueError as error:
-            raise click.UsageError(f"--base64: {error}") from None
+    """Return a payload, or a unique id, filled in as ``--template`` says."""
     if not options["template"]:
         return data
 
@@ -113,9 +139,10 @@ def _filled(data: bytes, options: dict[str, Any], number: int) -> bytes:
 
 async def _one(settings: Settings, topic: str, options: dict[str, Any]) -> int:
     async with settings.publisher() as publisher:
-        payload = _filled(_payload(options), options, 1)
+        payload = _filled(_decoded(_payload(options), options), options, 1)
         details = _details(options)
-        if options["is_waiting"]:
+        if options["is_waiting"] or options["receipt"]:
+            await reach(publisher, settings.timeout)
             return await _deliver(
                 settings, publisher, topic=topic, payload=payload, options=options
             )
@@ -184,7 +211,7 @@ def _show_receipt(settings: Settings, receipt: Receipt, is_whole: bool) -> None:
         for name in receipt.delivered:
             click.echo(f"{name}\tdelivered")
         for name, reason in receipt.failed.items():
-            click.echo(f"{name}\tfailed\t{reason}")
+            click.echo(f"{name}\tfailed\t{clean(reason)}")
         for kind in ("pending", "dropped"):
             for name in getattr(receipt, kind):
                 click.echo(f"{name}\t{kind}")
@@ -192,40 +219,29 @@ def _show_receipt(settings: Settings, receipt: Receipt, is_whole: bool) -> None:
         click.echo(f"{receipt.succeeded} of {receipt.addressed} receivers have processed it")
 
 
-def _lines(topic: str, options: dict[str, Any]) -> Iterator[Outgoing]:
-    """Yield the messages of a call that has many: lines of a payload, a file or standard input, or
-    one payload so many times."""
+async def _messages(topic: str, options: dict[str, Any]) -> AsyncIterator[list[Outgoing]]:
+    """Yield the messages of a call that has many, those together that are there at once: lines of a
+    payload, a file or standard input, or one payload so many times."""
     details = _details(options)
-    if options["lines"]:
-        source = _source(options)
-        texts = source.splitlines() if isinstance(source, bytes) else source
-        for number, line in enumerate(texts, 1):
-            yield Outgoing(topic, _filled(line.rstrip(b"\r\n"), options, number), **details)
-            if number == options["count"]:
-                return
+    limit, number = options["count"], 0
+
+    def outgoing(data: bytes, number: int) -> Outgoing:
+        unique = details["unique"] and _filled(details["unique"].encode(), options, number).decode()
+        payload = _filled(_decoded(data, options), options, number)
+        return Outgoing(topic, payload, **details | {"unique": unique})
+
+    if not options["lines"]:
+        data = _payload(options)
+        for start in range(1, limit + 1, WINDOW):
+            yield [outgoing(data, n) for n in range(start, min(start + WINDOW, limit + 1))]
         return
-    data = _payload(options)
-    for number in range(1, options["count"] + 1):
-        yield Outgoing(topic, _filled(data, options, number), **details)
-
-
-class _Progress:
-    """Says on stderr how far it is, where that is a terminal."""
-
-    def __init__(self, settings: Settings, total: int | None) -> None:
-        self._is_shown = sys.stderr.isatty() and not settings.is_quiet
-        self._total = total
-        self._began_s = self._told_s = time.monotonic()
-
-    def tell(self, count: int, is_end: bool = False) -> None:
-        """So many messages have left."""
-        now_s = time.monotonic()
-        if not self._is_shown or (now_s - self._told_s < PROGRESS_S and not is_end):
+    async for lines in lines_of(_source(options)):
+        if limit is not None:
+            lines = lines[: limit - number]  # noqa: PLW2901
+        yield [outgoing(line, number + place) for place, line in enumerate(lines, 1)]
+        number += len(lines)
+        if number == limit:
             return
-        self._told_s = now_s
-        rate = count / max(now_s - self._began_s, 0.001)
-        of = f" of {self._total:,}" if self._total else ""
-        click.echo(f"\r{count:,}{of} messages, {rate:,.0f}/s ", err=True, nl=is_end)
 
 
 async def _many(settings: Settings, topic: str, options: dict[str, Any]) -> int:
@@ -233,20 +249,21 @@ async def _many(settings: Settings, topic: str, options: dict[str, Any]) -> int:
 
     Lines are read as they can be sent: a file of any length needs the memory of its window.
     """
-    progress = _Progress(settings, options["count"])
-    sent = 0
+    progress = Progress(settings, "messages", options["count"])
+    sent, rate = 0, options["rate"]
     async with settings.publisher() as publisher:
         many = publisher.begin_many(WINDOW, settings.timeout)
         began_s = time.monotonic()
-        for message in _lines(topic, options):
-            await many.add(message)
-            if options["rate"]:
-                await asyncio.sleep(began_s + sent / options["rate"] - time.monotonic())
-            sent += 1
-            if sent % 100 == 0:
-                progress.tell(sent)
+        async for messages in _messages(topic, options):
+            for message in messages:
+                await many.add(message)
+                if rate:
+                    await asyncio.sleep(began_s + sent / rate - time.monotonic())
+                sent += 1
+                if rate or not sent % STEP:
+                    progress.tell(sent)
         results = await many.finish()
-    progress.tell(sent, is_end=True)
+    progress.end(sent)
     return _summed(settings, results)
 
 

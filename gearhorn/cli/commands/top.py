@@ -14,11 +14,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from gearhorn.cli.commands.output import console, duration, write_json
+from gearhorn.cli.commands.output import Column, clean, console, duration, show, write_json
 from gearhorn.cli.commands.settings import Settings, wait, with_settings
+from gearhorn.cli.commands.topics import MEMBERS, TOPICS, member_row, topic_row
 from gearhorn.client.admin import Admin
 
 SHOWN = 30  # topics
+RATES = [Column("fanouts_s", is_number=True), Column("copies_s", is_number=True)]
 
 
 @click.command("top")
@@ -28,7 +30,7 @@ SHOWN = 30  # topics
 @with_settings
 def top_command(settings: Settings, interval: float, once: bool, sort: str) -> None:
     """Show workers and topics: rates, lag and backlog, every --interval."""
-    is_once = once or not sys.stdout.isatty()
+    is_once = once or settings.is_json or not sys.stdout.isatty()
     with contextlib.suppress(KeyboardInterrupt):
         wait(_Top(settings, interval, sort).run(is_once))
 
@@ -52,16 +54,28 @@ class _Top:
             if is_once:
                 await asyncio.sleep(self._interval_s)
                 found = await self._look(admin)
-                if self._settings.is_json:
-                    write_json(found)
-                else:
-                    console(self._settings).print(self._drawn(found))
+                self._write(found)
                 return
             with Live(self._drawn(found), console=console(self._settings), screen=True) as live:
                 while True:
                     await asyncio.sleep(self._interval_s)
                     found = await self._look(admin)
                     live.update(self._drawn(found))
+
+    def _write(self, found: dict[str, Any]) -> None:
+        """Write it once: as tables at a terminal, elsewhere as lines, the topics behind an empty
+        one."""
+        if self._settings.is_json or sys.stdout.isatty():
+            if self._settings.is_json:
+                write_json(found)
+            else:
+                console(self._settings).print(self._drawn(found))
+            return
+        show(
+            self._settings, [*MEMBERS, *RATES], [member_row(member) for member in found["members"]]
+        )
+        click.echo()
+        show(self._settings, TOPICS, [topic_row(topic) for topic in found["topics"]])
 
     async def _look(self, admin: Admin) -> dict[str, Any]:
         """Return what is so now, with the rates since the last time."""
@@ -85,7 +99,7 @@ class _Top:
             members.add_column(name, no_wrap=True)
         for member in found["members"]:
             members.add_row(
-                member["member"],
+                clean(member["member"]),
                 member["state"],
                 duration(member.get("uptime", 0)),
                 f"{member.get('fanouts_s', 0):,.0f}",
@@ -98,5 +112,5 @@ class _Top:
             topics.add_column(name, no_wrap=True)
         for topic in found["topics"]:
             keys = ("subscriptions", "lag_max", "backlog", "parked", "drops")
-            topics.add_row(topic["topic"], *(str(topic.get(key, 0)) for key in keys))
+            topics.add_row(Text(clean(topic["topic"])), *(str(topic.get(key, 0)) for key in keys))
         return Group(members, Text(), topics)

@@ -8,10 +8,16 @@ from typing import Any
 import click
 
 from gearhorn.cli.commands.output import Column, duration, moment, show
-from gearhorn.cli.commands.settings import Settings, topic_argument, wait, with_settings
+from gearhorn.cli.commands.settings import (
+    Settings,
+    complete_clients,
+    topic_argument,
+    wait,
+    with_settings,
+)
 from gearhorn.errors import Unknown
 
-_TOPICS = [
+TOPICS = [
     Column("topic"),
     Column("subs", is_number=True),
     Column("durable", is_number=True),
@@ -20,6 +26,7 @@ _TOPICS = [
     Column("backlog", is_number=True),
     Column("parked", is_number=True, is_alarm=True),
     Column("drops", is_number=True, is_alarm=True),
+    Column("no_receiver", is_number=True, is_alarm=True),
 ]
 _SUBSCRIPTIONS = [
     Column("client"),
@@ -32,7 +39,7 @@ _SUBSCRIPTIONS = [
     Column("attempts", is_number=True, is_alarm=True),
     Column("member"),
 ]
-_MEMBERS = [
+MEMBERS = [
     Column("member"),
     Column("state"),
     Column("release"),
@@ -45,6 +52,7 @@ _MEMBERS = [
     Column("copies", is_number=True),
     Column("errors", is_number=True, is_alarm=True),
 ]
+_MOMENTS = ("backlog_at", "paused_until")  # Unix time
 _SORTS = {"name": "topic", "lag": "lag", "parked": "parked", "backlog": "backlog", "drops": "drops"}
 
 
@@ -60,10 +68,10 @@ def topics_command(settings: Settings, pattern: str | None, sort: str) -> None:
             return await admin.topics(pattern, sort)
 
     found = wait(run())
-    show(settings, _TOPICS, [_topic_row(topic) for topic in found], found)
+    show(settings, TOPICS, [topic_row(topic) for topic in found], found)
 
 
-def _topic_row(topic: dict[str, Any]) -> dict[str, Any]:
+def topic_row(topic: dict[str, Any]) -> dict[str, Any]:
     return {
         "topic": topic["topic"],
         "subs": topic["subscriptions"],
@@ -73,6 +81,7 @@ def _topic_row(topic: dict[str, Any]) -> dict[str, Any]:
         "backlog": topic.get("backlog", 0),
         "parked": topic.get("parked", 0),
         "drops": topic.get("drops", 0),
+        "no_receiver": topic.get("receivers_missing"),
     }
 
 
@@ -82,7 +91,7 @@ def _range(log: dict[str, Any] | None) -> str:
 
 @click.command("show")
 @topic_argument
-@click.argument("client", required=False)
+@click.argument("client", required=False, shell_complete=complete_clients)
 @with_settings
 def show_command(settings: Settings, topic: str, client: str | None) -> None:
     """Show the subscriptions of TOPIC, or all that is known of one."""
@@ -116,7 +125,7 @@ def _flat(found: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
         if isinstance(value, dict):
             yield from _flat(value, f"{key}.")
         else:
-            yield f"{prefix}{key}", moment(value) if key == "backlog_at" else value
+            yield f"{prefix}{key}", moment(value) if key in _MOMENTS else value
 
 
 def kind_of(durable: dict[str, Any]) -> str:
@@ -151,7 +160,7 @@ def members_command(settings: Settings) -> None:
             return await admin.members()
 
     found = wait(run())
-    show(settings, _MEMBERS, [member_row(member) for member in found], found)
+    show(settings, MEMBERS, [member_row(member) for member in found], found)
 
 
 def member_row(member: dict[str, Any]) -> dict[str, Any]:

@@ -5,9 +5,29 @@ Rules: pure. A wrong value is ``click.UsageError``, and says what was expected.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from typing import Any
 
 import click
+
+
+class Rate(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """So many a second: ``100`` or ``100/s``."""
+
+    name = "rate"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number; fails for what is none, or is not above 0."""
+        try:
+            rate = float(str(value).removesuffix("/s"))
+        except ValueError:
+            rate = 0.0
+        if not 0 < rate < math.inf:
+            self.fail(f"expected a number above 0, such as 100 or 100/s, got {value!r}", param, ctx)
+        return rate
 
 
 def headers_of(texts: Iterable[str]) -> dict[str, str] | None:
