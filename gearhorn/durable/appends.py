@@ -122,8 +122,11 @@ class Appends:
         clock: says when messages are logged, for what is kept by age.
         process: this worker's name, for members that tell it of receivers it waits for.
 
-    ``waiting_since`` is when the first round began that the store has not answered, by the event
-    loop's clock; None where it answers.
+    Attributes:
+        topics: those of which messages wait to be logged: which is the last one of each, by its
+            number, in ascending order. Others only look whether a topic is there.
+        waiting_since: when the first round began that the store has not answered, by the event
+            loop's clock; None where it answers.
     """
 
     def __init__(self, store: Log, clock: MembersClock, process: str) -> None:
@@ -140,8 +143,7 @@ class Appends:
         self._added = 0  # messages since the beginning
         self._passed = 0  # of these, those that were worked off
         self._barriers: deque[tuple[int, asyncio.Future[None]]] = deque()
-        # By topic, which message is its last one that is not worked off; in ascending order.
-        self._lasts: dict[str, int] = {}
+        self.topics: dict[str, int] = {}
         self._followers: dict[int, list[tuple[Job, Origin[Any], Any]]] = {}  # by its number
         self.waiting_since: float | None = None
 
@@ -173,19 +175,15 @@ class Appends:
         topic = message.topic
         self._waiting.append((job, topic, item, origin, plan))
         self._added += 1
-        self._lasts.pop(topic, None)
-        self._lasts[topic] = self._added
+        self.topics.pop(topic, None)
+        self.topics[topic] = self._added
         self._came.set()
-
-    def concerns(self, topic: str) -> bool:
-        """Whether messages of a topic wait to be logged."""
-        return topic in self._lasts
 
     def follow(self, topic: str, job: Job, origin: Origin[P], plan: P) -> None:
         """Tell ``origin`` that a message is not logged, once those of its topic are worked off that
         wait now, of which there are some: what it sends must not overtake them. ``job`` is failed
         if it raises."""
-        self._followers.setdefault(self._lasts[topic], []).append((job, origin, plan))
+        self._followers.setdefault(self.topics[topic], []).append((job, origin, plan))
 
     async def barrier(self) -> None:
         """Return once everything that was handed over before now is worked off."""
@@ -236,9 +234,9 @@ class Appends:
         Followers come before barriers, since a barrier promises that nothing is on its way."""
         self._slots.release()
         self._passed += count
-        lasts = self._lasts
-        while lasts and lasts[topic := next(iter(lasts))] <= self._passed:
-            del lasts[topic]
+        topics = self.topics
+        while topics and topics[topic := next(iter(topics))] <= self._passed:
+            del topics[topic]
         for number in [number for number in self._followers if number <= self._passed]:
             for job, origin, plan in self._followers.pop(number):
                 attempt(job, partial(origin.logged, plan, None))

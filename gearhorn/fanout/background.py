@@ -211,10 +211,6 @@ class FastFanout(Submission):
         self.subscribers = subscribers
         self.place = share.place
 
-    def submit(self) -> None:
-        """Hand the copies to the server that carries the list."""
-        self.outbox.job_servers.clients[self.place].submit(self)
-
     def general(self) -> Background:
         """Return the same fan-out in its general shape."""
         return Background(self.outbox, Plan(self.job, self.message, self.subscribers))
@@ -229,8 +225,8 @@ class _FastOutcome:
 
     def accepted(self, submission: Submission) -> None:
         assert isinstance(submission, FastFanout)
-        overflow = submission.outbox.overflow
-        if submission.refused or overflow.concerns(submission.message.topic):
+        full = submission.outbox.overflow.topics
+        if submission.refused or submission.message.topic in full:
             submission.general().take_over(submission)
         else:
             submission.job.complete(b"%d" % len(submission.heads))

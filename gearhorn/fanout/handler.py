@@ -33,7 +33,7 @@ from gearhorn.fanout.foreground import Foreground
 from gearhorn.fanout.outbox import Outbox
 from gearhorn.fanout.running import Plan
 from gearhorn.gearman.worker import Job
-from gearhorn.messages.fanout import Fanout, decode_fanout
+from gearhorn.messages.fanout import PLAIN_NAMES_BYTES, Fanout, decode_fanout
 from gearhorn.messages.logs import Logged
 from gearhorn.messages.receipts import encode_receipt
 from gearhorn.names import check_publish
@@ -93,6 +93,9 @@ class Fanouts:
         self._config = config
         self._directory = directory
         self._outbox = outbox
+        # so many copies may be made of the largest message there is
+        largest = config.max_payload + PLAIN_NAMES_BYTES
+        self._never_too_large = config.max_fanout_bytes // largest
 
     def handle(self, job: Job) -> None:
         """Take one ``fanout`` job ("fanout" in docs/protocol.rst); it is finished sooner or later.
@@ -130,11 +133,12 @@ class Fanouts:
         """
         chosen = subscribers.chosen(message.exclude) if message.exclude else None
         total = len(subscribers.queues if chosen is None else chosen)
-        self._check_size(message, total)
+        if total > self._never_too_large:
+            self._check_size(message, total)
         if total > 1:
             job.weigh(total)
         has_log, topic = subscribers.has_log, message.topic
-        waits = has_log or self._appends.concerns(topic)
+        waits = has_log or topic in self._appends.topics
         is_plain = message.background and chosen is None and not (message.receipt or waits)
         if message.expires_ms and self._outbox.has_expired(message):
             is_plain = False  # it waited for its list: who gets no copy has to be told
@@ -169,16 +173,17 @@ class Fanouts:
         outbox = self._outbox
         share = subscribers.only_share(outbox.job_servers)
         topic = message.topic
-        if share is None or topic in outbox.portions.topics or outbox.overflow.concerns(topic):
+        if share is None or topic in outbox.portions.topics or topic in outbox.overflow.topics:
             return False
-        self._count(subscribers)
-        FastFanout(outbox, job, message, subscribers, share=share).submit()
+        if subscribers.carries():
+            self._read_backlog(subscribers)
+        copies = FastFanout(outbox, job, message, subscribers, share=share)
+        outbox.job_servers.clients[share.place].submit(copies)
         return True
 
-    def _count(self, subscribers: Subscribers) -> None:
-        """Count a fan-out; have the backlog of its list read where that is due."""
-        if subscribers.carries():
-            self._outbox.backlog.poll_soon(subscribers, self._directory)
+    def _read_backlog(self, subscribers: Subscribers) -> None:
+        """Have the backlog of a list read, which has carried as many fan-outs as it may."""
+        self._outbox.backlog.poll_soon(subscribers, self._directory)
 
     def logged(self, plan: Plan, place: Logged | Unavailable | None) -> None:
         """Go on with a message that waited for its topic's log: as ``Origin`` of ``Appends``.
@@ -218,7 +223,8 @@ class Fanouts:
             receipt = encode_receipt(count, logged=logged) if message.receipt else b"%d" % count
             plan.job.complete(receipt)
             return
-        self._count(plan.subscribers)
+        if plan.subscribers.carries():
+            self._read_backlog(plan.subscribers)
         if message.background:
             Background(self._outbox, plan).send(plan.chosen)
             return

@@ -105,23 +105,22 @@ class Overflow:
         job_servers: where room is made, by discarding the oldest jobs of a queue.
         limits: knows whether a limit that refused a copy is the right one.
         drops: counts the jobs that are discarded.
+
+    ``topics`` has the queues for which copies wait, by topic; others only look whether a topic is
+    there.
     """
 
     def __init__(self, job_servers: JobServers, limits: Limits, drops: Drops) -> None:
         self._job_servers = job_servers
         self._limits = limits
         self._drops = drops
-        self._full: dict[str, dict[bytes, _Full]] = {}  # by topic
+        self.topics: dict[str, dict[bytes, _Full]] = {}
         self._tasks = Tasks()
 
     @property
     def is_idle(self) -> bool:
         """Whether no queue is known to be full."""
-        return not self._full
-
-    def concerns(self, topic: str) -> bool:
-        """Whether copies for a queue of a topic wait here."""
-        return topic in self._full
+        return not self.topics
 
     def is_for(self, subscribers: Subscribers, index: int) -> bool:
         """Whether a copy that was refused may get room, and ought to be kept here."""
@@ -133,11 +132,11 @@ class Overflow:
         """Keep a copy that its queue had no room for.
 
         The first one for a queue starts the task that makes room there, or drops what cannot get
-        any. From now on ``concerns`` is true of the topic: its fan-outs ask ``keep`` before they
+        any. From now on the topic is in ``topics``: its fan-outs ask ``keep`` before they
         send, and tell ``accepted`` after.
         """
         topic, queue = held.subscribers.topic, held.subscribers.queues[index]
-        queues = self._full.setdefault(topic, {})
+        queues = self.topics.setdefault(topic, {})
         full = queues.get(queue)
         if full is None:
             full = queues[queue] = _Full()
@@ -170,7 +169,7 @@ class Overflow:
         A list may be full whole, and its copies are sent one by one then: so never more than a few
         of the full queues are gone through for the sake of some others.
         """
-        queues = self._full.get(subscribers.topic, {})
+        queues = self.topics.get(subscribers.topic, {})
         wanted: Sequence[int] = range(len(subscribers.queues)) if indexes is None else indexes
         if len(wanted) <= len(queues) or len(queues) > FEW:
             names = subscribers.queues
@@ -204,8 +203,8 @@ class Overflow:
     def _former(self, topics: Sequence[str] | None, born: int) -> Iterator[tuple[bytes, _Full]]:
         """Find what lists up to ``born`` want, lazily: a caller that asks only whether there is any
         goes no further than the first."""
-        for topic in among(topics, self._full):
-            for queue, full in self._full[topic].items():
+        for topic in among(topics, self.topics):
+            for queue, full in self.topics[topic].items():
                 if full.holds_former(born):
                     yield queue, full
 
@@ -227,9 +226,9 @@ class Overflow:
         try:
             await self._make_room(queue, full)
         finally:
-            del self._full[topic][queue]
-            if not self._full[topic]:
-                del self._full[topic]
+            del self.topics[topic][queue]
+            if not self.topics[topic]:
+                del self.topics[topic]
             full.gather()
             for held, index in full.waiting:  # it failed
                 held.drop_held(index)

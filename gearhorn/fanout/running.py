@@ -283,7 +283,7 @@ class RunningFanout(ABC):
     @property
     def is_watched(self) -> bool:
         """Whether room is made on a queue of the list, and its copies have to be known there."""
-        return self.outbox.overflow.concerns(self.subscribers.topic)
+        return self.subscribers.topic in self.outbox.overflow.topics
 
     def taken(self, part: Submission, indexes: Sequence[int] | None) -> None:
         """Tell those that make room which copies of a part were accepted."""

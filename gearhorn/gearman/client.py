@@ -73,6 +73,9 @@ class Client(Link):
         # A submission goes through these in order; it may stand in two, cut or written in part.
         self._queued: deque[Submission] = deque()  # not cut whole
         self._queued_copies = 0  # of those, that are not cut
+        self._cut_copies = (
+            0  # of the first of those, that are cut: only the first may be so in part
+        )
         self._pieces: deque[_Piece] = deque()  # cut and not written
         self._is_cutting = False  # the next pieces are to be cut soon
         self._written: deque[Submission] = deque()  # written, at least in part; unanswered
@@ -181,7 +184,7 @@ class Client(Link):
         self._written.clear()
         self._queued.clear()
         self._questions.clear()
-        self._queued_copies = self._out_copies = self._out_bytes = 0
+        self._queued_copies = self._cut_copies = self._out_copies = self._out_bytes = 0
         for chain in waiting.values():  # there may be a million
             if isinstance(chain, tuple):
                 tell(chain, LOST)
@@ -235,7 +238,7 @@ class Client(Link):
         queued = self._queued
         while queued and sum(piece.copies for piece in self._pieces) < WINDOW_COPIES:
             first = queued[0]
-            is_large = (len(first.heads) - first.cut) * first.unit >= CHUNK_BYTES
+            is_large = (len(first.heads) - self._cut_copies) * first.unit >= CHUNK_BYTES
             if self._queued_copies < CHUNK_COPIES and not is_large:
                 return
             if sum(piece.size for piece in self._pieces) >= WINDOW_BYTES:
@@ -255,7 +258,7 @@ class Client(Link):
         copies = size = 0
         while queued:
             submission = queued[0]
-            heads, at = submission.heads, submission.cut
+            heads, at = submission.heads, self._cut_copies
             take = left = len(heads) - at
             if copies + left > CHUNK_COPIES or size + left * submission.unit > CHUNK_BYTES:
                 take = min(left, CHUNK_COPIES - copies, (CHUNK_BYTES - size) // submission.unit)
@@ -270,22 +273,26 @@ class Client(Link):
             parts.append((submission, take))
             copies += take
             size += take * submission.unit
-            if submission.cuts(take):
+            if take < left:
+                self._cut_copies += take
                 break
             queued.popleft()
+            self._cut_copies = 0
         self._queued_copies -= copies
         blocks = data if copies == 1 and size >= CHUNK_BYTES else (b"".join(data),)
         self._pieces.append(_Piece(blocks, parts, copies, size))
 
     def _take_back(self) -> None:
-        """Queue again what was cut and not written, last piece first, so that order is kept."""
+        """Queue again what was cut and not written, last piece first, so that order is kept. Of the
+        first submission, what is written stays cut."""
+        queued = self._queued
         while self._pieces:
             piece = self._pieces.pop()
             self._queued_copies += piece.copies
-            for submission, count in reversed(piece.parts):
-                submission.cuts(-count)
-                if not self._queued or self._queued[0] is not submission:
-                    self._queued.appendleft(submission)
+            for submission, _ in reversed(piece.parts):
+                if not queued or queued[0] is not submission:
+                    queued.appendleft(submission)
+        self._cut_copies = queued[0].sent if queued else 0
 
     def _tell(self) -> None:
         """Tell the outcomes of what is answered, barriers at the front included."""

@@ -1,6 +1,6 @@
 """Submissions: copies of one message for one server, and how who submitted is told of them.
 
-A submission is written by its ``Client`` alone, which counts how far it is cut, written and
+A submission is written by its ``Client`` alone, which counts how far it is written and
 answered. Its ``outcome`` is told in this order: ``accepted`` or ``lost`` once, and for foreground
 copies ``finished`` once each. A result may be in the same batch as the acceptance, never before it.
 
@@ -65,14 +65,14 @@ class Submission:
 
     Attributes:
         unit: the bytes of the window that one copy takes.
-        cut, sent, answered: how many copies have come so far; never more than the one before.
+        sent, answered: how many copies have come so far; never more answered than sent.
         refused: index and gearmand's error code of each copy that the server did not take.
         handles: of foreground copies that were answered, in order; b"" where refused.
         forgotten: how many handles there were when its submitter gave it up.
     """
 
     __slots__ = (
-        "answered", "cut", "foreground", "forgotten", "handles", "heads", "outcome", "reasons",
+        "answered", "foreground", "forgotten", "handles", "heads", "outcome", "reasons",
         "refused", "results", "sent", "tail", "unit",
     )  # fmt: skip
     is_streamed = False
@@ -94,18 +94,11 @@ class Submission:
         self.tail = tail
         self.unit = len(tail) + _PACKET_OVERHEAD
         self.foreground = foreground
-        self.cut = 0
         self.sent = 0
         self.answered = 0
         self.refused: list[tuple[int, bytes]] | None = None  # most have none: no list for those
         self.handles: list[bytes] | None = [] if foreground else None
         self.forgotten: int | None = None
-
-    def cuts(self, copies: int) -> int:
-        """So many more copies are in pieces; fewer, where it is negative. Return how many are
-        left."""
-        self.cut += copies
-        return len(self.heads) - self.cut
 
     def writes(self, copies: int) -> bool:
         """So many more copies are written; return whether they are the first ones."""

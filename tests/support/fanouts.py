@@ -138,13 +138,11 @@ class Room:
 
     def __init__(self) -> None:
         self.held: list[tuple[Any, int]] = []
+        self.topics: dict[str, Any] = {}
 
     @property
     def is_idle(self) -> bool:
         return not self.held
-
-    def concerns(self, topic: str) -> bool:
-        return False
 
     def is_for(self, subscribers: Subscribers, index: int) -> bool:
         return subscribers.overflow.get(index) == "drop_old"

@@ -27,7 +27,8 @@ def direct(bench: Bench) -> Job:
     job = Job()
     share = bench.subscribers.only_share(bench.cluster)  # type: ignore[arg-type]
     assert share is not None
-    FastFanout(bench.outbox, job, message(), bench.subscribers, share=share).submit()  # type: ignore[arg-type]
+    copies = FastFanout(bench.outbox, job, message(), bench.subscribers, share=share)  # type: ignore[arg-type]
+    bench.cluster.clients[share.place].submit(copies)
     return job
 
 

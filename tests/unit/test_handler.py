@@ -43,13 +43,10 @@ class Appends:
     def __init__(self) -> None:
         self.thens: list[Callable[[Any], None]] = []
         self.followers: list[Callable[[], None]] = []
-        self.is_concerned = False
+        self.topics: dict[str, int] = {}
 
     def add(self, job: Any, message: Any, origin: Any, plan: Any) -> None:
         self.thens.append(partial(origin.logged, plan))
-
-    def concerns(self, topic: str) -> bool:
-        return self.is_concerned
 
     def follow(self, topic: str, job: Any, origin: Any, plan: Any) -> None:
         self.followers.append(partial(origin.logged, plan, None))
@@ -117,10 +114,11 @@ def test_what_asks_for_more_takes_the_long_way(
 ) -> None:
     made: list[FastFanout] = []
 
-    def submit(fanout: FastFanout) -> None:
-        made.append(fanout)
+    def make(*parts: Any, **more: Any) -> FastFanout:
+        made.append(FastFanout(*parts, **more))
+        return made[-1]
 
-    monkeypatch.setattr(FastFanout, "submit", submit)
+    monkeypatch.setattr("gearhorn.fanout.handler.FastFanout", make)
 
     def test(handling: Handling) -> None:
         handling.take(**keys)
@@ -276,9 +274,9 @@ def test_a_message_for_which_there_is_no_place_is_not_logged() -> None:
 
 def test_what_needs_no_log_any_more_waits_for_what_is_still_on_its_way_there() -> None:
     def test(handling: Handling) -> None:
-        handling.appends.is_concerned = True
+        handling.appends.topics["t"] = 1
         jobs = [handling.take(), handling.take(background=False)]
-        handling.appends.is_concerned = False
+        handling.appends.topics.clear()
         assert handling.bench.servers[0].client.is_idle
         assert handling.bench.places.waiting == 1
         for then in handling.appends.followers:
