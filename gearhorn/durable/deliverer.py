@@ -116,7 +116,7 @@ class Deliverer:
         if acquired.former == "-":
             self.quiet(lane)
         else:
-            self.held.mark(lane)
+            self.held.mark((lane,))
 
     def quiet(self, lane: Lane) -> None:
         """No receiver has a job of the lane's former owner: it may send. Without effect where it

@@ -20,6 +20,8 @@ from collections.abc import Iterable
 from gearhorn.durable.lanes import Lane
 from gearhorn.durable.states import LaneEvent, LaneState
 
+_OPEN, _CLOSED = LaneState.OPEN, LaneState.CLOSED
+
 LANES_IN_ROUND = 1000  # at most: what one round does keeps others from the loop and the store
 
 
@@ -67,21 +69,20 @@ class HeldLanes:
             del self._lanes[lane.topic]
         return not lanes
 
-    def mark(self, lane: Lane) -> None:
-        """Have a lane looked after, or not: it has deliveries, or is in no usual state. A
+    def mark(self, lanes: Iterable[Lane]) -> None:
+        """Have lanes looked after, or not: they have deliveries, or are in no usual state. A
         part that changes either calls this; a round does so for all its lanes."""
-        if lane.state is LaneState.CLOSED:
-            self.busy.pop(lane, None)
-        elif lane.active or lane.state is not LaneState.OPEN:
-            self.busy[lane] = None
-        else:
-            self.busy.pop(lane, None)
+        for lane in lanes:
+            if (lane.active or lane.state is not _OPEN) and lane.state is not _CLOSED:
+                self.busy[lane] = None
+            else:
+                self.busy.pop(lane, None)
 
     def close(self, lane: Lane) -> None:
         """Send nothing more for a lane; it is released when nothing of it is under way. Without
         effect where it closes already, or has ended."""
         if lane.apply(LaneEvent.CLOSE):
-            self.mark(lane)
+            self.mark((lane,))
 
     def touch(self, lane: Lane) -> None:
         """Something happened to a lane: have it worked off soon. Any number of times costs no more

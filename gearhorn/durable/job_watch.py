@@ -93,10 +93,11 @@ class JobWatcher:
             is_closing = lane.state is LaneState.CLOSING
             if not lane.under_way or not (is_closing or lane.state is LaneState.OPEN):
                 continue
+            is_urgent = is_closing or lane.expired.is_possible  # some of its deliveries may be
             for delivery in lane.window:
                 if delivery.state is not State.SENT:
                     continue
-                if is_closing or self._is_urgent(delivery):
+                if is_urgent and self._is_urgent(delivery):
                     urgent.append(delivery)
                 elif at_s >= (delivery.ask_s or delivery.sent_s + _first_s(delivery)):
                     others.append(delivery)

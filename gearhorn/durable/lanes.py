@@ -328,7 +328,8 @@ class Lane(Worked[Delivery]):
             chosen.append(entry)
             if len(chosen) == self.options.batch:
                 self._add(chosen)
-        self._add(chosen)
+        if chosen:
+            self._add(chosen)
         return resting
 
     def _is_over(self, entry: Entry) -> bool:

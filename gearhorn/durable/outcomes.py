@@ -118,7 +118,8 @@ class Outcomes:
         submission.release(index)
         if delivery.lane.state is LaneState.CLOSED:
             return
-        is_present = _is_present(delivery, submission, index)
+        job = delivery.job
+        is_present = job is not None and job[0] is submission and job[1] == index
         if result.lost:
             self._lose(delivery, submission, index)
         elif not result.ok:
@@ -275,7 +276,8 @@ class Outcomes:
         lane = delivery.lane
         self._pending.finish(delivery, is_parked)
         lane.done(delivery, is_parked)
-        self._held.touch(lane)
+        if not lane.is_dirty:  # where many are under way, it nearly always is
+            self._held.touch(lane)
         delivery.end()
         if delivery.former:
             if is_parked:

@@ -89,10 +89,13 @@ class PendingWrites:
 
     Parts that find out what happened to a delivery add to it, and touch its lane, or no round would
     take what was added. ``Rounds`` takes.
+
+    ``lanes`` has those that have something to write; others only look whether a lane is there. Such
+    a lane is not released yet.
     """
 
     def __init__(self) -> None:
-        self._writes: dict[Lane, list[Write]] = {}
+        self.lanes: dict[Lane, list[Write]] = {}
         self._done: dict[str, list[bytes]] = {}  # by process that waits
         self._told = 0  # receivers in ``_done``
 
@@ -100,7 +103,7 @@ class PendingWrites:
         """A message, the only one of its delivery, is to be set aside. The position may pass it
         only in a later round: a crash between the two would lose it."""
         aside = SetAside(delivery, parking(delivery))
-        self._writes.setdefault(delivery.lane, []).append(aside)
+        self.lanes.setdefault(delivery.lane, []).append(aside)
 
     def fail(self, delivery: Delivery, trouble: FailureHistory) -> None:
         """An attempt failed: keep what it left behind, so that it counts whichever member delivers
@@ -195,27 +198,23 @@ class PendingWrites:
         for at in range(0, len(sequences), SEQUENCES):
             piece = sequences[at : at + SEQUENCES]
             write = FailureWrite(lane.topic, lane.client_id, lane.term, kind, piece, body)
-            self._writes.setdefault(lane, []).append(write)
-
-    def has(self, lane: Lane) -> bool:
-        """Whether a lane has something to write. Such a lane is not released yet."""
-        return lane in self._writes
+            self.lanes.setdefault(lane, []).append(write)
 
     def drop(self, lane: Lane) -> None:
         """A lane is another member's: the store would refuse what it had to write."""
-        self._writes.pop(lane, None)
+        self.lanes.pop(lane, None)
 
     def take(self, lanes: Iterable[Lane]) -> Taken:
         """Return what these lanes have to write, as much of it as one round may have.
 
-        What is left stays, and ``has`` tells of it. A message is set aside by the store, which
+        What is left stays, and the lane in ``lanes``. A message is set aside by the store, which
         copies its payload: so these are counted in bytes, and the first of a round is taken
         whatever its size.
         """
         left, left_bytes = WRITES, PARKED_BYTES
         taken: dict[Lane, list[Write]] = {}
         for lane in lanes:
-            writes = self._writes.get(lane)
+            writes = self.lanes.get(lane)
             if writes is None:
                 continue
             count = 0
@@ -230,15 +229,15 @@ class PendingWrites:
                 taken[lane], rest = writes[:count], writes[count:]
                 left -= count
                 if rest:
-                    self._writes[lane] = rest
+                    self.lanes[lane] = rest
                 else:
-                    del self._writes[lane]
+                    del self.lanes[lane]
         done, self._done, self._told = self._done, {}, 0
         return Taken(taken, done)
 
     def put_back(self, lane: Lane, writes: list[Write]) -> None:
         """The round failed that took these: have them written before what came meanwhile."""
-        self._writes[lane] = writes + self._writes.get(lane, [])
+        self.lanes[lane] = writes + self.lanes.get(lane, [])
 
 
 def parking(delivery: Delivery) -> Parking:

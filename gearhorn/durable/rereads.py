@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from gearhorn.durable.lanes import Delivery, Lane
 from gearhorn.durable.log_cache import READ_ENTRIES, LogCache, Plan
 from gearhorn.durable.outcomes import Outcomes
-from gearhorn.durable.states import LaneState
+from gearhorn.durable.states import LaneState, State
 from gearhorn.errors import StoreError
 from gearhorn.messages.logs import Parked
 from gearhorn.store.lanes import Lanes
@@ -52,7 +52,7 @@ class Rereads:
         and first sequence, how many messages."""
         wanted: dict[str, dict[int, int]] = {}
         for lane in lanes:
-            if lane.ready and lane.state is LaneState.OPEN:
+            if lane.counts[State.READY] and lane.state is LaneState.OPEN:
                 if lane.expired.is_possible:
                     self._outcomes.expiry.sweep(lane)  # nothing is read for those
                 self._want(lane, wanted)
@@ -133,7 +133,7 @@ def _first_left(delivery: Delivery, plan: Plan, replies: Replies) -> int | None:
 
 def _redriven(lane: Lane) -> list[Delivery]:
     """Return the deliveries of messages that were put back whose payloads are to be read again."""
-    sendable = lane.sendable() if lane.ready else ()
+    sendable = lane.sendable() if lane.counts[State.READY] else ()
     return [delivery for delivery in sendable if delivery.is_bare and delivery.is_redriven]
 
 

@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import structlog
 
@@ -46,7 +46,7 @@ from gearhorn.durable.outcomes import Outcomes
 from gearhorn.durable.pending_writes import PendingWrites, Taken, Write
 from gearhorn.durable.rereads import Redriven, Replies, Rereads
 from gearhorn.durable.sending import Sending
-from gearhorn.durable.states import LaneState
+from gearhorn.durable.states import LaneState, State
 from gearhorn.errors import StoreError, StoreReplaced
 from gearhorn.gearman.job_servers import JobServers
 from gearhorn.members.membership import Membership
@@ -61,17 +61,15 @@ AHEAD = 5000  # of what lanes have done beyond their positions, written in one r
 TAKEN = 1500  # messages that lanes take from memory in one round: a few milliseconds of the loop
 REFUSED_LIMIT_S = 5.0  # between two tries of what the store refuses
 
+_READY, _CLOSING = State.READY, LaneState.CLOSING  # a look-up costs as much as what it is for
+
 log = structlog.get_logger(__name__)
 
 
-class _Written(NamedTuple):
-    """What a round tells the store of a lane's position."""
-
-    lane: Lane
-    position: int
-    ahead: int  # of what is done beyond it
-    expired: int  # messages under the lane's TERM, 0 where the store knows
-    is_release: bool
+# What a round tells the store of a lane: its position, how much of what is done beyond that, how
+# many messages expired under its TERM (0 where the store knows), and whether the lane is given up.
+# There is one for each message where in_flight is 1, and a named tuple costs 0.25 us.
+_Written = tuple[Lane, int, int, int, bool]
 
 
 class MissedCounter(Protocol):
@@ -242,10 +240,10 @@ class Rounds:
         written: list[_Written] = []
         positions: dict[str, list[PositionWrite]] = {}
         released: dict[tuple[str, bool], list[PositionWrite]] = {}
-        left = AHEAD
+        left, waiting = AHEAD, self._pending.lanes
         for lane in lanes:
             ahead, count = None, 0
-            has_more = self._pending.has(lane)
+            has_more = lane in waiting
             if lane.ahead_top:
                 ahead = lane.ahead[:left]
                 count = len(ahead)
@@ -255,12 +253,12 @@ class Rounds:
             if lane.expired.is_possible and count == len(lane.ahead):
                 expired = lane.expired.unwritten  # with all that it counts
             write = lane.client_id, lane.term, lane.position, lane.epoch, ahead, expired
-            if lane.is_releasable and not has_more:
+            if lane.state is _CLOSING and lane.is_releasable and not has_more:
                 released.setdefault((lane.topic, lane.is_quiet), []).append(write)
-                written.append(_Written(lane, lane.position, count, expired, True))
+                written.append((lane, lane.position, count, expired, True))
             elif count or lane.position > lane.stored or expired:
                 positions.setdefault(lane.topic, []).append(write)
-                written.append(_Written(lane, lane.position, count, expired, False))
+                written.append((lane, lane.position, count, expired, False))
             if has_more:
                 self._held.touch(lane)  # there is more than one round may write
         parkings, failures = taken.parkings, taken.failures
@@ -422,6 +420,8 @@ class Rounds:
                 self._outcomes.retries.rest_until(delivery)
             if lane.expired.is_possible:
                 self._outcomes.expiry.passed(lane)
+            if lane.active >= lane.options.in_flight:
+                return 0  # as nearly always
             room = lane.room  # one without room for what follows has some where that was not for it
         if room:
             self._held.touch(lane)  # it goes on in another round
@@ -431,9 +431,9 @@ class Rounds:
         """Send what may be sent; without a lease the lanes are lost. ``at_s`` is when the store
         answered, which is when the deliveries count as sent."""
         may_send = self._job_servers.is_up and self._holds_lease()
+        self._held.mark(lanes)
         for lane in lanes:
-            self._held.mark(lane)
-            if lane.ready and may_send and lane not in self._blocked:
+            if lane.counts[_READY] and may_send and lane not in self._blocked:
                 self._sending.add(lane)
         self._sending.ship(at_s)
 

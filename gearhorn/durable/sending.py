@@ -1,8 +1,8 @@
 """Sending: what lanes may send now, handed to the job servers together.
 
 Rules: runs on the event loop, in one go. A lane sends what its order allows (``Lane.sendable``),
-while the job servers have room for it (``Shipping.is_full``); one that was held up is worked off
-again when they have.
+unless the job servers have enough to take already (``Shipping.is_full``); one that was held up is
+worked off again when they have taken it. What one lane sends is bounded by what it has read.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Sending:
             self._add_expiring(lane)
             return
         shipping = self._outcomes.shipping
+        if shipping.is_full:
+            self._outcomes.hold_up(lane)
+            return
         for delivery in lane.sendable():
-            if shipping.is_full:
-                self._outcomes.hold_up(lane)
-                break
             if not delivery.is_bare:
                 shipping.add(delivery)
 
@@ -40,10 +40,10 @@ class Sending:
         looked at once more."""
         shipping, expiry = self._outcomes.shipping, self._outcomes.expiry
         expiry.sweep(lane)
+        if shipping.is_full:
+            self._outcomes.hold_up(lane)
+            return
         for delivery in lane.sendable():
-            if shipping.is_full:
-                self._outcomes.hold_up(lane)
-                break
             if not (delivery.is_bare or expiry.is_over(delivery)):
                 shipping.add(delivery)
                 self._expiring.append(delivery)

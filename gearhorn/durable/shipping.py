@@ -130,7 +130,11 @@ class Shipping:
         """Have a delivery sent with the next shipment; a job server must be up."""
         lane = delivery.lane
         unique = b"%s%d.%d" % (delivery.entries[0].name, lane.term, lane.next_attempt())
-        block = packets.pack(_KIND, lane.queue, unique, _arguments(lane, delivery))
+        if delivery.envelope or delivery.options.batch > 1:
+            arguments = _enveloped(lane, delivery)
+        else:
+            arguments = delivery.entries[0].payload
+        block = packets.pack(_KIND, lane.queue, unique, arguments)
         self._unsent += len(block)
         self._out[self._job_servers.route(lane.queue)].append((delivery, block))
 
@@ -226,11 +230,9 @@ class Shipping:
             self.drop(job)
 
 
-def _arguments(lane: Lane, delivery: Delivery) -> bytes:
-    """Return what the receiver gets: bytes, an envelope, or an array of envelopes."""
+def _enveloped(lane: Lane, delivery: Delivery) -> bytes:
+    """Return what the receiver gets: an envelope, or with batches an array of them."""
     is_batch = delivery.options.batch > 1
-    if not is_batch and not delivery.envelope:
-        return delivery.entries[0].payload
     attempt = delivery.failures + 1
     envelopes = [
         durable_envelope(

@@ -116,11 +116,6 @@ class Window(Generic[L]):
             link = after
 
     @property
-    def ready(self) -> int:
-        """How many deliveries are to be sent."""
-        return self.counts[_READY]
-
-    @property
     def under_way(self) -> int:
         """How many jobs are with the job servers."""
         counts = self.counts

@@ -153,7 +153,7 @@ class Bed:
             self.outcomes.shipping.add(delivery)
         self.outcomes.shipping.ship(0.0)
         one.end_round()
-        self.held.mark(one)
+        self.held.mark((one,))
         self.cluster.accept()
         return sent
 

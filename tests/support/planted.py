@@ -48,7 +48,7 @@ def outcomes_forget_late_receivers(self: Outcomes, delivery: Delivery) -> None:
 
 def writes_out_of_order(self: PendingWrites, lane: Lane, writes: list[Any]) -> None:
     """What was not written is written after what came later."""
-    self._writes[lane] = self._writes.get(lane, []) + writes
+    self.lanes[lane] = self.lanes.get(lane, []) + writes
 
 
 def writes_forget_that_it_failed(

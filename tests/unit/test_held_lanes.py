@@ -102,10 +102,10 @@ def test_lanes_with_deliveries_and_lanes_in_no_usual_state_are_busy() -> None:
     active.take(entries(1, 1), 0.0, 0)
     send(active)
     for marked in (idle, active, taken_over):
-        held.mark(marked)
+        held.mark((marked,))
     assert list(held.busy) == [active, taken_over]
     taken_over.apply(LaneEvent.RELEASED)
-    held.mark(taken_over)
+    held.mark((taken_over,))
     assert list(held.busy) == [active]
 
 
@@ -116,7 +116,7 @@ def test_a_lane_that_closes_is_busy_until_it_has_ended() -> None:
     assert (alice.state, list(held.busy)) == (LaneState.CLOSING, [alice])
     held.close(alice)
     alice.apply(LaneEvent.IDLE)
-    held.mark(alice)
+    held.mark((alice,))
     assert list(held.busy) == []
 
 

@@ -50,16 +50,16 @@ def told(taken: Taken) -> dict[str, list[Done]]:
 def test_a_message_that_is_done_at_once_leaves_nothing_to_write() -> None:
     pending, alice = PendingWrites(), lane()
     pending.finish(delivery(alice), is_parked=False)
-    assert not pending.has(alice)
+    assert alice not in pending.lanes
     assert pending.take([alice]) == Taken({}, {})
 
 
 def test_what_failed_attempts_left_goes_when_the_message_is_done() -> None:
     pending, alice = PendingWrites(), lane()
     pending.finish(failed(alice, 7), is_parked=False)
-    assert pending.has(alice)
+    assert alice in pending.lanes
     assert kinds(pending.take([alice])) == [("clear", [7])]
-    assert not pending.has(alice)
+    assert alice not in pending.lanes
 
 
 def test_a_message_that_was_put_back_is_so_no_more_when_it_is_done() -> None:
@@ -75,7 +75,7 @@ def test_a_message_that_was_set_aside_takes_what_it_left_with_it() -> None:
     back = failed(alice, 7)
     back.redrive(trouble(20))
     pending.finish(back, is_parked=True)
-    assert not pending.has(alice)
+    assert alice not in pending.lanes
 
 
 def test_each_message_of_a_batch_is_written_and_many_are_in_several_writes() -> None:
@@ -156,7 +156,7 @@ def test_only_the_lanes_of_a_round_are_written() -> None:
     pending.late(delivery(alice))
     pending.late(delivery(bob))
     assert list(pending.take([alice]).writes) == [alice]
-    assert pending.has(bob)
+    assert bob in pending.lanes
 
 
 def test_a_lane_that_is_not_ours_any_more_writes_nothing() -> None:
@@ -164,7 +164,7 @@ def test_a_lane_that_is_not_ours_any_more_writes_nothing() -> None:
     pending.late(delivery(alice))
     pending.drop(alice)
     pending.drop(alice)
-    assert not pending.has(alice)
+    assert alice not in pending.lanes
     assert pending.take([alice]).writes == {}
 
 
@@ -179,7 +179,7 @@ def test_one_round_writes_so_much_and_the_rest_is_left() -> None:
         pending.late(delivery(bob, sequence))
     taken = pending.take([alice, bob])
     assert [len(writes) for writes in taken.writes.values()] == [WRITES - 1, 1]
-    assert not pending.has(alice)
+    assert alice not in pending.lanes
     assert kinds(pending.take([alice, bob])) == [("late", [2])]
 
 
@@ -189,7 +189,7 @@ def test_a_lane_gets_nothing_where_others_have_taken_the_whole_round() -> None:
         pending.late(delivery(alice, sequence))
     pending.late(delivery(bob))
     assert list(pending.take([alice, bob]).writes) == [alice]
-    assert pending.has(bob)
+    assert bob in pending.lanes
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_messages_are_set_aside_up_to_so_many_bytes_but_one_at_least(
     for sequence, length in enumerate(lengths, 1):
         pending.park(failed(alice, sequence, length=length))
     found = []
-    while pending.has(alice):
+    while alice in pending.lanes:
         found.append(len(pending.take([alice]).parked))
     assert found == rounds
 
