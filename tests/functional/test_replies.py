@@ -63,7 +63,7 @@ def test_at_the_timeout_what_no_server_accepted_is_not_said_to_be_accepted(
     cluster, here, there = two_servers(make_cluster, topic)
     with Raw(cluster.address) as raw:
         taker = raw.taker(f"{topic}_{here}")
-        pending = raw.fanout(topic, "x", quorum=1, timeout=4, receipt=with_receipt)
+        pending = raw.fanout(topic, "x", quorum=1, timeout=3, receipt=with_receipt)
         assert taker.finish(2) == [b"both are ready", b"x"]
         outcome = pending.outcome(30)
         if with_receipt:
@@ -71,7 +71,7 @@ def test_at_the_timeout_what_no_server_accepted_is_not_said_to_be_accepted(
             assert (got["copies"], got["delivered"], got["pending"]) == (1, [here], [there])
         else:  # a quorum has succeeded, but the message is not with everybody
             assert outcome.kind == "fail"
-            assert json.loads(outcome.warnings[0]) == [[there, "no answer in 4 s"]]
+            assert json.loads(outcome.warnings[0]) == [[there, "no answer in 3 s"]]
     cluster.job_servers[1].thaw()
 
 

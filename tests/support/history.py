@@ -53,6 +53,7 @@ class History:
         # when a job server was killed, and when it was dead for certain; its queues are lost
         self.crashes: list[tuple[float, float]] = []
         self.arrivals = 0
+        self.behind = 0  # copies that were answered for and have not arrived, at most
 
     def invoke(self, pair: Pair, subscribes: bool) -> Change:
         """A change is about to be asked for."""
@@ -74,6 +75,7 @@ class History:
         """A fan-out was answered: so many copies."""
         self.messages[number].copies = copies
         self.messages[number].replied_s = time.monotonic()
+        self.behind += copies
 
     def arrive(self, queue: bytes, payload: bytes) -> None:
         """A copy came out of a queue; those of patterns are envelopes."""
@@ -86,6 +88,7 @@ class History:
         assert message.topic == topic, f"message of {message.topic} on {queue!r}"
         message.arrived.add((name, client))
         self.arrivals += 1
+        self.behind = max(0, self.behind - 1)
 
     def pairs(self, topic: str) -> Iterator[Pair]:
         """Yield the subscriptions that ever were and that a message of a topic concerns."""
@@ -102,6 +105,7 @@ class History:
         begun_s = time.monotonic()
         kill()
         self.crashes.append((begun_s, time.monotonic()))
+        self.behind = 0  # what was is lost
 
     def unread(self, until_s: float = math.inf) -> int:
         """Return how many copies are to come of fan-outs that were answered until then."""
