@@ -366,7 +366,8 @@ class Foreground(RunningFanout):
             self.outbox.waiting.remove(self.message.topic, self.logged.sequence, self)
         self.parts.clear()  # they point here
         self._tails.clear()
-        self.message = self.message.without_payload()
+        if not self.replied:
+            self.message = self.message.without_payload()
         self._place.leave()
 
     def _reply(self) -> None:
@@ -431,8 +432,10 @@ class Foreground(RunningFanout):
         if self.message.quorum is None:  # a late durable receiver gets the message all the same
             needed -= len(self._awaited)
         tally = self._tally
-        settled = self._count_accepted() + tally.dropped + tally.expired
-        return tally.succeeded >= needed and settled == self.total
+        if tally.succeeded < needed:
+            return False
+        # before the timeout a reply is made only when every copy is answered
+        return not self.over or self._count_accepted() + tally.unsent == self.total
 
     def _count_accepted(self) -> int:
         """Return how many copies a job server has accepted, and neither lost nor dropped.
@@ -441,6 +444,6 @@ class Foreground(RunningFanout):
         dropped and expired ones; at the timeout what each batch was answered has to be counted.
         """
         if not self.over:
-            return self.total - self._tally.dropped - self._tally.expired
+            return self.total - self._tally.unsent
         accepted = sum(part.answered - len(part.refused or ()) for part in self.parts)
         return accepted - self._lost - self._discarded

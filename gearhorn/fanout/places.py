@@ -69,17 +69,19 @@ class Places:
         """A fan-out holds so many bytes more; fewer, where it is negative."""
         self.held += size
 
-    def answer(self) -> None:
-        """A fan-out that waited is replied to, and lingers."""
+    def answer(self, size: int) -> None:
+        """A fan-out that waited is replied to, and lingers; it holds ``size`` bytes less."""
         self.waiting -= 1
         self.lingering += 1
+        self.held -= size
 
-    def leave(self, is_waiting: bool) -> None:
-        """A fan-out is over that waited until now, or that lingered."""
+    def leave(self, is_waiting: bool, size: int) -> None:
+        """A fan-out is over that waited until now, or that lingered, and held ``size`` bytes."""
         if is_waiting:
             self.waiting -= 1
         else:
             self.lingering -= 1
+        self.held -= size
 
 
 class Place:
@@ -112,19 +114,19 @@ class Place:
         """The fan-out is replied to and holds its payload no more; copies may be out still."""
         if self._is_waiting and not self._is_left:
             self._is_waiting = False
-            self._places.answer()
-            self.give(self._payload)
+            self._held -= self._payload
+            self._places.answer(self._payload)
 
     def leave(self) -> None:
         """The fan-out is over, and holds nothing."""
         if self._is_left:
             return
-        self.give(self._held)
         self._is_left = True
-        self._places.leave(self._is_waiting)
+        self._places.leave(self._is_waiting, self._held)
 
     def __del__(self) -> None:
-        self.leave()  # a message may be dropped by those that log it
+        if not self._is_left:  # a message may be dropped by those that log it
+            self.leave()
 
 
 class Share:

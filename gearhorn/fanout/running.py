@@ -176,7 +176,7 @@ class RunningFanout(ABC):
             self.open += 1  # until ``sent``
             outbox.portions.add(subscribers.topic, self, self._ascending(indexes))
         elif outbox.job_servers.is_up:
-            self.send_portion(indexes)
+            self._send_all(indexes)
         else:
             self._strand(indexes)
 
@@ -187,6 +187,9 @@ class RunningFanout(ABC):
 
     def send_portion(self, indexes: Sequence[int] | None) -> None:
         """Send the copies for some queues of the list; None is all. A server must be up."""
+        self._send_all(indexes)
+
+    def _send_all(self, indexes: Sequence[int] | None) -> None:
         if self.is_watched:
             indexes = self._held_back(indexes)
         self._send(indexes)
@@ -236,7 +239,7 @@ class RunningFanout(ABC):
             call = partial(self._expire, indexes)
             asyncio.get_running_loop().call_soon(attempt, self.job, call)
             return
-        unique = outbox.unique_id(message, self.foreground)
+        unique = outbox.unique_id(message, self.foreground) if message.unique else b""
         if unique != self._unique:
             self._unique, self._tails = unique, {}
         blocks = self.subscribers.blocks(

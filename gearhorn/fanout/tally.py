@@ -64,17 +64,13 @@ class Tally:
         return self._counts[DELIVERED] + len(self._acknowledged)
 
     @property
-    def dropped(self) -> int:
-        """How many copies are dropped."""
-        return self._counts[DROPPED]
-
-    @property
-    def expired(self) -> int:
-        """How many copies were not sent because the message had expired."""
-        return self._counts[EXPIRED]
+    def unsent(self) -> int:
+        """How many copies no server keeps: they were dropped, or not sent as the message had
+        expired."""
+        return self._counts[DROPPED] + self._counts[EXPIRED]
 
     def _move(self, index: int, state: int) -> None:
-        """Put a copy into another state; the counts make ``succeeded`` and ``dropped`` cheap, which
+        """Put a copy into another state; the counts make ``succeeded`` and ``unsent`` cheap, which
         are asked for with each receiver that finishes."""
         self._counts[self._states[index]] -= 1
         self._counts[state] += 1

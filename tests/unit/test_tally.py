@@ -61,7 +61,7 @@ def test_each_copy_is_in_one_place_in_the_order_of_the_list(is_long: bool, fates
     assert told["dropped"] == by_fate["x"]
     assert told["pending"] == [*by_fate["p"], *by_fate["h"], "durable"]
     assert list(tally.held()) == [i for i, fate in enumerate(fates) if fate == "h"]
-    assert (tally.succeeded, tally.dropped) == (len(by_fate["d"]), len(by_fate["x"]))
+    assert (tally.succeeded, tally.unsent) == (len(by_fate["d"]), len(by_fate["x"]))
 
 
 @pytest.mark.parametrize("is_long", [True, False])
