@@ -151,7 +151,7 @@ def test_two_thousand_changes_are_seen_by_every_fanout_after_them(
 ) -> None:
     cluster = make_cluster(workers=3, options=("--lease", f"{LEASE_S}"))
     traffic = Traffic(cluster.address, SEED, patterns=patterns)
-    traffic.run(CHANGES, 200, 200, 60)
+    traffic.run(CHANGES, 200, 200, 240)
     print(traffic)
     assert traffic.history.violations() == []
 
@@ -166,7 +166,7 @@ def test_the_traffic_finds_out_when_a_member_does_not_keep_a_rule(
     with Trial(make_cluster(workers=2), rule, 10) as trial:
         trial.add()
         traffic = Traffic(trial.cluster.address, SEED, patterns=patterns)
-        traffic.run(200, 200, 200, 60)
+        traffic.run(200, 200, 200, 240)
         assert traffic.history.violations()
 
 
@@ -313,7 +313,7 @@ def test_two_thousand_changes_are_seen_while_everything_dies_freezes_and_comes_b
     faults = Faults(cluster, traffic.history, SEED)
     faults.start()
     try:
-        traffic.run(CHANGES, 50, 150, 150, faults.is_over)
+        traffic.run(CHANGES, 50, 150, 400, faults.is_over)
     finally:
         faults.close()
         print(traffic)
