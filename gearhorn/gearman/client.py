@@ -48,6 +48,8 @@ WINDOW_BYTES = 1024 * 1024
 CHUNK_COPIES = WINDOW_COPIES // 4  # of a piece: a window is topped up in these, not in slivers
 CHUNK_BYTES = WINDOW_BYTES // 4
 
+_Told = Callable[[bool, bool], None]  # whether a job is known, and whether a receiver has it
+
 log = get_logger(__name__)
 
 
@@ -85,9 +87,7 @@ class Client(Link):
         self._out_copies = 0  # written and not answered
         self._out_bytes = 0
         self._is_telling = False  # an outcome is being told, and may call back
-        self._questions: deque[Callable[[bool, bool], None]] = (
-            deque()
-        )  # in the order they were asked
+        self._questions: deque[_Told] = deque()  # in the order they were asked
         # By handle. A list, since gearmand may have joined several copies under one handle. A pair
         # is a single copy of which nothing has come yet: nearly all of them until they finish.
         self._waiting: dict[bytes, tuple[Submission, int] | list[Awaited]] = {}
@@ -144,9 +144,7 @@ class Client(Link):
             self.connection.wake()
         return alone
 
-    def ask_status(
-        self, submission: Submission, index: int, told: Callable[[bool, bool], None]
-    ) -> None:
+    def ask_status(self, submission: Submission, index: int, told: _Told) -> None:
         """Ask whether the server knows an accepted foreground copy, and whether a receiver has
         it; ``told`` is never called if the connection ends first."""
         assert submission.handles is not None
@@ -223,9 +221,9 @@ class Client(Link):
                     connection.write_large(block)
             elif copies:
                 connection.write(piece.data[0])
-        if self._queued and not self._is_cutting:
+        if self._queued and not self._is_cutting:  # go on when this has left
             self._is_cutting = True
-            asyncio.get_running_loop().call_soon(self._cut_ahead)  # when this has left
+            asyncio.get_running_loop().call_soon(self._cut_ahead)
         if not self._out_copies:
             self._tell()
 
@@ -237,11 +235,9 @@ class Client(Link):
         self._is_cutting = False
         queued = self._queued
         while queued and sum(piece.copies for piece in self._pieces) < WINDOW_COPIES:
-            first = queued[0]
-            is_large = (len(first.heads) - self._cut_copies) * first.unit >= CHUNK_BYTES
-            if self._queued_copies < CHUNK_COPIES and not is_large:
-                return
-            if sum(piece.size for piece in self._pieces) >= WINDOW_BYTES:
+            left = len(queued[0].heads) - self._cut_copies
+            is_sliver = left * queued[0].unit < CHUNK_BYTES and self._queued_copies < CHUNK_COPIES
+            if is_sliver or sum(piece.size for piece in self._pieces) >= WINDOW_BYTES:
                 return
             self._cut()
 
@@ -283,8 +279,7 @@ class Client(Link):
         self._pieces.append(_Piece(blocks, parts, copies, size))
 
     def _take_back(self) -> None:
-        """Queue again what was cut and not written, last piece first, so that order is kept. Of the
-        first submission, what is written stays cut."""
+        """Queue again what was cut and not written, last piece first, so that order is kept."""
         queued = self._queued
         while self._pieces:
             piece = self._pieces.pop()
@@ -292,7 +287,7 @@ class Client(Link):
             for submission, _ in reversed(piece.parts):
                 if not queued or queued[0] is not submission:
                     queued.appendleft(submission)
-        self._cut_copies = queued[0].sent if queued else 0
+        self._cut_copies = queued[0].sent if queued else 0  # what is written stays cut
 
     def _tell(self) -> None:
         """Tell the outcomes of what is answered, barriers at the front included."""
