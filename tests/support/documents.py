@@ -36,9 +36,7 @@ from support.servers import HOST, ROOT
 SHOWN_S = 20.0  # until a terminal shows what it is to show
 ENDED_S = 60.0  # until a command has ended
 # What may be asked again until the answer is what the text shows: it changes nothing.
-LOOKS = re.compile(
-    r"gearhorn (show|topics|explain|trace|members|log|parked list) |gearhorn parked$"
-)
+LOOKS = re.compile(r"gearhorn (show|topics|explain|trace|members|log|ask|parked list) |python ask")
 BLOCK = re.compile(
     r"^\.\. code-block:: (?P<language>\w+)\n(?:    :name: (?P<name>\S+)\n)?"
     r"(?P<code>(?:\n|    .*\n)+)",
