@@ -39,12 +39,12 @@ napoleon_use_ivar = True  # the fields of a value as a list: their types are in 
 napoleon_attr_annotations = False
 # Types of others, and those two of payloads that are told in words.
 nitpick_ignore_regex = [
-    ("py:.*", r"(collections\.abc|pathlib|ssl|msgspec|typing)\..*"),
+    ("py:.*", r"(collections\.abc|pathlib|ssl|msgspec|typing|opentelemetry)\..*"),
     (
         "py:.*",
         r"(gearhorn\.client\.(sync|subscriber|payloads|message)\.)?(F|Payload|Headers|Ender)",
     ),
-    ("py:.*", r"(re\.)?(tuple(\[str)?|Any|UNSET)"),
+    ("py:.*", r"(re\.)?(tuple(\[str)?|Any|UNSET)|gearhorn\.otel\.Instrumented"),
 ]
 
 # Links that are not tried: what is meant for one's own machine, and what refuses robots.

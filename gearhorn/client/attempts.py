@@ -47,7 +47,7 @@ def attempt(subscription: Subscription, message: Message) -> End:
     try:
         if not subscription.observers:
             return End(bytes_of(_call(subscription, message)))
-        with handling(subscription.observers, message):
+        with handling(subscription.observers, message, subscription.topic):
             return End(bytes_of(_call(subscription, message)))
     except BaseException as error:
         return _failed(subscription, error)
@@ -63,7 +63,7 @@ async def attempt_async(subscription: Subscription, message: Message) -> End:
     try:
         if not subscription.observers:
             return End(bytes_of(await _call(subscription, message)))
-        with handling(subscription.observers, message):
+        with handling(subscription.observers, message, subscription.topic):
             return End(bytes_of(await _call(subscription, message)))
     except asyncio.CancelledError as error:
         task = asyncio.current_task()

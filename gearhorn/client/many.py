@@ -68,13 +68,8 @@ class Sender(Protocol):
         """Run a ``fanout`` request; return its reply."""
 
 
-class _Out(NamedTuple):
-    """A message on its way; one that was answered by an observer was not sent."""
-
-    request: Request
-    sent: Sent | None
-    deadline_s: float
-    observed: Observed | None
+# A message on its way: its request, how it was sent, until when, and who sees it.
+_Out = tuple[Request, Sent | None, float, Observed | None]
 
 
 class Many:
@@ -91,6 +86,7 @@ class Many:
 
     def __init__(self, publisher: Sender, window: int, timeout_s: float) -> None:
         self._publisher = publisher
+        self._is_observed = publisher.is_observed
         self._function = publisher.functions.fanout.encode()
         self._window = max(1, window)
         self._timeout_s = timeout_s
@@ -114,24 +110,21 @@ class Many:
         if len(self._out) >= self._window:
             await self._take()
         observed = None
-        if self._publisher.is_observed:
+        deadline_s = self._loop.time() + self._timeout_s
+        if self._is_observed:
             observed = self._publisher.observed("publish", request)
             request = observed.request
-        deadline_s = self._loop.time() + self._timeout_s
-        sent = None
-        if observed is None or observed.reply is None:
-            sent = await self._send(encode(request), deadline_s)
-        self._out.append(_Out(request, sent, deadline_s, observed))
-
-    async def _send(self, body: bytes, deadline_s: float) -> Sent | None:
-        """Send a request; None: no job server was up in time."""
+            if observed.reply is not None:
+                self._out.append((request, None, deadline_s, observed))
+                return
+        body = encode(request)
         sent = self._jobs.send(self._function, body)
-        if sent is None and not self._is_down:  # wait here, so that the order is kept
-            self._is_down = not await self._jobs.until_up(deadline_s)
-            sent = self._jobs.send(self._function, body)
         if sent is not None:
             self._is_down = False
-        return sent
+        elif not self._is_down:  # wait here, so that the order is kept
+            self._is_down = not await self._jobs.until_up(deadline_s)
+            sent = self._jobs.send(self._function, body)
+        self._out.append((request, sent, deadline_s, observed))
 
     async def add_all(self, messages: Iterable[Outgoing | tuple[str, Payload]]) -> None:
         """Send several messages."""
@@ -146,28 +139,30 @@ class Many:
 
     async def _take(self) -> None:
         """Take the result of the oldest message."""
-        out = self._out.popleft()
-        result = await self._result(out)
-        if out.observed is not None:
-            out.observed.ended(result)
+        request, sent, deadline_s, observed = self._out.popleft()
+        if observed is None:
+            self._results.append(await self._result(request, sent, deadline_s))
+            return
+        result: Published | GearhornError
+        if isinstance(observed.reply, bytes):
+            result = published_of(observed.reply)
+        else:
+            result = observed.reply or await self._result(request, sent, deadline_s)
+        observed.ended(result)
         self._results.append(result)
 
-    async def _result(self, out: _Out) -> Published | GearhornError:
-        """Return what became of a message. One that was not sent, although no observer has
-        answered it, had no job server."""
+    async def _result(
+        self, request: Request, sent: Sent | None, deadline_s: float
+    ) -> Published | GearhornError:
+        if sent is None:
+            return self._jobs.not_connected()
         try:
-            if out.sent is not None:
-                reply = await self._jobs.reply(out.sent, out.deadline_s)
-            elif out.observed is not None and out.observed.reply is not None:
-                reply = out.observed.reply
-            else:
-                return self._jobs.not_connected()
+            reply = await self._jobs.reply(sent, deadline_s)
             if isinstance(reply, bytes):
                 return published_of(reply)
-            is_repeatable = isinstance(out.request.unique, str)
-            if out.sent is None or not self._jobs.is_to_repeat(reply, is_repeatable):
+            if not self._jobs.is_to_repeat(reply, isinstance(request.unique, str)):
                 return reply
-            left_s = max(0.001, out.deadline_s - self._loop.time())
-            return published_of(await self._publisher.send(out.request, left_s))
+            left_s = max(0.001, deadline_s - self._loop.time())
+            return published_of(await self._publisher.send(request, left_s))
         except GearhornError as error:
             return error

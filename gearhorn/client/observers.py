@@ -54,9 +54,14 @@ class RequestObserver(Protocol):
 class HandlerObserver(Protocol):
     """Sees handlers run."""
 
-    def handling(self, message: Message) -> AbstractContextManager[object]:
+    def handling(self, message: Message, subscribed: str) -> AbstractContextManager[object]:
         """Return the context in which a handler runs with a message. What the handler raises passes
-        through it, ``Retry`` and ``Park`` among it."""
+        through it, ``Retry`` and ``Park`` among it.
+
+        Arguments:
+            message: of which the topic is known.
+            subscribed: the topic of the handler's subscription, or its pattern.
+        """
 
 
 class Observed:
@@ -88,9 +93,11 @@ class Observed:
 
 
 @contextmanager
-def handling(observers: Sequence[HandlerObserver], message: Message) -> Iterator[None]:
+def handling(
+    observers: Sequence[HandlerObserver], message: Message, subscribed: str
+) -> Iterator[None]:
     """Return the context of all observers, in which a handler runs with a message."""
     with ExitStack() as contexts:
         for observer in observers:
-            contexts.enter_context(observer.handling(message))
+            contexts.enter_context(observer.handling(message, subscribed))
         yield

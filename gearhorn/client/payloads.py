@@ -41,6 +41,10 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     headers: Headers | UnsetType = UNSET
     expires: float | UnsetType = UNSET
 
+    def with_headers(self, headers: Headers) -> Request:
+        """Return the same request with these headers."""
+        return msgspec.structs.replace(self, headers=headers or UNSET)
+
 
 def request_of(
     topic: str,

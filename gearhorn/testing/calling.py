@@ -97,7 +97,7 @@ class _Call:
         self._end = self._end or end
 
     @contextmanager
-    def handling(self, message: Message) -> Iterator[None]:
+    def handling(self, message: Message, subscribed: str) -> Iterator[None]:
         """Take note of what the handler raises."""
         try:
             yield

@@ -38,7 +38,9 @@ if child:
     print(child, flush=True)
 time.sleep(600)
 """
-SUITE = """
+# Before the examples of the documents, and behind them: the last of them that uses the servers
+# leaves them without a worker.
+FIRST = """
 import sys
 
 FOUND = {name for name in sys.modules if name.partition(".")[0] == "gearhorn"}
@@ -46,10 +48,10 @@ FOUND = {name for name in sys.modules if name.partition(".")[0] == "gearhorn"}
 def test_nothing_was_imported_before():
     assert FOUND == {"gearhorn", "gearhorn.testing", "gearhorn.testing.plugin"}
 
-def test_it_breaks(gearhorn, gearhorn_topic):
-    gearhorn.kill_worker()
+def test_it_breaks(gearhorn):
     gearhorn.freeze_job_server()
-
+"""
+LAST = """
 def test_it_works(gearhorn, gearhorn_topic):
     assert gearhorn.publisher().publish(gearhorn_topic, "hello").copies == 0
 """
@@ -240,7 +242,8 @@ def test_a_start_that_fails_says_why_and_leaves_nothing() -> None:
 
 def test_the_plugin_shares_one_and_mends_what_a_test_broke(tmp_path: Path) -> None:
     """The examples of the documents run in the same run, and so on the same servers."""
-    (tmp_path / "test_first.py").write_text(SUITE)  # it is collected first
+    (tmp_path / "test_first.py").write_text(FIRST)
+    (tmp_path / "test_worker_is_back.py").write_text(LAST)
     for name, code in blocks("library.rst").items():
         (tmp_path / f"{name}.py").write_text(code)
     plain = ("-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:hypothesispytest")
@@ -252,4 +255,4 @@ def test_the_plugin_shares_one_and_mends_what_a_test_broke(tmp_path: Path) -> No
         timeout=120,
         check=False,
     )
-    assert "8 passed" in ran.stdout, ran.stdout + ran.stderr
+    assert "9 passed" in ran.stdout, ran.stdout + ran.stderr

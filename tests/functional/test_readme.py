@@ -28,7 +28,8 @@ BLOCK = re.compile(
     r"^\.\. code-block:: \w+\n    :name: (?P<name>\S+)\n(?P<code>(?:\n|    .*\n)+)", re.M
 )
 # not read elsewhere
-FOR_SPHINX = {"api.rst", "api-aio.rst", "api-protocol.rst", "api-testing.rst", "index.rst"}
+FOR_SPHINX = {f"api{part}.rst" for part in ("", "-aio", "-otel", "-protocol", "-testing")}
+FOR_SPHINX |= {"index.rst"}
 TEXTS = [ROOT / "README.rst", *sorted((ROOT / "docs").rglob("*.rst"))]
 WORKER = re.compile(r"^ +(?:ExecStart=\S*/)?gearhorn-worker (.+)$", re.M)
 TYPED = {"terminal-2", "command"}  # by test_documents

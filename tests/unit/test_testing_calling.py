@@ -172,7 +172,7 @@ def test_observers_see_the_call() -> None:
 
     class Seeing:
         @contextmanager
-        def handling(self, message: Message) -> Iterator[None]:
+        def handling(self, message: Message, subscribed: str) -> Iterator[None]:
             seen.append(message.text)
             yield
 
