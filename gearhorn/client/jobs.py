@@ -253,6 +253,13 @@ class Jobs:
 
     async def reply(self, sent: Sent, deadline_s: float) -> bytes | GearhornError:
         """Return the reply to what was sent, or why there is none."""
+        if sent.fate.done():  # as of most messages of a window: no timer is needed
+            fate = sent.fate.result()
+            return (
+                self._timed_out(sent)
+                if fate is _EXPIRED
+                else self._answer(fate, sent.client.server)
+            )
         timer = self._loop.call_at(deadline_s, _expire, sent.fate)
         try:
             fate = await sent.fate

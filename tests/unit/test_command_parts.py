@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import stat
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import click
 import pytest
 
-from gearhorn.aio import Durable, Message, Park, Position, Retry
+from gearhorn.aio import Durable, Message, Park, Position, Published, Results, Retry
 from gearhorn.cli.commands import (
     ask,
     bench,
@@ -40,6 +41,7 @@ from gearhorn.cli.commands import (
     topics,
     values,
 )
+from gearhorn.errors import Busy
 
 EPOCH = "0123456789abcdef"
 
@@ -94,6 +96,7 @@ def test_every_subcommand_has_help_of_its_own(
         (("publish", "t", "x", "--count", "2", "--rate", "nan"), "above 0"),
         (("publish", "t", "x", "--count", "2", "--unique", "u"), "--template"),
         (("publish", "t", "x", "--count", "2", "--wait"), "for one message"),
+        (("publish", "t", "x", "--wait", "--priority", "high"), "--priority"),
         (("publish", "t\udcff", "x"), "not UTF-8"),
         (("help", "nothing"), "nothing"),
         (("context", "use", "nowhere"), "none yet"),
@@ -431,7 +434,7 @@ def test_without_a_name_the_cheat_sheets_are_named(capsys: pytest.CaptureFixture
 
 
 def test_names_and_payloads_do_not_reach_the_terminal_as_they_are() -> None:
-    assert output.clean("a\x1b[31m\tb\r\n\x9bc\u00e9") == "a\\x1b[31m\\tb\\r\\n\\x9bc\u00e9"
+    assert values.clean("a\x1b[31m\tb\r\n\x9bc\u00e9") == "a\\x1b[31m\\tb\\r\\n\\x9bc\u00e9"
     assert "\x1b" not in listen.line_of(message(b"\x1b]0;x\x07", headers={"h": "\x1b"}), True)
     assert output._plain(1790000000.5) == "1790000000.5"
 
@@ -500,3 +503,23 @@ def test_a_page_begins_right_before_what_is_completed(text: str, before: str) ->
     assert settings._before(text) == before
     assert before < text or not before
     assert context.context_command.name == "context"
+
+
+def test_what_publishes_and_listens_imports_no_tables() -> None:
+    """They are started once for each message: what draws tables would double the time."""
+    script = (
+        "import sys, gearhorn.cli.commands.main\n"
+        "from gearhorn.cli.commands import ask, listen, publish\n"
+        "sys.exit('rich' in sys.modules or 'redis' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_many_results_are_summed_up() -> None:
+    found = publish._Sum()
+    results: list[Any] = [Published(2), *[Busy("x")] * 12]
+    found.add(Results(results))
+    found.add(Results([Published(1)]))
+    assert (found.published, found.copies, found.failed) == (2, 3, 12)
+    assert len(found.errors) == publish.SHOWN
+    assert found.errors[0] == "message 2: busy: x"

@@ -12,9 +12,8 @@ from typing import Any
 import click
 
 from gearhorn.aio import Answer, Failure
-from gearhorn.cli.commands.output import clean
 from gearhorn.cli.commands.settings import Settings, reach, topic_argument, wait, with_settings
-from gearhorn.cli.commands.values import headers_of, quorum_of
+from gearhorn.cli.commands.values import clean, headers_of, quorum_of
 from gearhorn.messages.codec import encode
 
 

@@ -24,9 +24,9 @@ import click
 
 from gearhorn.aio import Durable, Message, Subscriber
 from gearhorn.cli.commands.execute import Command
-from gearhorn.cli.commands.output import clean
 from gearhorn.cli.commands.settings import Settings, complete_topics, wait, with_settings
 from gearhorn.cli.commands.subscriptions import durable_of
+from gearhorn.cli.commands.values import clean
 from gearhorn.client import ending
 from gearhorn.errors import Unknown
 from gearhorn.messages.codec import as_text, encode

@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gearhorn.cli.commands.settings import Settings
+from gearhorn.cli.commands.values import clean
 from gearhorn.messages.codec import encode
 
 
@@ -97,16 +98,6 @@ def console(settings: Settings) -> Console:
 def write_json(document: Any) -> None:
     """Write one JSON document, or one line of a stream."""
     click.echo(encode(document))
-
-
-# what would move a terminal's cursor, change its colours, or break a line: ESC and its like
-_CONTROLS = {number: f"\\x{number:02x}" for number in (*range(0x20), *range(0x7F, 0xA0))}
-_CONTROLS |= {ord("\t"): "\\t", ord("\n"): "\\n", ord("\r"): "\\r"}
-
-
-def clean(text: str) -> str:
-    """Return text of others, such as a payload, as it may stand on a line at a terminal."""
-    return text.translate(_CONTROLS)
 
 
 def _plain(value: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from gearhorn.cli.commands.output import Column, clean, moment, show, write_json
+from gearhorn.cli.commands.output import Column, moment, show, write_json
 from gearhorn.cli.commands.progress import Progress
 from gearhorn.cli.commands.settings import (
     PAGE,
@@ -22,7 +22,7 @@ from gearhorn.cli.commands.settings import (
     wait,
     with_settings,
 )
-from gearhorn.cli.commands.values import Rate
+from gearhorn.cli.commands.values import Rate, clean
 from gearhorn.client.admin import Admin
 from gearhorn.client.payloads import data_of
 

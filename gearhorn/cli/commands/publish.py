@@ -19,15 +19,16 @@ import click
 
 from gearhorn.aio import Outgoing, Published, Publisher, Receipt, Results
 from gearhorn.cli.commands.lines import lines_of
-from gearhorn.cli.commands.output import clean
 from gearhorn.cli.commands.progress import Progress
 from gearhorn.cli.commands.settings import Settings, reach, topic_argument, wait, with_settings
-from gearhorn.cli.commands.values import Rate, headers_of, quorum_of
+from gearhorn.cli.commands.values import Rate, clean, headers_of, quorum_of
 from gearhorn.errors import GearhornError, NotDelivered
 from gearhorn.messages.codec import encode
 
 WINDOW = 256
 STEP = 100  # messages between two words of progress
+SUMMED = 50_000  # messages whose results are kept before they are summed up
+SHOWN = 10  # errors
 _TEMPLATE = re.compile(r"\{(n|time|random:(\d{1,6}))\}")
 
 
@@ -66,6 +67,8 @@ def _check(options: dict[str, Any]) -> None:
     is_waiting = options["is_waiting"] or options["receipt"]
     if is_many and is_waiting:
         raise click.UsageError("--wait and --receipt are for one message, not --lines or --count")
+    if is_waiting and (options["expires"] or options["priority"] != "normal"):
+        raise click.UsageError("--expires and --priority are not for messages that are waited for")
     if options["quorum"] and not is_waiting:
         raise click.UsageError("--quorum needs --wait")
     if options["rate"] and not is_many:
@@ -222,13 +225,17 @@ def _show_receipt(settings: Settings, receipt: Receipt, is_whole: bool) -> None:
 async def _messages(topic: str, options: dict[str, Any]) -> AsyncIterator[list[Outgoing]]:
     """Yield the messages of a call that has many, those together that are there at once: lines of a
     payload, a file or standard input, or one payload so many times."""
-    details = _details(options)
+    details = [*_details(options).values()]  # in the order of ``Outgoing``
     limit, number = options["count"], 0
+    is_plain = not (options["template"] or options["is_base64"])
 
     def outgoing(data: bytes, number: int) -> Outgoing:
-        unique = details["unique"] and _filled(details["unique"].encode(), options, number).decode()
-        payload = _filled(_decoded(data, options), options, number)
-        return Outgoing(topic, payload, **details | {"unique": unique})
+        if is_plain:
+            return Outgoing(topic, data, *details)
+        unique, *others = details
+        if unique:
+            unique = _filled(unique.encode(), options, number).decode()
+        return Outgoing(topic, _filled(_decoded(data, options), options, number), unique, *others)
 
     if not options["lines"]:
         data = _payload(options)
@@ -244,13 +251,34 @@ async def _messages(topic: str, options: dict[str, Any]) -> AsyncIterator[list[O
             return
 
 
+class _Sum:
+    """What became of many messages: counts, and the first errors. So a file of any length needs no
+    more memory than its window."""
+
+    def __init__(self) -> None:
+        self.published = self.copies = self.failed = 0
+        self.errors: list[str] = []
+
+    def add(self, results: Results) -> None:
+        """Count the results of the messages behind those that are counted."""
+        before = self.published + self.failed
+        for number, result in enumerate(results, before + 1):
+            if isinstance(result, GearhornError):
+                self.failed += 1
+                if self.failed <= SHOWN:
+                    self.errors.append(f"message {number}: {result}")
+            else:
+                self.published += 1
+                self.copies += result.copies
+
+
 async def _many(settings: Settings, topic: str, options: dict[str, Any]) -> int:
     """Publish many messages; return the exit code.
 
-    Lines are read as they can be sent: a file of any length needs the memory of its window.
+    Lines are read as they can be sent, and results are summed up after every ``SUMMED`` messages.
     """
     progress = Progress(settings, "messages", options["count"])
-    sent, rate = 0, options["rate"]
+    sent, rate, summed = 0, options["rate"], _Sum()
     async with settings.publisher() as publisher:
         many = publisher.begin_many(WINDOW, settings.timeout)
         began_s = time.monotonic()
@@ -262,25 +290,25 @@ async def _many(settings: Settings, topic: str, options: dict[str, Any]) -> int:
                 sent += 1
                 if rate or not sent % STEP:
                     progress.tell(sent)
-        results = await many.finish()
+                if not sent % SUMMED:
+                    summed.add(await many.finish())
+                    many = publisher.begin_many(WINDOW, settings.timeout)
+        summed.add(await many.finish())
     progress.end(sent)
-    return _summed(settings, results)
+    return _told(settings, summed)
 
 
-def _summed(settings: Settings, results: Results) -> int:
+def _told(settings: Settings, found: _Sum) -> int:
     """Write what became of many messages; return the exit code."""
-    failed = results.failed
-    for number, error in list(failed.items())[:10]:
-        click.echo(f"gearhorn: message {number + 1}: {error}", err=True)
-    if len(failed) > 10:
-        click.echo(f"gearhorn: and {len(failed) - 10} more", err=True)
-    copies = sum(result.copies for result in results if not isinstance(result, GearhornError))
-    published = len(results) - len(failed)
+    for error in found.errors:
+        click.echo(f"gearhorn: {error}", err=True)
+    if found.failed > SHOWN:
+        click.echo(f"gearhorn: and {found.failed - SHOWN} more", err=True)
     if settings.is_json:
-        counts = {"published": published, "failed": len(failed), "copies": copies}
+        counts = {"published": found.published, "failed": found.failed, "copies": found.copies}
         click.echo(encode(counts))
     elif not settings.is_quiet:
-        click.echo(f"{published} published, {copies} copies, {len(failed)} failed")
-    if not failed:
+        click.echo(f"{found.published} published, {found.copies} copies, {found.failed} failed")
+    if not found.failed:
         return 0
-    return 3 if published else 1
+    return 3 if found.published else 1

@@ -14,9 +14,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from gearhorn.cli.commands.output import Column, clean, console, duration, show, write_json
+from gearhorn.cli.commands.output import Column, console, duration, show, write_json
 from gearhorn.cli.commands.settings import Settings, wait, with_settings
 from gearhorn.cli.commands.topics import MEMBERS, TOPICS, member_row, topic_row
+from gearhorn.cli.commands.values import clean
 from gearhorn.client.admin import Admin
 
 SHOWN = 30  # topics

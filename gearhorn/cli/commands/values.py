@@ -45,3 +45,13 @@ def headers_of(texts: Iterable[str]) -> dict[str, str] | None:
 def quorum_of(text: str | None) -> int | str | None:
     """Return ``--quorum`` as requests have it: a number, or a part such as "50%"."""
     return int(text) if text is not None and text.isdigit() else text
+
+
+# what would move a terminal's cursor, change its colours, or break a line: ESC and its like
+_CONTROLS = {number: f"\\x{number:02x}" for number in (*range(0x20), *range(0x7F, 0xA0))}
+_CONTROLS |= {ord("\t"): "\\t", ord("\n"): "\\n", ord("\r"): "\\r"}
+
+
+def clean(text: str) -> str:
+    """Return text of others, such as a payload, as it may stand on a line at a terminal."""
+    return text.translate(_CONTROLS)
