@@ -120,6 +120,6 @@ def ask_command(settings: Settings, count: int) -> None:
 
     took = wait(run())
     p50 = statistics.median(took)
-    p99 = sorted(took)[max(0, int(len(took) * 0.99) - 1)]
+    p99 = sorted(took)[int((len(took) - 1) * 0.99)]
     text = f"{CLIENTS} hosts answer in {p50 * 1000:.2f} ms (p50), {p99 * 1000:.2f} ms (p99)"
     _show(settings, {"p50_seconds": p50, "p99_seconds": p99}, text)

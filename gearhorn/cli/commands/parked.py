@@ -170,6 +170,8 @@ def redrive_command(
 ) -> None:
     """Deliver the parked messages of CLIENT again."""
     count = wait(_each(settings, "redrive", topic, client, limit=limit, rate=rate))
+    if settings.is_json:
+        write_json({"redriven": count})
     settings.say(f"{count} messages are delivered again")
 
 
@@ -192,6 +194,8 @@ def purge_command(settings: Settings, topic: str, client: str, limit: int | None
         limited = how_many if limit is None else min(limit, how_many)
         settings.confirm(f"purge {limited} parked messages of {topic}/{client}")
     count = wait(_each(settings, "purge", topic, client, limit=limit, rate=None))
+    if settings.is_json:
+        write_json({"purged": count})
     settings.say(f"{count} messages are forgotten")
 
 
