@@ -19,6 +19,9 @@ have ended and been made anew, behind the message. So the store is asked of each
 has passed (``Lanes.passed``). What may have ended since the wait began proves nothing. (This member
 knows every end up to the version that it knew then, and no fan-out holds a list from before.)
 
+Nor does a sequence alone say which message is meant: where a log was made anew, or the store lost
+its end, numbers come again under another epoch. So each message is waited for under its epoch too.
+
 Why fresh messages wait for one poll: the delivering member nearly always tells within that time,
 and then they cost nothing.
 
@@ -37,6 +40,7 @@ import structlog
 
 from gearhorn.errors import StoreError
 from gearhorn.messages.events import Done, decode_done
+from gearhorn.messages.logs import Logged
 from gearhorn.store.lanes import Lanes
 from gearhorn.store.parked import Passed
 from gearhorn.timing import now_s
@@ -72,7 +76,8 @@ class Knowing(Protocol):
         sent."""
 
 
-_Entry = tuple[Waiter, int]  # with the version that was known when its wait began
+# With the version that was known when its wait began, and the epoch of its message
+_Entry = tuple[Waiter, int, str]
 
 
 class _Topic:
@@ -114,12 +119,14 @@ class AckWaiters:
         self._membership = membership
         self._topics: dict[str, _Topic] = {}
 
-    def add(self, topic: str, sequence: int, waiter: Waiter) -> None:
+    def add(self, topic: str, logged: Logged, waiter: Waiter) -> None:
         """Have ``waiter`` told what becomes of a message."""
+        sequence = logged.sequence
         waited = self._topics.get(topic)
         if waited is None:
             waited = self._topics[topic] = _Topic()
-        waited.waiters.setdefault(sequence, []).append((waiter, self._membership.known))
+        entry = waiter, self._membership.known, logged.epoch
+        waited.waiters.setdefault(sequence, []).append(entry)
         waited.fresh.add(sequence)
         waited.compared.discard(sequence)  # the waiter was not told of what moved before
 
@@ -149,15 +156,16 @@ class AckWaiters:
         return tuple(waited.waiters.get(sequence, ())) if waited is not None else ()
 
     def _tell(self, done: Done) -> None:
-        for waiter, _ in self._waiters(done.topic, done.sequence):
-            waiter.done(done.client_id, done.error, done.is_expired)
+        for waiter, _, epoch in self._waiters(done.topic, done.sequence):
+            if done.epoch in (epoch, ""):
+                waiter.done(done.client_id, done.error, done.is_expired)
 
     def _tell_passed(self, topic: str, sequence: int, client_id: str, passed: Passed) -> None:
         """Tell what a position that has passed a message proves, and to whom it does."""
         if passed.is_capped and not (passed.is_parked or passed.is_expired):
             return
-        for waiter, known in self._waiters(topic, sequence):
-            if passed.ended <= known:
+        for waiter, known, epoch in self._waiters(topic, sequence):
+            if passed.ended <= known and passed.epoch in (epoch, ""):
                 error = _PARKED if passed.is_parked else ""
                 waiter.done(client_id, error, passed.is_expired and not passed.is_parked)
 
@@ -207,7 +215,7 @@ class AckWaiters:
             if not cursor:
                 break
         for sequence in due:
-            for waiter, _ in self._waiters(topic, sequence):
+            for waiter, *_ in self._waiters(topic, sequence):
                 for client_id in waiter.missing():
                     if positions.get(client_id, -1) >= sequence:
                         done.append((client_id, sequence))
@@ -222,7 +230,7 @@ class AckWaiters:
             missed = [
                 (client_id, sequence)
                 for client_id, sequence in done[at : at + PORTION]
-                if any(waiter.misses(client_id) for waiter, _ in self._waiters(topic, sequence))
+                if any(waiter.misses(client_id) for waiter, *_ in self._waiters(topic, sequence))
             ]
             if missed:
                 found = await self._store.passed(topic, missed)

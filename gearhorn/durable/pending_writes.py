@@ -173,7 +173,12 @@ class PendingWrites:
         for entry in entries:
             if entry.info.waiter and self._told < TOLD:
                 done = encode_done(
-                    lane.topic, lane.client_id, entry.sequence, error, is_expired=is_expired
+                    lane.topic,
+                    lane.client_id,
+                    entry.sequence,
+                    error,
+                    epoch=entry.epoch,
+                    is_expired=is_expired,
                 )
                 self._done.setdefault(entry.info.waiter, []).append(done)
                 self._told += 1

@@ -85,7 +85,7 @@ class Foreground(RunningFanout):
         self.over = False  # timed out: nothing is sent or waited for any more
         self._timer = loop.call_later(message.timeout_s, attempt, job, self._time_out)
         if plan.logged is not None and receivers:
-            outbox.waiting.add(message.topic, plan.logged.sequence, self)
+            outbox.waiting.add(message.topic, plan.logged, self)
             if not plan.total:
                 job.release()
 

@@ -14,7 +14,7 @@ events         ``released`` topic                    a round: lanes may be taken
 events         ``leaving`` member                    a member that gives its lanes up
 events         ``members``                           a member that sees another come or go
 done:PROCESS   topic client_id sequence error        a round: a receiver that PROCESS waits for has
-               [``expired``]                         done with a message; one event a line
+               [``expired`` or nothing, epoch]       done with a message; one event a line
 =============  ====================================  ===============================================
 """
 
@@ -58,13 +58,15 @@ class MembersChanged(NamedTuple):
 
 class Done(NamedTuple):
     """A subscription has done with a message. ``error`` is why the message was parked, or
-    ``LOG_DROPPED``; "" where a receiver acknowledged it, or where it expired."""
+    ``LOG_DROPPED``; "" where a receiver acknowledged it, or where it expired. ``epoch`` is the
+    message's, "" where a member of an older release tells."""
 
     topic: str
     client_id: str
     sequence: int
     error: str
     is_expired: bool = False
+    epoch: str = ""
 
 
 Event = Appended | Redriven | Released | Leaving | MembersChanged
@@ -108,14 +110,14 @@ def decode_event(text: bytes) -> Event | None:
 
 
 def encode_done(
-    topic: str, client_id: str, sequence: int, error: str, *, is_expired: bool = False
+    topic: str, client_id: str, sequence: int, error: str, *, epoch: str, is_expired: bool = False
 ) -> bytes:
     """Return the line that tells a waiting process of one receiver. NULs and line ends of ``error``
     become spaces, since they part events. A process that waits for a message which expires is of a
     release that knows the fifth part."""
     text = error.replace("\n", " ").replace("\0", " ") if error else ""
-    end = "\0expired" if is_expired else ""
-    return f"{topic}\0{client_id}\0{sequence}\0{text}{end}".encode()
+    end = "expired" if is_expired else ""
+    return f"{topic}\0{client_id}\0{sequence}\0{text}\0{end}\0{epoch}".encode()
 
 
 def decode_done(text: bytes) -> list[Done]:
@@ -126,5 +128,6 @@ def decode_done(text: bytes) -> list[Done]:
     events = []
     for line in text.decode().split("\n"):
         topic, client_id, sequence, error, *more = line.split("\0")
-        events.append(Done(topic, client_id, int(sequence), error, more[:1] == ["expired"]))
+        end, epoch, *_ = *more, "", ""
+        events.append(Done(topic, client_id, int(sequence), error, end == "expired", epoch))
     return events

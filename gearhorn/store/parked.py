@@ -39,12 +39,14 @@ class Passed(NamedTuple):
     """A message that the position of a durable subscription has passed. ``is_expired``: it was not
     begun any more. ``is_capped``: the log's caps took it, perhaps before it was delivered.
     ``ended``: the version at which the subscription, or its durability, last ended; a bound where
-    that is forgotten."""
+    that is forgotten. ``epoch``: the log's now; "" where this message was logged before that began,
+    under which epoch is not kept."""
 
     is_parked: bool
     is_expired: bool
     is_capped: bool
     ended: int
+    epoch: str
 
 
 class ParkedMessages:
@@ -230,19 +232,22 @@ class ParkedMessages:
         passed. Raises ``StoreError``."""
         key = self._connection.key
         ended = key("ended")
-        commands: list[Command] = [("HGET", key("log", topic), "capped"), ("ZSCORE", ended, "")]
+        place = "HMGET", key("log", topic), "capped", "epoch", "base"
+        commands: list[Command] = [place, ("ZSCORE", ended, "")]
         for client_id, sequence in messages:
             pair = f"{topic}\0{client_id}"
             commands += ("ZSCORE", key("order", pair), sequence), ("ZSCORE", ended, pair)
             commands.append(("ZSCORE", ended, f"{pair}\0"))
             commands.append(("ZSCORE", key("lapsed", pair), sequence))
-        capped, floor, *found = await self._connection.pipeline(commands)
+        [capped, epoch, base], floor, *found = await self._connection.pipeline(commands)
+        now = (epoch or b"-").decode()  # a log that has ended has none of these messages
         return [
             Passed(
                 parked is not None,
                 expired is not None,
                 sequence <= int(capped or 0),
                 max(int(float(version or 0)) for version in (floor, *versions)),
+                now if sequence >= int(base or 0) else "",
             )
             for (_, sequence), parked, *versions, expired in zip(
                 messages, found[::4], found[1::4], found[2::4], found[3::4], strict=True

@@ -124,6 +124,25 @@ def test_a_second_caller_of_one_unique_waits_for_the_same_message(raw: Raw, topi
         assert (sorted(got["delivered"]), got["sequence"]) == (["alice", "bob"], 1)
 
 
+def test_an_acknowledgement_of_a_log_that_was_made_anew_is_none_of_the_former_message(
+    raw: Raw, topic: str
+) -> None:
+    """Both have number 1, and one process waits for both."""
+    subscribe(raw, topic, "alice")
+    former = raw.fanout(topic, "former", receipt=True, timeout=1)
+    taker = raw.taker(f"{topic}_alice")
+    assert taker.take().payload == b"former"
+    assert raw.ask("unsubscribe_fanout", topic=topic, client_id="alice").kind == "complete"
+    subscribe(raw, topic, "alice")
+    second = raw.taker(f"{topic}_alice")
+    later = raw.fanout(topic, "later", receipt=True, timeout=20)
+    assert second.finish() == [b"later"]
+    told = receipt(later.outcome())
+    assert (told["delivered"], told["sequence"]) == (["alice"], 1)
+    told = receipt(former.outcome())
+    assert (told["delivered"], told["pending"], told["sequence"]) == ([], ["alice"], 1)
+
+
 def test_a_background_receipt_has_the_messages_number(raw: Raw, topic: str) -> None:
     subscribe(raw, topic, "alice")
     [got] = publish(raw, topic, "x")

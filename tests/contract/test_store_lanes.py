@@ -11,6 +11,7 @@ from support.store import unsubscribe
 
 from gearhorn.store.inherited import Sequences
 from gearhorn.store.lanes import Acquired, LaneRecord
+from gearhorn.store.parked import Passed
 
 pytest_plugins = ["support.store"]
 ME, OTHER = "me", "other"
@@ -360,7 +361,7 @@ def test_it_is_known_what_a_position_passed_without_its_being_done(server: Redis
     async def test(bench: LogBench) -> None:
         await begin(bench)
         [passed] = await bench.lanes.passed("t", [("alice", 1)])
-        assert passed == (False, False, False, 0)
+        assert passed == Passed(False, False, False, 0, (await bench.state("t"))["epoch"])
         await bench.one(retain("t", max_messages=1))
         await bench.append("t", "y", "y")
         found = await bench.lanes.passed("t", [("alice", number) for number in (1, 4, 5)])
@@ -375,6 +376,23 @@ def test_it_is_known_what_a_position_passed_without_its_being_done(server: Redis
         await bench.ask("ZADD", "ended", 7, "")
         [bob] = await bench.lanes.passed("t", [("bob", 5)])
         assert bob.ended == 7, "what is forgotten may have been one of bob's"
+
+    run(server, test)
+
+
+def test_it_is_known_which_numbers_are_of_the_present_epoch(server: Redis) -> None:
+    async def test(bench: LogBench) -> None:
+        await begin(bench, 2)
+        [passed] = await bench.lanes.passed("t", [("alice", 2)])
+        former = passed.epoch
+        await bench.restart("t")
+        await bench.append("t", "y")
+        found = await bench.lanes.passed("t", [("alice", 2), ("alice", 3)])
+        assert [one.epoch for one in found] == ["", (await bench.state("t"))["epoch"]]
+        assert former != found[1].epoch
+        await bench.one(unsubscribe("t", "alice"))
+        [passed] = await bench.lanes.passed("t", [("alice", 2)])
+        assert passed.epoch not in ("", former), "there is none of that number"
 
     run(server, test)
 

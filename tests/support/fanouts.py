@@ -15,6 +15,7 @@ from gearhorn.gearman.link import Connection
 from gearhorn.gearman.server import Server
 from gearhorn.gearman.submission import Submission
 from gearhorn.messages.fanout import Fanout
+from gearhorn.messages.logs import Logged
 
 
 class Transport:
@@ -215,8 +216,8 @@ class Waiting:
     def __init__(self) -> None:
         self.fanouts: dict[tuple[str, int], Any] = {}
 
-    def add(self, topic: str, sequence: int, fanout: Any) -> None:
-        self.fanouts[topic, sequence] = fanout
+    def add(self, topic: str, logged: Logged, fanout: Any) -> None:
+        self.fanouts[topic, logged.sequence] = fanout
 
     def remove(self, topic: str, sequence: int, fanout: Any) -> None:
         self.fanouts.pop((topic, sequence), None)

@@ -267,7 +267,7 @@ class Store:
     def _tell(self, text: str) -> None:
         _, client_id, number, error, *more = text.split("\0")
         lane, sequence = self.lanes[client_id], int(number)
-        if more:
+        if more and more[0]:
             assert self.has_expired(sequence), "it is said to have expired, and has not"
         elif error == LOG_DROPPED:
             assert sequence < self.first

@@ -9,7 +9,16 @@ from support.proxy import on_loop
 
 from gearhorn.durable.ack_waiters import AckWaiters
 from gearhorn.errors import StoreError
+from gearhorn.messages.events import encode_done
+from gearhorn.messages.logs import Logged
 from gearhorn.store.parked import Passed
+
+EPOCH, LATER = "0123456789abcdef", "fedcba9876543210"
+
+
+def logged(sequence: int, epoch: str = EPOCH) -> Logged:
+    """Where a message stands."""
+    return Logged(sequence, epoch, False)
 
 
 class Store:
@@ -23,6 +32,7 @@ class Store:
         self.ended: dict[str, int] = {}
         self.known = 0  # by the member
         self.is_away = False
+        self.epoch, self.base = EPOCH, 1
 
     async def positions(self, topic: str, cursor: int = 0) -> tuple[dict[str, int], int]:
         """Two in each part."""
@@ -39,6 +49,7 @@ class Store:
                 pair in self.expired,
                 pair[1] <= self.capped,
                 self.ended.get(pair[0], 0),
+                self.epoch if pair[1] >= self.base else "",
             )
             for pair in messages
         ]
@@ -85,8 +96,8 @@ async def test_positions_tell_what_nobody_told() -> None:
     store = Store(alice=3, bob=2, carol=0)
     one, other = Fanout("alice", "bob", "carol"), Fanout("bob", "carol")
     both = waiting(store)
-    both.add("t", 3, one)
-    both.add("t", 4, other)
+    both.add("t", logged(3), one)
+    both.add("t", logged(4), other)
     await look(both)
     assert (one.told, other.told) == ({"alice": ""}, {})
     store.all.update(bob=4, carol=3)
@@ -104,10 +115,10 @@ async def test_who_comes_when_all_have_done_learns_it_too() -> None:
     store = Store(alice=7, bob=7, carol=2)
     first, second = Fanout("alice", "carol"), Fanout("bob", "carol")
     both = waiting(store)
-    both.add("t", 5, first)
+    both.add("t", logged(5), first)
     await look(both)
     assert first.told == {"alice": ""}
-    both.add("t", 5, second)  # a repeated message
+    both.add("t", logged(5), second)  # a repeated message
     await look(both)
     assert second.told == {"bob": ""}
     store.all["carol"] = 5
@@ -121,7 +132,7 @@ async def test_what_was_not_read_is_read_the_next_time() -> None:
     store = Store(alice=1, bob=0)
     one = Fanout("alice", "bob")
     some = waiting(store)
-    some.add("t", 1, one)
+    some.add("t", logged(1), one)
     store.is_away = True
     await look(some, 3)
     assert one.told == {}
@@ -140,14 +151,14 @@ async def test_who_waits_no_more_is_not_told() -> None:
     store = Store(alice=0)
     one = Fanout("alice")
     some = waiting(store)
-    some.add("t", 1, one)
+    some.add("t", logged(1), one)
     await look(some)
     some.remove("t", 1, one)
     some.remove("t", 1, one)
     store.all["alice"] = 1
     await look(some)
     assert one.told == {}
-    some.add("t", 1, one)
+    some.add("t", logged(1), one)
     await look(some)
     assert one.told == {"alice": ""}
 
@@ -159,7 +170,7 @@ async def test_a_look_at_what_has_not_moved_asks_no_fan_out() -> None:
     fanouts = [Fanout(*clients) for _ in range(20)]
     some = waiting(store)
     for sequence, one in enumerate(fanouts, 1):
-        some.add("t", sequence, one)
+        some.add("t", logged(sequence), one)
     await look(some)
     before = sum(one.asked for one in fanouts)
     await look(some, 10)
@@ -176,8 +187,8 @@ async def test_a_position_proves_nothing_of_a_message_that_the_caps_took() -> No
     store.parked.add(("bob", 2))
     one, two = Fanout("alice", "bob"), Fanout("alice")
     both = waiting(store)
-    both.add("t", 2, one)
-    both.add("t", 3, two)
+    both.add("t", logged(2), one)
+    both.add("t", logged(3), two)
     await look(both)
     store.all.update(alice=3, bob=3)
     store.capped = 2
@@ -192,9 +203,29 @@ async def test_a_subscription_that_was_made_anew_has_not_done_what_a_former_one_
     former, later = Fanout("alice", "bob"), Fanout("alice", "bob")
     both = waiting(store)
     store.known = 6
-    both.add("t", 3, former)
+    both.add("t", logged(3), former)
     store.ended["alice"] = store.known = 7
-    both.add("t", 3, later)
+    both.add("t", logged(3), later)
     await look(both)
     assert set(former.told) == {"bob"}
     assert set(later.told) == {"alice", "bob"}
+
+
+@on_loop
+async def test_numbers_that_come_again_under_another_epoch_are_other_messages() -> None:
+    store = Store(alice=0, bob=0)
+    kept, lost, later = Fanout("alice", "bob"), Fanout("alice", "bob"), Fanout("alice", "bob")
+    all_three = waiting(store)
+    all_three.add("t", logged(4), kept)
+    all_three.add("t", logged(5), lost)
+    store.epoch, store.base = LATER, 5  # the store was restarted, and has lost 5
+    all_three.add("t", logged(5, LATER), later)
+    all_three.hear(encode_done("t", "alice", 5, "", epoch=LATER))
+    assert (lost.told, later.told) == ({}, {"alice": ""})
+    store.all.update(alice=5, bob=5)
+    await look(all_three)
+    both = {"alice", "bob"}
+    assert (set(kept.told), set(lost.told), set(later.told)) == (both, set(), both)
+    all_three.hear(encode_done("t", "bob", 5, "disk full", epoch=EPOCH))
+    all_three.hear(b"t\0alice\x005\0")  # as an older release tells it
+    assert lost.told == {"bob": "disk full", "alice": ""}

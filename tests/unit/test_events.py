@@ -51,8 +51,18 @@ def test_what_a_process_waits_for_is_told_line_by_line(
     topic: str, client_id: str, sequence: int, error: str
 ) -> None:
     error = error.encode(errors="replace").decode()
-    lines = [encode_done(topic, client_id, sequence, error), encode_done("t", "c", 1, "")]
+    lines = [
+        encode_done(topic, client_id, sequence, error, epoch="e"),
+        encode_done("t", "c", 1, "", epoch="e", is_expired=True),
+    ]
     first, second = decode_done(b"\n".join(lines))
     assert first[:3] == (topic, client_id, sequence)
     assert first.error == error.replace("\n", " ").replace("\0", " ")
-    assert second == Done("t", "c", 1, "")
+    assert (first.is_expired, first.epoch) == (False, "e")
+    assert second == Done("t", "c", 1, "", True, "e")
+
+
+def test_what_older_releases_tell_a_process_has_no_epoch() -> None:
+    plain, expired = decode_done(b"t\0c\x001\0no\nt\0c\x002\0\0expired")
+    assert plain == Done("t", "c", 1, "no")
+    assert expired == Done("t", "c", 2, "", True)

@@ -138,7 +138,7 @@ def test_messages_that_the_log_lost_leave_nothing_and_are_told_as_such() -> None
     pending.vanish(back, back.entries)
     taken = pending.take([alice])
     assert kinds(taken) == [("clear", [7]), ("redriven", [7])]
-    assert told(taken) == {"caller": [Done("t", alice.client_id, 7, LOG_DROPPED)]}
+    assert told(taken) == {"caller": [Done("t", alice.client_id, 7, LOG_DROPPED, False, EPOCH)]}
 
 
 def test_what_was_not_written_comes_before_what_came_meanwhile() -> None:
@@ -223,8 +223,8 @@ def test_a_process_that_waits_is_told_of_its_messages() -> None:
     pending.finish(failed(alice, 3, waiter="q"), is_parked=True)
     client_id = alice.client_id
     assert told(pending.take([])) == {
-        "p": [Done("t", client_id, 1, "")],
-        "q": [Done("t", client_id, 3, "disk full")],
+        "p": [Done("t", client_id, 1, "", False, EPOCH)],
+        "q": [Done("t", client_id, 3, "disk full", False, EPOCH)],
     }
     assert pending.take([]).done == {}, "it is told once"
 
