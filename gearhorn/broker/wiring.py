@@ -128,7 +128,7 @@ def wire(config: Config) -> Parts:
     # limit that was overtaken has its list read again: that is the one circle, which ``attach``
     # closes. When a server comes or goes, limits that were set before a list's first copy have to
     # be set anew, so those lists are read again.
-    limits = Limits(copies, default=config.max_backlog, limit=config.max_cached)
+    limits = Limits(copies, default=config.max_backlog, limit=config.max_cached, lease=lease)
     backlog = Backlog(copies, limits, membership)
     lists = Lists(subscriptions, limits, backlog)
     patterns = KnownPatterns(PatternSet(store))

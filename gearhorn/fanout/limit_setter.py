@@ -9,6 +9,9 @@ restart: then it has been *overtaken*, what was set need not be what is wanted, 
 is read and compared again. Or the topic is evicted, to make room: then it is *unwanted*, and not
 remembered. A piece that fails goes back to later, behind any newer limit for the same queue.
 
+A member that was frozen wakes with limits to set that others have replaced since. So the lease is
+asked right before a limit leaves, also where the connection failed and another one goes on.
+
 A server that answers nothing for ``WAIT_S`` is *mute*: lists stop waiting for it at once, and go on
 doing so until it answers again. To wait for it each time would delay every list that is read.
 
@@ -28,12 +31,14 @@ from typing import Any, Protocol
 import structlog
 
 from gearhorn.gearman.admin import Admin
+from gearhorn.members.lease import Lease
 from gearhorn.timing import Backoff
 
 PIECE = 8  # limits in one go: 0.1 s of a gearmand of 100,000 functions
 WAIT_S = 2.0  # a server that answers nothing for so long is waited for no more
 RECHECK_S = 10.0  # until a known limit that refuses copies is set again; doubled each time
 RECHECK_LIMIT_S = 300.0  # what that is doubled up to
+LAPSED_S = 0.05  # between two looks whether the lease holds again
 
 Limits = dict[bytes, int]  # queue -> limit
 
@@ -54,9 +59,11 @@ class Setter:
         admin: the server's text commands.
         server: its name, for the log.
         outdated: is told of a topic whose subscription changed while a limit of its was being set.
+        lease: without it nothing is set.
     """
 
-    def __init__(self, admin: Admin, server: str, outdated: Outdated) -> None:
+    def __init__(self, admin: Admin, server: str, outdated: Outdated, *, lease: Lease) -> None:
+        self._lease = lease
         self._admin = admin
         self.server = server
         self._outdated = outdated
@@ -221,6 +228,9 @@ class Setter:
             if not due:
                 self._came.clear()
                 continue
+            if not self._lease.is_usable:  # it is forgotten soon, or goes on
+                await asyncio.sleep(LAPSED_S)
+                continue
             began_s, is_urgent = self._loop.time(), due is self._urgent
             if await self._set(*self._take(due)):
                 backoff.reset()
@@ -250,8 +260,7 @@ class Setter:
         patience = self._loop.call_later(WAIT_S, self._mute)
         is_set, was_mute = False, self.is_mute
         try:
-            await self._admin.limit(list(piece.items()))
-            is_set = True
+            is_set = await self._admin.limit(list(piece.items()), self._may_set)
         except OSError as error:
             if not was_mute:
                 text = str(error) or type(error).__name__
@@ -262,6 +271,9 @@ class Setter:
             self._flying = "", {}
             self._landed(topic, piece, is_set)
         return is_set
+
+    def _may_set(self) -> bool:
+        return self._lease.is_usable
 
     def _landed(self, topic: str, piece: Limits, is_set: bool) -> None:
         """Take note of what became of a piece. A limit that was overtaken is not known even if it

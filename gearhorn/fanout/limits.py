@@ -32,6 +32,7 @@ from gearhorn.fanout.copies import Subscribers
 from gearhorn.fanout.limit_setter import WAIT_S, Setter
 from gearhorn.gearman.job_servers import JobServers
 from gearhorn.gearman.link import Connection
+from gearhorn.members.lease import Lease
 from gearhorn.tasks import Tasks
 
 EAGER_LIMIT = 10_000  # a burst could fill such a queue before a poll finds it
@@ -75,15 +76,17 @@ class Limits:
         job_servers: whose queues it sets limits for.
         default: the limit of subscriptions that have none of their own, in copies.
         limit: how much is remembered, in queues.
+        lease: under which alone anything is set.
     """
 
-    def __init__(self, job_servers: JobServers, *, default: int, limit: int) -> None:
+    def __init__(self, job_servers: JobServers, *, default: int, limit: int, lease: Lease) -> None:
         self._job_servers = job_servers
         self._default = default
         self._limit = limit
+        self._lease = lease
         self._lists: CachedLists | None = None
         self._setters = [
-            Setter(admin, str(client.server), self)
+            Setter(admin, str(client.server), self, lease=lease)
             for admin, client in zip(job_servers.admins, job_servers.clients, strict=True)
         ]
         self._connections: list[Connection | None] = [None] * len(self._setters)
@@ -114,6 +117,12 @@ class Limits:
     async def stop(self) -> None:
         """Set no more limits."""
         await self._tasks.cancel()
+
+    @property
+    def are_ours(self) -> bool:
+        """Whether queues are as the lists say: not without a lease, as others may have ended a
+        subscription, and made another one of the same queue."""
+        return self._lease.is_usable
 
     @property
     def remembered(self) -> int:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Protocol
 
@@ -103,7 +104,8 @@ class Overflow:
 
     Arguments:
         job_servers: where room is made, by discarding the oldest jobs of a queue.
-        limits: knows whether a limit that refused a copy is the right one.
+        limits: knows whether a limit that refused a copy is the right one, and whether queues are
+            as the lists say.
         drops: counts the jobs that are discarded.
 
     ``topics`` has the queues for which copies wait, by topic; others only look whether a topic is
@@ -267,7 +269,7 @@ class Overflow:
         discarded, one copy is tried: it is dropped if it is refused, since all jobs are running."""
         first = list(islice(full.waiting, BATCH))
         try:
-            gone = await self._job_servers.trim(queue, full.begin_trim)
+            gone = await self._job_servers.trim(queue, partial(self._due, full))
         finally:
             full.end_trim()
         for held, index in first[:gone]:
@@ -279,6 +281,11 @@ class Overflow:
         if not gone and full.refused:  # all of them are running
             held, index = full.refused.popleft()
             held.drop_held(index)
+
+    def _due(self, full: _Full) -> int:
+        """Return how many jobs to discard now. A member that was frozen finds its lease lapsed, and
+        discards nothing: what waits there may be a later subscription's."""
+        return full.begin_trim() if self._limits.are_ours else 0
 
     def _drop(self, waiting: deque[tuple[Held, int]], count: int) -> None:
         for held, index in [waiting.popleft() for _ in range(min(len(waiting), count))]:

@@ -49,8 +49,12 @@ class Admin:
         self._kept = Kept(server, tls)
         self._tables: set[asyncio.StreamWriter] = set()  # that are being read
 
-    async def limit(self, limits: Sequence[tuple[bytes, int]]) -> None:
-        """Set ``maxqueue`` for queues: how many jobs may wait or run; 0 is no limit.
+    async def limit(
+        self, limits: Sequence[tuple[bytes, int]], are_valid: Callable[[], bool]
+    ) -> bool:
+        """Set ``maxqueue`` for queues: how many jobs may wait or run; 0 is no limit. Return whether
+        all were set: none is sent unless ``are_valid()`` when the connection's turn has come, and
+        again for every ``PIECE`` commands and with each connection.
 
         gearmand says OK for a function that it does not know, and does nothing. So each function is
         created first, which changes nothing where it exists. gearmand walks through all its
@@ -60,7 +64,7 @@ class Admin:
         for queue, limit in limits:
             commands.append(b"create function %s\r\n" % queue)
             commands.append(b"maxqueue %s %d\r\n" % (queue, limit))
-        await self._ask(commands, lambda: True)
+        return await self._ask(commands, are_valid)
 
     async def cancel(self, handles: Sequence[bytes], are_valid: Callable[[], bool]) -> None:
         """Withdraw jobs that no worker has taken; for a taken one only its submitter is told.
@@ -174,8 +178,9 @@ class Admin:
         """Close the kept connection."""
         self._kept.close()
 
-    async def _ask(self, commands: Sequence[bytes], are_valid: Callable[[], bool]) -> None:
-        """Send commands that are answered by one line each, ``PIECE`` at a time.
+    async def _ask(self, commands: Sequence[bytes], are_valid: Callable[[], bool]) -> bool:
+        """Send commands that are answered by one line each, ``PIECE`` at a time; return whether all
+        were sent.
 
         The answers are only counted. The commands of this module can fail in one way, that a job
         to be cancelled is gone, and that is the aim.
@@ -184,6 +189,7 @@ class Admin:
         in the middle, so that the next one does not repeat what was answered: to repeat a command
         would do no harm, but an answer too many would be taken for another's.
         """
+        is_whole = True
         for start in range(0, len(commands), PIECE):
             left = deque(commands[start : start + PIECE])
 
@@ -200,6 +206,8 @@ class Admin:
                     left.popleft()
 
             await self._kept.use(send)
+            is_whole = is_whole and not left
+        return is_whole
 
 
 def _lines(table: bytes) -> Iterator[bytes]:

@@ -1,11 +1,13 @@
 """The lease: until when this member may use what it has cached.
 
-Rules: pure. The invariant of gearhorn: a member that renewed its lease after a change knows the
+Rules: no I/O. The invariant of gearhorn: a member that renewed its lease after a change knows the
 change; one that did not has stopped using its cache at most one lease after it ("Between workers"
 in docs/protocol.rst; Gray and Cheriton, *Leases*, SOSP 1989).
 """
 
 from __future__ import annotations
+
+from gearhorn.timing import now_s
 
 # A member counts its lease as this much of what others wait for: clocks of two machines may differ
 # by 0.05 % at worst, and a slow timer by a millisecond or two.
@@ -20,6 +22,12 @@ class Lease:
         self.length_s = length_s
         self.until_s = self.usable_until_s = float("-inf")
         self._stale_s = stale_s
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether what is cached may be used now. To be asked right before something is sent: a
+        member that was frozen finds that it may not."""
+        return now_s() <= self.usable_until_s
 
     @property
     def length_ms(self) -> int:

@@ -51,9 +51,9 @@ def waiting(server: Gearmand, queue: str) -> int:
 async def test_a_connection_that_was_cut_meanwhile_is_replaced(gearmand: Gearmand) -> None:
     async with Proxy(gearmand.address) as proxy:
         text = Admin(Server(HOST, proxy.port), None)
-        await text.limit([(b"first", 1)])
+        await text.limit([(b"first", 1)], lambda: True)
         proxy.cut()
-        await text.limit([(b"second", 2), (b"third", 3)])
+        await text.limit([(b"second", 2), (b"third", 3)], lambda: True)
         text.close()
     assert [fill(gearmand, name, 5) for name in ("first", "second", "third")] == [1, 2, 3]
 
@@ -61,10 +61,10 @@ async def test_a_connection_that_was_cut_meanwhile_is_replaced(gearmand: Gearman
 @on_loop
 async def test_a_server_that_was_restarted_is_told_at_the_first_try(gearmand: Gearmand) -> None:
     text = Admin(Server(HOST, gearmand.port), None)
-    await text.limit([(b"first", 1)])
+    await text.limit([(b"first", 1)], lambda: True)
     gearmand.kill()
     gearmand.restart()
-    await text.limit([(b"first", 2)])
+    await text.limit([(b"first", 2)], lambda: True)
     text.close()
     assert fill(gearmand, "first", 5) == 2
 
@@ -76,11 +76,11 @@ async def test_a_connection_that_was_idle_is_not_trusted(
     monkeypatch.setattr(kept_module, "IDLE_S", 0.05)
     async with Proxy(gearmand.address) as proxy:
         text = Admin(Server(HOST, proxy.port), None)
-        await text.limit([(b"first", 1)])
-        await text.limit([(b"first", 1)])
+        await text.limit([(b"first", 1)], lambda: True)
+        await text.limit([(b"first", 1)], lambda: True)
         assert proxy.connections == 1
         await asyncio.sleep(0.3)
-        await text.limit([(b"first", 1)])
+        await text.limit([(b"first", 1)], lambda: True)
         assert proxy.connections == 2
         text.close()
 
@@ -92,9 +92,9 @@ async def test_silence_counts_for_each_answer_and_the_wait_for_ones_turn_does_no
     async with Proxy(gearmand.address) as proxy:
         text = Admin(Server(HOST, proxy.port), None)
         many = [(b"queue-%d" % number, 1) for number in range(20_000)]
-        whole = asyncio.create_task(text.limit(many))
+        whole = asyncio.create_task(text.limit(many, lambda: True))
         await asyncio.sleep(0)
-        await asyncio.wait_for(text.limit([(b"small", 2)]), SILENCE_S * 5)
+        await asyncio.wait_for(text.limit([(b"small", 2)], lambda: True), SILENCE_S * 5)
         assert not whole.done()  # the others had their turn before all of it was done
         whole.cancel()
         await asyncio.gather(whole, return_exceptions=True)
@@ -107,10 +107,10 @@ async def test_who_waits_is_told_when_the_server_is_down(gearmand: Gearmand) -> 
     async with Proxy(gearmand.address) as proxy:
         server = Server(HOST, proxy.port)
         text, trimmer = Admin(server, None), Trimmer(server, None)
-        await text.limit([(b"first", 1)])
+        await text.limit([(b"first", 1)], lambda: True)
         proxy.is_silent = True
         waiters = [
-            asyncio.create_task(text.limit([(b"first", 2)])),
+            asyncio.create_task(text.limit([(b"first", 2)], lambda: True)),
             asyncio.create_task(text.cancel([b"H:x:1"], lambda: True)),
             asyncio.create_task(trimmer.trim(b"first", lambda: 1)),
             asyncio.create_task(text.backlog()),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import time
 from collections.abc import Callable
 
 import redis
-from support.cluster import Cluster, eventually
+from support.cluster import Cluster, Worker, eventually
+from support.lossy import Lossy
 from support.wire import admin
 
 
@@ -126,3 +129,38 @@ def test_an_ended_subscription_leaves_no_drops(
             cluster.subscribe(topic, "alice")
         time.sleep(1.5)  # every member has written its counters
         assert not store.keys("*:drops:*")
+
+
+def test_a_member_that_was_frozen_sets_no_limit_that_another_has_replaced(
+    make_cluster: Callable[..., Cluster], topic: str
+) -> None:
+    """It was about to try again what its job server had not answered."""
+    cluster = make_cluster(options=("--lease", "1"))
+    cluster.subscribe(topic, "alice", max_backlog=3)
+    far = ("--lease", "1", "--fanout-function", "far_fanout", "--subscribe-function", "s")
+    with contextlib.closing(Lossy(cluster.address)) as line:
+        frozen = Worker([line.address], cluster.store.url, *far, "--register-function", "r")
+        cluster.workers.append(frozen)
+        frozen.ready()
+        request = {"topic": topic, "payload": "x", "background": True}
+        assert cluster.run("far_fanout", **request).data == b"1"  # 3 is set
+        cluster.subscribe(topic, "alice", max_backlog=4)
+        line.lose(b"maxqueue")
+        line.hold(b"maxqueue")
+        with cluster.wire() as caller:
+            caller.submit(b"far_fanout", json.dumps(request).encode())
+            assert line.held.wait(5)
+            frozen.freeze()
+            line.release()
+            assert line.lost.wait(5)
+            cluster.subscribe(topic, "alice", max_backlog=8)
+            eventually(lambda: "member removed" in cluster.workers[0].log())
+            assert accepted(cluster, topic, 9) == 7
+            frozen.thaw()
+            eventually(lambda: frozen.log().count("event=joined") >= 2)
+            taker = cluster.wire()
+            taker.can_do(f"{topic}_alice".encode())
+            while (job := taker.grab(0.2)) is not None:
+                taker.complete(job.handle, b"")
+            taker.echo()
+            assert accepted(cluster, topic, 9) == 8

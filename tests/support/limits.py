@@ -8,6 +8,8 @@ from collections.abc import Callable, Coroutine, Sequence
 
 from gearhorn.fanout.copies import Subscribers
 from gearhorn.fanout.limits import Limits
+from gearhorn.members.lease import Lease
+from gearhorn.timing import now_s
 
 
 class Admin:
@@ -19,12 +21,17 @@ class Admin:
         self.is_open = asyncio.Event()  # answers are given while it is set
         self.is_open.set()
 
-    async def limit(self, limits: Sequence[tuple[bytes, int]]) -> None:
+    async def limit(
+        self, limits: Sequence[tuple[bytes, int]], are_valid: Callable[[], bool]
+    ) -> bool:
         await self.is_open.wait()
         await asyncio.sleep(0)
         if self.error is not None:
             raise self.error
+        if not are_valid():
+            return False
         self.told += limits
+        return True
 
     @property
     def force(self) -> dict[bytes, int]:
@@ -73,10 +80,13 @@ class Bench:
         self.servers = Servers(servers)
         self.again: list[str] = []
         self.former: list[Subscribers] = []  # lists that are known to be former ones
+        self.lease = Lease(3600.0)
+        self.lease.grant(now_s())
         self.limits = Limits(
             self.servers,  # type: ignore[arg-type]
             default=default,
             limit=limit,
+            lease=self.lease,
         )
         self.limits.attach(self)
         self.limits._server_changed()  # as the first connections do

@@ -60,7 +60,7 @@ def table(*lines: bytes) -> Serve:
 def test_commands_share_one_connection() -> None:
     async def test(server: Server, connections: list[int]) -> None:
         admin = Admin(server, None)
-        await admin.limit([(b"q", 5)] * 120)
+        await admin.limit([(b"q", 5)] * 120, lambda: True)
         await admin.cancel([b"H:1"], lambda: True)
         assert connections == [0]
         admin.close()

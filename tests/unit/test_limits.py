@@ -10,6 +10,7 @@ from support.limits import Bench, run, subscribers
 
 from gearhorn.fanout import limit_setter, limits
 from gearhorn.fanout.limits import EAGER_LIMIT
+from gearhorn.timing import now_s
 
 
 def test_low_limits_are_set_before_a_list_is_used_and_high_ones_are_not() -> None:
@@ -214,6 +215,27 @@ def test_a_limit_that_is_overtaken_while_it_is_set_is_read_again() -> None:
         bench.limits.changed("t", b"t_a")
         await bench.read(subscribers("t", "a"))
         assert bench.limits.doubts(subscribers("t", "a"), 0), "10 may be in force"
+
+    run(test)
+
+
+def test_nothing_is_set_without_a_lease_not_even_what_was_about_to_be() -> None:
+    async def test() -> None:
+        bench = Bench()
+        bench.limits.start()
+        bench.admin.is_open.clear()
+        reading = asyncio.create_task(bench.read(subscribers("t", a=5)))
+        await bench.quiet()
+        bench.lease.end()  # it was frozen, say
+        bench.admin.is_open.set()
+        await bench.quiet()
+        assert (bench.admin.force, bench.limits.are_ours) == ({}, False)
+        bench.lease.grant(now_s())
+        await reading
+        while not bench.admin.told:
+            await asyncio.sleep(0.01)
+        assert (bench.admin.force, bench.limits.are_ours) == ({b"t_a": 5}, True)
+        await bench.limits.stop()
 
     run(test)
 

@@ -26,6 +26,7 @@ class Queue:
         self.is_up = True
         self.trims = 0
         self.error: Exception | None = None
+        self.are_ours = True
 
     async def barrier(self) -> None:
         await asyncio.sleep(0)
@@ -155,6 +156,21 @@ def test_the_oldest_are_discarded_and_the_order_stays() -> None:
         assert bench.queue.jobs == list(range(800, 1_000))
         assert (bench.lost, bench.counted) == ([], 800)
         assert bench.queue.trims <= 800 / overflow_module.BATCH + 10
+
+    run(test)
+
+
+def test_without_a_lease_nothing_is_discarded() -> None:
+    """What waits there may be a later subscription's."""
+
+    async def test() -> None:
+        bench = Bench(Queue(limit=2))
+        bench.publish(listed("drop_old"), range(2))
+        bench.queue.are_ours = False
+        bench.publish(listed("drop_old"), range(2, 5))
+        await bench.idle()
+        assert bench.queue.jobs == [0, 1]
+        assert (bench.lost, bench.counted) == ([2, 3, 4], 0)
 
     run(test)
 
