@@ -37,10 +37,12 @@ class Trimmer:
         ``due`` is called when the queue's turn has come, since others may be trimmed first: what
         was due may be so no more. It is called again after a connection that failed.
 
-        If the connection fails in the middle, the next one goes on with what is missing.
+        If the connection fails in the middle, the next one goes on with what is missing. Where that
+        fails too, what was discarded until then is told: it is a drop, though the server has not
+        said that it took every failure.
 
-        Raises ``OSError`` when the server cannot be reached, does not answer in ``TRIM_S``, or
-        breaks the protocol. What was discarded until then is not told.
+        Raises ``OSError`` where none was: the server cannot be reached, does not answer in
+        ``TRIM_S``, or breaks the protocol.
         """
         gone: list[bytes] = []  # their handles
 
@@ -50,7 +52,11 @@ class Trimmer:
                 async with asyncio.timeout(TRIM_S):
                     await _discard(streams, queue, count, gone)
 
-        await self._kept.use(discard)
+        try:
+            await self._kept.use(discard)
+        except OSError:
+            if not gone:
+                raise
         return len(gone)
 
     def server_down(self) -> None:

@@ -238,6 +238,25 @@ def test_a_trim_discards_the_oldest_and_says_that_no_receiver_failed() -> None:
     against(serve, test)
 
 
+def test_a_trim_that_fails_midway_tells_what_it_has_discarded() -> None:
+    """Each of those is a drop, which would be counted nowhere else."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for number in range(2):
+            assigned = b"H:%d\0q\0\0payload" % number
+            writer.write(_answer(packets.JOB_ASSIGN_UNIQ, assigned))
+        await reader.readuntil(b"H:1\0" + DISCARDED)
+
+    async def test(server: Server, connections: list[int]) -> None:
+        trimmer = Trimmer(server, None)
+        assert await trimmer.trim(b"q", lambda: 5) == 2
+        assert await trimmer.trim(b"q", lambda: 5) == 2
+        assert connections == [0, 1], "one that failed is not used again"
+        trimmer.close()
+
+    against(serve, test)
+
+
 def test_a_trim_of_a_server_that_breaks_the_protocol_is_an_error() -> None:
     async def nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
