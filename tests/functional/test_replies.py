@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 
 import pytest
-from support.cluster import Cluster, eventually
+from support.cluster import Cluster, Worker, eventually
 from support.foreign import Raw, receipt
+from support.lossy import Lossy
+from support.wire import CAN_DO, packet
 
 pytest_plugins = ["support.foreign"]
 MakeCluster = Callable[..., Cluster]
 
 
-def name_on(cluster: Cluster, topic: str, place: int) -> Iterator[str]:
+def name_on(addresses: Sequence[str], topic: str, place: int) -> Iterator[str]:
     """Client_ids whose queues one of the job servers carries."""
-    servers = [server.address.encode() for server in cluster.job_servers]
     for number in range(1000):
         queue = f"{topic}_c{number}".encode()
-        digests = [sha256(server + b"\0" + queue).digest() for server in servers]
+        digests = [sha256(server.encode() + b"\0" + queue).digest() for server in addresses]
         if digests.index(max(digests)) == place:
             yield f"c{number}"
 
@@ -29,7 +31,8 @@ def name_on(cluster: Cluster, topic: str, place: int) -> Iterator[str]:
 def two_servers(make_cluster: MakeCluster, topic: str) -> tuple[Cluster, str, str]:
     """Two job servers, and a subscriber on each; the second one is frozen."""
     cluster = make_cluster(job_servers=2)
-    here, there = next(name_on(cluster, topic, 0)), next(name_on(cluster, topic, 1))
+    addresses = [server.address for server in cluster.job_servers]
+    here, there = (next(name_on(addresses, topic, place)) for place in range(2))
     cluster.subscribe(topic, here, there)
     assert cluster.publish(topic, "both are ready").data == b"2"
     cluster.job_servers[1].freeze()
@@ -127,27 +130,28 @@ def test_a_quorum_whose_receivers_never_come_keeps_a_stop_no_longer_than_its_tim
 def test_what_a_lost_server_had_accepted_while_another_copy_waited_for_room_is_sent_again(
     make_cluster: MakeCluster, topic: str
 ) -> None:
-    cluster = make_cluster(job_servers=2)
+    cluster = make_cluster(workers=0, job_servers=2)
     first, second = cluster.job_servers
-    names = name_on(cluster, topic, 1)
-    plain, old = next(names), next(names)
-    cluster.subscribe(topic, plain)
-    cluster.subscribe(topic, old, max_backlog=1, overflow="drop_old")
-    assert cluster.publish(topic, "one").data == b"2"
-    # nothing can be dropped while the one that is there runs, and the server stands still at once
-    with Raw(second.address) as raw:
-        taker = raw.taker(f"{topic}_{plain}")
+    with contextlib.closing(Lossy(second.address)) as line:
+        worker = Worker([first.address, line.address], cluster.store.url)
+        cluster.workers.append(worker)
+        worker.ready()
+        names = name_on([first.address, line.address], topic, 1)
+        plain, old = next(names), next(names)
+        cluster.subscribe(topic, plain)
+        cluster.subscribe(topic, old, max_backlog=1, overflow="drop_old")
+        assert cluster.publish(topic, "one").data == b"2"
+        # what is on the queue is not discarded: once that is asked for, both copies are answered
+        line.hold(packet(CAN_DO, f"{topic}_{old}".encode()))
         outcomes = []
         asked = threading.Thread(target=lambda: outcomes.append(cluster.publish(topic, "two")))
-        frozen = threading.Thread(target=lambda: (taker.take(), taker.take(), second.freeze()))
-        frozen.start()
         asked.start()
-        frozen.join()
+        assert line.held.wait(10)
         second.kill()
         asked.join(30)
-    assert [outcome.data for outcome in outcomes] == [b"2"]
-    with Raw(first.address) as raw:
-        assert b"two" in raw.taker(f"{topic}_{plain}").finish()
+        assert [outcome.data for outcome in outcomes] == [b"2"]
+        with Raw(first.address) as raw:
+            assert raw.taker(f"{topic}_{plain}").finish() == [b"two"]
         assert b"two" in raw.taker(f"{topic}_{old}").finish()
 
 
