@@ -18,7 +18,7 @@ from gearhorn.durable.log_cache import LogCache
 from gearhorn.durable.outcomes import Outcomes
 from gearhorn.durable.pending_writes import PendingWrites
 from gearhorn.durable.rounds import MissedCounter, Rounds
-from gearhorn.durable.states import LaneEvent
+from gearhorn.durable.states import LaneEvent, State
 from gearhorn.gearman.job_servers import JobServers
 from gearhorn.members.membership import Membership
 from gearhorn.store.lanes import Acquired, Lanes
@@ -151,9 +151,15 @@ class Deliverer:
 
     # What wakes lanes
 
-    def appended(self, topic: str, last: int) -> None:
-        """Messages were logged up to this sequence. Lanes whose windows are full are left alone:
-        they take what follows when something of them is done."""
+    def appended(self, topic: str, last: int, first: int = 0) -> None:
+        """Messages were logged up to the sequence ``last``, and the log begins with ``first`` now.
+        Lanes whose windows are full are left alone: they take what follows when something of them
+        is done, as is what rested and is not in the log any more."""
+        if self._log_cache.begins(topic, first):
+            for lane in self.find(topic).values():
+                if lane.position < first - 1 and lane.counts[State.RESTING]:
+                    gone = self.outcomes.retries.give_up_before(lane, first)
+                    self._log_cache.drop(topic, gone)
         if not self._log_cache.hear(topic, last):
             return
         for lane in self.find(topic).values():

@@ -12,7 +12,7 @@ round that brought it delivers from it.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from gearhorn.store.log import Entry
 
@@ -106,6 +106,14 @@ class Entries:
                 break
             found.append(entry)
         return found
+
+    def drop(self, topic: str, sequences: Iterable[int]) -> None:
+        """Return these entries no more. The memory is free when the read is forgotten that brought
+        them."""
+        kept = self._topics.get(topic)
+        if kept is not None:
+            for sequence in sequences:
+                kept.known.pop(sequence, None)
 
     def forget(self, topic: str) -> None:
         """Forget a topic's entries: its log is another one."""

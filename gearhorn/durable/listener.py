@@ -62,8 +62,8 @@ class Listener:
         """Take an event as it was published. One of an unknown kind, as a later release may have,
         is passed over. Raises ``ValueError`` where it lacks a part."""
         match decode_event(text):
-            case Appended(topic, last):
-                self._deliverer.appended(topic, last)
+            case Appended(topic, last, first):
+                self._deliverer.appended(topic, last, first)
                 self._fetching.appended(topic)
             case Released(topic):
                 self._changed_lanes.add(topic)

@@ -23,7 +23,7 @@ lane has room for: empty messages take time too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from gearhorn.durable.delivery import LARGEST_BATCH
@@ -47,13 +47,15 @@ class _Tail:
     """The end of a log as far as it is known.
 
     ``last`` is the last sequence that was read or told of; ``is_known`` says whether nothing is
-    behind it but what will be told of. ``epoch`` is the log's when a lane was taken last.
+    behind it but what will be told of. ``first`` is where the log began when that was told last.
+    ``epoch`` is the log's when a lane was taken last.
     """
 
-    __slots__ = ("epoch", "is_known", "last")
+    __slots__ = ("epoch", "first", "is_known", "last")
 
     def __init__(self, epoch: str) -> None:
         self.epoch = epoch
+        self.first = 0
         self.last = 0
         self.is_known = False
 
@@ -70,6 +72,13 @@ class _Tail:
         if last <= self.last:
             return False
         self.last = last
+        return True
+
+    def begin(self, first: int) -> bool:
+        """Nothing is left before ``first``; return whether that is news."""
+        if first <= self.first:
+            return False
+        self.first = first
         return True
 
     def cut(self, last: int) -> None:
@@ -130,6 +139,15 @@ class LogCache:
         """Messages were logged up to this sequence; return whether that is news."""
         tail = self._tails.get(topic)
         return tail is not None and tail.extend(last)
+
+    def begins(self, topic: str, first: int) -> bool:
+        """A log has nothing before this sequence any more; return whether that is news."""
+        tail = self._tails.get(topic)
+        return tail is not None and tail.begin(first)
+
+    def drop(self, topic: str, sequences: Iterable[int]) -> None:
+        """The log does not have these messages any more, as was told: they are to be asked for."""
+        self._entries.drop(topic, sequences)
 
     def doubt(self) -> None:
         """Anything may have been logged."""

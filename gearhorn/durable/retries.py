@@ -26,7 +26,7 @@ import structlog
 from gearhorn.durable.delivery import Timer, rest_s
 from gearhorn.durable.expiry import Expiry
 from gearhorn.durable.keeper import Keeper
-from gearhorn.durable.lanes import Delivery
+from gearhorn.durable.lanes import Delivery, Lane
 from gearhorn.durable.pending_writes import PendingWrites
 from gearhorn.durable.shipping import Shipping
 from gearhorn.durable.states import Action, Event, State
@@ -191,6 +191,20 @@ class Retries:
     def rest_until(self, delivery: Delivery) -> None:
         """Have a delivery that failed under a former owner sent again when it is due."""
         self.rest([delivery], delivery.due_s - now_s())
+
+    def give_up_before(self, lane: Lane, first: int) -> list[int]:
+        """The log begins with ``first`` now: what rests before that ends its rest, since those
+        behind it would wait for nothing. Return these messages; once they are not in memory either,
+        they are found to be gone when they are to be read again."""
+        gone = []
+        for delivery in lane.window:
+            if not delivery.is_redriven:
+                if delivery.sequence >= first:
+                    break
+                if delivery.state is State.RESTING:
+                    gone.append(delivery.sequence)
+                    self._is_rested(delivery)
+        return gone
 
     def _is_rested(self, delivery: Delivery) -> None:
         """Its time is over: make it ready, which its lane's order may still hold up."""

@@ -8,7 +8,8 @@ cost as much as an append.
 =============  ====================================  ===============================================
 channel        text                                  published by
 =============  ====================================  ===============================================
-events         ``appended`` topic last-sequence      ``append.lua``: a log has grown
+events         ``appended`` topic last-sequence      ``append.lua``: a log has grown, and where it
+               [first-sequence]                      begins then
 events         ``redriven`` topic client_id          ``redrive.lua``: parked messages were put back
 events         ``released`` topic                    a round: lanes may be taken by another member
 events         ``leaving`` member                    a member that gives its lanes up
@@ -26,11 +27,13 @@ LOG_DROPPED = "dropped by the log"  # the error of a message that was neither de
 
 
 class Appended(NamedTuple):
-    """A topic's log has grown up to the sequence ``last``. Events of one topic may come late or be
-    lost, so the highest one counts."""
+    """A topic's log has grown up to the sequence ``last``, and begins with ``first``, 0 where an
+    older release does not say. Events of one topic may come late or be lost, so the highest one
+    counts."""
 
     topic: str
     last: int
+    first: int = 0
 
 
 class Redriven(NamedTuple):
@@ -94,7 +97,9 @@ def decode_event(text: bytes) -> Event | None:
     """
     kind, *parts = text.decode().split("\0")
     match kind, parts:
-        case "appended", [topic, last, *_]:
+        case "appended", [topic, last, first, *_]:
+            return Appended(topic, int(last), int(first))
+        case "appended", [topic, last]:
             return Appended(topic, int(last))
         case "redriven", [topic, client_id, *_]:
             return Redriven(topic, client_id)

@@ -7,6 +7,7 @@ import time
 from support.cluster import eventually
 from support.durable import (
     ask,
+    fail,
     fetch,
     for_a_while,
     id_of,
@@ -55,6 +56,19 @@ def test_caps_hold_whatever_the_subscriptions_and_leave_a_gap(raw: Raw, topic: s
         drops[name] = 5 - len(got)
     for name, count in drops.items():
         eventually(lambda name=name, count=count: lane(raw, name, "alice")["drops"] == count)
+
+
+def test_a_message_that_the_caps_take_while_it_rests_holds_nothing_up(raw: Raw, topic: str) -> None:
+    """With one in flight the others would wait for an attempt that is never made."""
+    subscribe(raw, topic, "alice")
+    ask(raw, "retain_fanout", topic=topic, max_messages=2)
+    publish(raw, topic, "1")
+    alice = raw.taker(f"{topic}_alice")
+    fail(alice, b"retry_after: 3600")
+    eventually(lambda: lane(raw, topic, "alice")["attempts"] == 1)
+    publish(raw, topic, "2", "3", "4")
+    assert alice.take(10.0).payload in (b"2", b"3")  # a worker has read it before it was taken
+    eventually(lambda: lane(raw, topic, "alice")["attempts"] == 0)
 
 
 def test_a_cap_holds_for_what_there_is(raw: Raw, topic: str) -> None:

@@ -202,3 +202,17 @@ def test_what_is_forgotten_makes_room() -> None:
     cache.add("t", entries(5, 5))
     assert run(cache, "u", 1, 1) == []
     assert run(cache, "t", 5, 1) == [5]
+
+
+def test_single_entries_are_dropped_and_the_others_stay() -> None:
+    cache = Entries(4 * SIZE)
+    cache.add("t", entries(1, 4))
+    cache.drop("t", [2, 9])
+    cache.drop("u", [1])
+    assert (run(cache, "t", 1, 9), run(cache, "t", 2, 9), run(cache, "t", 3, 9)) == (
+        [1],
+        [],
+        [3, 4],
+    )
+    cache.add("t", entries(2, 2))
+    assert run(cache, "t", 2, 9) == [2]

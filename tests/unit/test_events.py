@@ -29,7 +29,8 @@ def test_an_event_comes_as_it_was_published(topic: str, client_id: str) -> None:
 
 
 def test_what_a_script_publishes_is_an_event() -> None:
-    assert decode_event(b"appended\0news\x0017") == Appended("news", 17)  # as in append.lua
+    assert decode_event(b"appended\0news\x0017\x009") == Appended("news", 17, 9)  # as in append.lua
+    assert decode_event(b"appended\0news\x0017") == Appended("news", 17), "of an older release"
     assert decode_event(b"redriven\0news\0bob") == Redriven("news", "bob")  # as in redrive.lua
 
 

@@ -40,8 +40,8 @@ class Parts:
     ("text", "calls"),
     [
         (
-            b"appended\0news\x007",
-            [call.deliverer.appended("news", 7), call.fetching.appended("news")],
+            b"appended\0news\x007\x003",
+            [call.deliverer.appended("news", 7, 3), call.fetching.appended("news")],
         ),
         (encode_event(Released("news")).encode(), [call.changed_lanes.add("news")]),
         (encode_event(Redriven("news", "bob")).encode(), [call.redrives.hear()]),

@@ -78,3 +78,16 @@ def test_what_was_read_of_a_log_is_not_taken_for_that_of_another_one() -> None:
     cache.take_in(cache.plan({"t": {1: 10}}), [(entries(1, 1), True)])
     cache.follow("t", "another")
     assert len(cache.run("t", 1, 10)) == 1
+
+
+def test_where_a_log_begins_is_news_once() -> None:
+    cache = LogCache()
+    assert not cache.begins("t", 5), "it is not delivered from"
+    cache.follow("t", EPOCH)
+    assert [cache.begins("t", first) for first in (0, 5, 5, 4, 6)] == [
+        False,
+        True,
+        False,
+        False,
+        True,
+    ]

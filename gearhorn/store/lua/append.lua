@@ -158,5 +158,5 @@ end
 
 cap(log)
 -- an event only hastens what is read anyhow: a user that may not publish can still append
-redis.pcall('PUBLISH', ARGV[4], 'appended\0' .. ARGV[1] .. '\0' .. last)
+redis.pcall('PUBLISH', ARGV[4], 'appended\0' .. ARGV[1] .. '\0' .. last .. '\0' .. log.first)
 return finish(reply, before + 1, last - before)
