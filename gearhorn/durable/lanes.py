@@ -240,12 +240,14 @@ class Lane(Worked[Delivery]):
     def vanish(self, delivery: Delivery) -> None:
         """The log does not have the messages of a delivery any more, which is over by that."""
         self.gap += len(delivery.entries)
-        self.done(delivery, is_parked=True)
+        self.done(delivery)
 
     def lose_before(self, delivery: Delivery, first: int) -> Sequence[Entry]:
         """The log has the messages of a delivery from ``first`` on only; return the others."""
         lost = delivery.keep_from(first)
         self.gap += len(lost)
+        self.ahead.append((lost[0].sequence, lost[-1].sequence, lost[-1].epoch))
+        self.ahead_top = max(self.ahead_top, lost[-1].sequence)
         return lost
 
     def clear(self) -> None:
@@ -307,14 +309,14 @@ class Lane(Worked[Delivery]):
                 continue
             if entry.sequence > self.next:
                 self._add(chosen)
-                self.pass_gap(entry.sequence)
+                self.pass_gap(entry.sequence, entry.epoch)
             is_expired = False
             if self._is_over(entry) or (
                 is_expired := self.expired.passes(entry, clock_ms, self.troubles)
             ):
                 self._add(chosen)
                 if is_expired:
-                    self._count_beyond(entry)
+                    self._count_beyond(entry.sequence, entry.sequence, entry.epoch)
                 self.pass_over(entry.sequence, entry.epoch)
                 continue
             self.next = entry.sequence + 1
@@ -351,19 +353,18 @@ class Lane(Worked[Delivery]):
             return True
         return bool(entry.info.exclude) and self.client_id in entry.info.exclude
 
-    def _count_beyond(self, entry: Entry) -> None:
-        """A message that is passed over was counted, and the position may not move past it now:
-        then it is done beyond the position, or the next owner would count it once more."""
+    def _count_beyond(self, first: int, last: int, epoch: str) -> None:
+        """Messages that are passed over were counted, and the position may not move past them now:
+        then they are done beyond the position, or the next owner would count them once more."""
         if self.tail is None:
             return
-        sequence, epoch = entry.sequence, entry.epoch
-        if self.ahead and self.ahead[-1][1:] == (sequence - 1, epoch):
-            self.ahead[-1] = self.ahead[-1][0], sequence, epoch  # as no round writes it now
+        if self.ahead and self.ahead[-1][1:] == (first - 1, epoch):
+            self.ahead[-1] = self.ahead[-1][0], last, epoch  # as no round writes it now
         else:
-            self.ahead.append((sequence, sequence, epoch))
+            self.ahead.append((first, last, epoch))
             self.tail.cover_passed()
             self.beyond += 1
-        self.ahead_top = max(self.ahead_top, sequence)
+        self.ahead_top = max(self.ahead_top, last)
 
     @property
     def redrive_room(self) -> int:
@@ -411,14 +412,14 @@ class Lane(Worked[Delivery]):
         self.laden.append(delivery)
         return delivery
 
-    def pass_gap(self, first: int) -> list[int]:
-        """Pass over messages that the log has dropped, up to ``first``; return those that had
-        failed: what that left behind is of no use any more."""
+    def pass_gap(self, first: int, epoch: str) -> list[int]:
+        """Pass over messages that the log has dropped, up to ``first``, which has this ``epoch``.
+        Return those that had failed: what that left behind is of no use any more."""
         self.gap += first - self.next - count_over(self.passed, self.skip, self.next, first)
+        self._count_beyond(self.next, first - 1, epoch)
         self.pass_over(first - 1)
-        dead = [sequence for sequence in self.troubles if sequence < first]
-        if dead:
-            dead = [sequence for sequence in dead if not self.redrives.has(sequence)]
+        has = self.redrives.has
+        dead = [sequence for sequence in self.troubles if sequence < first and not has(sequence)]
         for sequence in dead:
             del self.troubles[sequence]
         return dead

@@ -96,8 +96,8 @@ class Plan(NamedTuple):
 class Found(NamedTuple):
     """What became of a plan."""
 
-    # topic, the first sequence that is gone, the first that is there
-    gaps: list[tuple[str, int, int]]
+    # topic, the first sequence that is gone, the first that is there, and the epoch of that
+    gaps: list[tuple[str, int, int, str]]
     news: set[str]  # topics whose logs turned out to be longer than was told
     lost: list[str]  # topics whose logs lack what was told of
 
@@ -216,7 +216,8 @@ class LogCache:
             if tail.extend(last):
                 found.news.add(wanted.topic)  # the lanes that have not asked are to know it too
             if entries and entries[0].sequence > wanted.first:
-                found.gaps.append((wanted.topic, wanted.first, entries[0].sequence))
+                there = entries[0]
+                found.gaps.append((wanted.topic, wanted.first, there.sequence, there.epoch))
         return found
 
     def _adapt(self, size: int) -> None:

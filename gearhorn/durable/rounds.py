@@ -351,10 +351,10 @@ class Rounds:
         """Keep what was read, and tell the lanes that it concerns: those that were at a place which
         the log has dropped, and those that have room where the log is longer than was known."""
         found = self._log_cache.take_in(plan, replies)
-        for topic, gone, first in found.gaps:
+        for topic, gone, first, epoch in found.gaps:
             for lane in self._held.find(topic).values():
                 if gone <= lane.next < first:
-                    self._pending.forget(lane, lane.pass_gap(first))
+                    self._pending.forget(lane, lane.pass_gap(first, epoch))
         for topic in found.news:
             for lane in self._held.find(topic).values():
                 if lane.active < lane.options.in_flight:

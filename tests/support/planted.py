@@ -65,7 +65,7 @@ def expiry_overlooks_what_is_over(self: Expiry, delivery: Delivery) -> bool:
     return False
 
 
-def lanes_count_without_keeping_it(self: Lane, entry: Any) -> None:
+def lanes_count_without_keeping_it(self: Lane, first: int, last: int, epoch: str) -> None:
     """What expired behind a delivery is counted, and not kept as done beyond the position."""
 
 

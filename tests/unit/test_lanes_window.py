@@ -257,6 +257,39 @@ def test_a_gap_behind_what_is_under_way_does_not_move_the_position_yet() -> None
     assert one.position == 5
 
 
+def inherited(one: Lane) -> Lane:
+    """The lane of the next owner, with what this one has written."""
+    other = lane(one.position, in_flight=one.options.in_flight, batch=one.options.batch)
+    other.passed.extend(sorted((first, last) for first, last, _ in one.ahead))
+    return other
+
+
+def test_what_was_missed_behind_what_is_under_way_is_counted_by_one_owner() -> None:
+    one = lane(in_flight=4)
+    one.take(entries(1, 3), 0.0, 0)
+    _, second, _ = send(one)
+    one.take(entries(6, 6), 0.0, 0)  # 4 and 5 are gone
+    second.unship(Event.REFUSE)
+    second.apply(Event.DUE)
+    second.apply(Event.VANISH)
+    one.vanish(second)
+    assert (one.close_gap(), one.position) == (3, 0)
+    other = inherited(one)
+    other.take(entries(7, 7), 0.0, 0)
+    assert other.close_gap() == 3, "1, 3 and 6, which were under way, are gone too"
+
+
+def test_what_a_batch_lost_is_counted_by_one_owner() -> None:
+    one = lane(in_flight=2, batch=3)
+    one.take(entries(1, 6), 0.0, 0)
+    _, second = send(one)
+    assert len(one.lose_before(second, 6)) == 2
+    assert one.close_gap() == 2
+    other = inherited(one)
+    other.take(entries(7, 7), 0.0, 0)
+    assert other.close_gap() == 4
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_a_gap_in_the_middle_of_what_is_read_passes_over_nothing_else(batch: int) -> None:
     one = lane(in_flight=10, batch=batch)
@@ -271,7 +304,7 @@ def test_what_failed_and_fell_into_a_gap_is_handed_back_and_forgotten() -> None:
     one = lane()
     one.troubles = {1: trouble(1), 3: trouble(2), 4: trouble(1), 5: trouble(1)}
     one.redrives = Sequences([3])
-    assert one.pass_gap(5) == [1, 4]
+    assert one.pass_gap(5, EPOCH) == [1, 4]
     assert (one.gap, one.position, one.next) == (4, 4, 5)
     assert one.troubles.keys() == {3, 5}, "3 comes all the same: it was put back"
 
@@ -289,9 +322,9 @@ def test_what_was_done_or_parked_under_a_former_owner_is_not_missed_in_a_gap() -
     one = lane(2)
     one.passed.extend([(4, 6), (9, 12)])
     one.skip = [Sequences([1, 3, 7, 14]), Sequences([15])]
-    one.pass_gap(11)
+    one.pass_gap(11, EPOCH)
     assert one.close_gap() == 1, "8 alone"
-    one.pass_gap(18)
+    one.pass_gap(18, EPOCH)
     assert one.close_gap() == 3, "13, 16 and 17"
 
 
