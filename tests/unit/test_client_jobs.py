@@ -127,10 +127,12 @@ async def test_unavailable_may_have_been_carried_out() -> None:
 
 @on_loop
 async def test_no_reply_in_time_is_told_apart() -> None:
-    async with Scripted(script_of(Silence())) as server, Publisher(server.address) as publisher:
+    script = script_of(1, Silence())
+    async with Scripted(script) as server, Publisher(server.address) as publisher:
+        await publisher.publish("t")  # it is connected
         with pytest.raises(TimedOut, match="is a gearhorn-worker running"):
             await publisher.publish("t", unique="u", timeout=0.2)
-        assert len(server.requests) == 1
+        assert len(server.requests) == 2
 
 
 @on_loop
