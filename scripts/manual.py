@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import html.parser
 import importlib
+import os
 import re
 import socket
 import sys
@@ -31,7 +32,9 @@ from sphinx.application import Sphinx
 from sphinx.cmd.build import build_main
 from sphinx.environment import BuildEnvironment
 
-SOURCE = Path(__file__).resolve().parents[1] / "docs"
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "docs"
+PAGES = {"README.rst": "readme", "CHANGES.rst": "changes"}  # of files beside the directory
 PROBE, PROBE_S = "github.com", 3.0
 BEFORE_COLLECTORS = 400  # of the listeners to one event; Sphinx's own, which copy files, have 500
 _SECTION = re.compile(
@@ -53,22 +56,29 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 
 def link_files(app: Sphinx, doctree: nodes.document) -> None:
-    """Make links to files of the repository links to pages, or to copies of the files."""
+    """Make links to files of the repository links to pages, or to copies of the files; those to
+    folders are no links here."""
     here = Path(doctree["source"]).parent
     for link in list(doctree.findall(nodes.reference)):
-        target = link.get("refuri", "")
-        url = urlsplit(target)
+        url = urlsplit(link.get("refuri", ""))
         if url.scheme or url.netloc or not url.path:
             continue
         path = (here / url.path).resolve()
-        if path.suffix == ".rst" and path.is_relative_to(app.srcdir):
-            name = path.relative_to(app.srcdir).with_suffix("").as_posix()
+        if not path.exists():  # a page of a file at the top has links that begin there
+            path = ROOT / url.path
+        name = PAGES.get(path.name)
+        if name is None and path.suffix == ".rst" and path.is_relative_to(SOURCE):
+            name = path.relative_to(SOURCE).with_suffix("").as_posix()
+        new: nodes.Element
+        if path.is_dir():
+            new = nodes.inline()
+        elif name is None:
+            new = addnodes.download_reference("", reftarget=os.path.relpath(path, here))
+        else:
             new = addnodes.pending_xref(
                 "", refdomain="std", reftype="doc", reftarget=f"/{name}", refexplicit=True
             )
             new["refwarn"] = True
-        else:
-            new = addnodes.download_reference("", reftarget=target)
         new += nodes.inline("", link.astext())
         link.replace_self(new)
 
