@@ -14,6 +14,7 @@ from msgspec import UNSET, UnsetType
 
 from gearhorn.client.connected import Connected
 from gearhorn.client.settings import Durable
+from gearhorn.errors import Unknown
 from gearhorn.messages.codec import encode
 
 PAGE = 1000  # subscriptions, topics or parked messages of one reply
@@ -137,6 +138,11 @@ class Admin(Connected):
         await self._pause(topic, client_id, False)
 
     async def _pause(self, topic: str, client_id: str, paused: bool | float) -> None:
+        """Pause or resume. A subscribe does it, which would make what is not there: so it is looked
+        for first. Raises ``Unknown`` where there is no such durable subscription."""
+        found = (await self.describe(topic)).get("subscriptions", {}).get(client_id)
+        if not (found or {}).get("durable"):
+            raise Unknown(f"{client_id} has no durable subscription to {topic}")
         durable = {"paused": paused}
         await self.ask(self.functions.subscribe, topic=topic, client_id=client_id, durable=durable)
 

@@ -220,6 +220,17 @@ def test_bytes_that_are_no_text_are_a_payload_and_no_topic(trio: Cluster, topic:
     assert (done.returncode, done.stderr) == (2, "gearhorn: an argument is not UTF-8\n")
 
 
+def test_what_cannot_be_paused_is_not_made(trio: Cluster, topic: str) -> None:
+    trio.subscribe(topic, "direct")
+    for client in ("direct", "nothing"):
+        done = in_shell(trio, f"$G pause {topic} {client}")
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"gearhorn: unknown: {client} has no durable subscription")
+    found = json.loads(trio.run("describe_fanout", topic=topic).data)["topics"][topic]
+    assert list(found["subscriptions"]) == ["direct"]
+    assert "durable" not in found["subscriptions"]["direct"]
+
+
 # what others write
 
 

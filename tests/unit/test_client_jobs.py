@@ -26,6 +26,7 @@ from gearhorn.errors import (
     NotDelivered,
     TimedOut,
     Unavailable,
+    Unknown,
     Unsure,
 )
 
@@ -259,7 +260,8 @@ async def test_the_administrator_goes_through_pages() -> None:
 
 @on_loop
 async def test_the_administrator_asks_for_what_is_given_only() -> None:
-    script = script_of({"redriven": 2, "purged": 3, "version": 1})
+    described = {"t": {"subscriptions": {"c": {"durable": {"lag": 0}}, "d": {}}}}
+    script = script_of({"redriven": 2, "purged": 3, "version": 1, "topics": described})
     async with Scripted(script) as server, Admin(server.address) as admin:
         await admin.subscribe("t", "c", ttl=5)
         await admin.unsubscribe("t", "c", drain=True)
@@ -269,8 +271,11 @@ async def test_the_administrator_asks_for_what_is_given_only() -> None:
         await admin.retain("t", max_age=None, max_bytes=10)
         assert await admin.redrive("t", "c") == 2
         assert await admin.purge("t", "c", 7) == 3
+        for client in ("d", "nothing"):
+            with pytest.raises(Unknown, match=f"{client} has no durable subscription"):
+                await admin.pause("t", client)
     pair = {"topic": "t", "client_id": "c"}
-    assert server.requests == [
+    assert [one for one in server.requests if one[0] != "describe_fanout"] == [
         ("subscribe_fanout", pair | {"ttl": 5}),
         ("unsubscribe_fanout", pair | {"drain": True}),
         ("subscribe_fanout", pair | {"durable": {"paused": True}}),

@@ -90,6 +90,11 @@ def test_every_subcommand_has_help_of_its_own(
         (("--context", "nowhere", "members"), "nowhere"),
         (("parked", "purge", "t", "c"), "--yes"),
         (("listen", "t", "--start", "all"), "--start needs --durable"),
+        (("listen", "t", "--wait", "nan"), "above 0"),
+        (("topics", "--timeout", "inf"), "above 0"),
+        (("pause", "t", "c", "--for", "0"), "above 0"),
+        (("retain", "t", "--max-age", "nan"), "above 0, or 0"),
+        (("doctor", "-s", "a:b:c"), "a:b:c"),
         (("publish", "t", "x", "--quorum", "1"), "--quorum needs --wait"),
         (("publish", "t", "x", "--rate", "1"), "--rate needs"),
         (("publish", "t", "x", "--count", "2", "--rate", "0"), "above 0"),
@@ -448,7 +453,7 @@ def test_what_a_monitoring_system_reads_stays_in_its_form(
     assert run("check", "cluster", "--format", "json", *gone) == 2
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["level"] == "CRITICAL"
     assert run("check", "topic") == 3, "a wrong call is UNKNOWN: 2 would be CRITICAL"
-    assert run("check", "topic", "t", "--lag-warn", "x") == 3
+    assert run("check", "topic", "t", "--lag-warn", "nan") == 3
     assert run("check", "topic", "t", "--nothing") == 3
 
 

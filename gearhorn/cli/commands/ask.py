@@ -52,7 +52,7 @@ async def _ask(settings: Settings, topic: str, data: bytes, options: dict[str, A
     if settings.is_json:
         click.echo(encode(_document(found)))
     elif not found:
-        settings.say("nobody is subscribed")
+        settings.say("no host is subscribed")
     elif not options["only_missing"]:
         settings.say(f"{answered} of {len(found)} answered")
     if answered == len(found):

@@ -24,6 +24,7 @@ from gearhorn.cli.commands.settings import (
     wait,
     with_settings,
 )
+from gearhorn.cli.commands.values import Number
 from gearhorn.errors import GearhornError
 from gearhorn.messages.codec import encode
 
@@ -113,7 +114,7 @@ def bounds(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
         for name in names:
             for kind in ("warn", "crit"):
-                function = click.option(f"--{name}-{kind}", type=float)(function)
+                function = click.option(f"--{name}-{kind}", type=Number())(function)
         return function
 
     return add

@@ -71,12 +71,13 @@ class _Doctor:
 
     async def run(self) -> bool:
         """Look at everything; return whether a worker has answered."""
+        unconnected = self._settings.admin()  # refuses wrong options before anything is asked
         here = {str(server) for server in servers_of(self._settings.servers)}
         asked = await self._ask(here)
         if all(answer.error for answer in asked.values()):
             self._add(of_servers(asked, ()))
             return False
-        async with self._settings.admin() as admin:
+        async with unconnected as admin:
             began = time.time()
             try:
                 # asked once: what a worker without a store says is an answer here

@@ -26,7 +26,7 @@ from gearhorn.aio import Durable, Message, Subscriber
 from gearhorn.cli.commands.execute import Command
 from gearhorn.cli.commands.settings import Settings, complete_topics, wait, with_settings
 from gearhorn.cli.commands.subscriptions import durable_of
-from gearhorn.cli.commands.values import clean
+from gearhorn.cli.commands.values import SECONDS, clean
 from gearhorn.client import ending
 from gearhorn.errors import Unknown
 from gearhorn.messages.codec import as_text, encode
@@ -49,11 +49,11 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 @click.option("--start", metavar="all|last|SEQUENCE|AGE", help="Of a new durable subscription.")
 @click.option("--count", type=click.IntRange(min=1), help="End after so many messages.")
 @click.option(
-    "--wait", "wait_s", type=float, metavar="SECONDS", help="End after so long a silence."
+    "--wait", "wait_s", type=SECONDS, metavar="SECONDS", help="End after so long a silence."
 )
 @click.option("--exec", "line", metavar="COMMAND", help="Run this for each message.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, help="Commands at once.")
-@click.option("--exec-timeout", type=float, metavar="SECONDS", help="Kill a command after that.")
+@click.option("--exec-timeout", type=SECONDS, metavar="SECONDS", help="Kill a command after that.")
 @click.option("--park-on", type=int, multiple=True, metavar="CODE", help="Exit codes that park.")
 @click.option("--dump", metavar="DIR|-", help="Write each payload to a file, or to stdout.")
 @click.option("--format", "form", metavar="TEXT", help="{topic} {sequence} {payload} {at} ...")

@@ -8,6 +8,7 @@ Nagios. Every refusal says what to do next.
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import os
 import sys
@@ -119,6 +120,9 @@ def outcome(arguments: Sequence[str] | None = None) -> int:
     except UnicodeEncodeError:
         click.echo("gearhorn: an argument is not UTF-8", err=True)
         return USAGE
+    except OverflowError:
+        click.echo("gearhorn: a number is larger than any request may have", err=True)
+        return USAGE
     except OSError as error:
         click.echo(f"gearhorn: {error}", err=True)
         return FAILED
@@ -136,6 +140,8 @@ def _open_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):  # in a locale without some letter
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _told(error: GearhornError) -> int:

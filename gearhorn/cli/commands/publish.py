@@ -21,7 +21,7 @@ from gearhorn.aio import Outgoing, Published, Publisher, Receipt, Results
 from gearhorn.cli.commands.lines import lines_of
 from gearhorn.cli.commands.progress import Progress
 from gearhorn.cli.commands.settings import Settings, reach, topic_argument, wait, with_settings
-from gearhorn.cli.commands.values import Rate, clean, headers_of, quorum_of
+from gearhorn.cli.commands.values import SECONDS, Rate, clean, headers_of, quorum_of
 from gearhorn.errors import GearhornError, NotDelivered
 from gearhorn.messages.codec import encode
 
@@ -39,7 +39,7 @@ _TEMPLATE = re.compile(r"\{(n|time|random:(\d{1,6}))\}")
 @click.option("--unique", help="An id under which it may be repeated.")
 @click.option("--exclude", multiple=True, metavar="CLIENT", help="It gets no copy.")
 @click.option("--priority", type=click.Choice(["low", "normal", "high"]), default="normal")
-@click.option("--expires", type=float, metavar="SECONDS")
+@click.option("--expires", type=SECONDS, metavar="SECONDS")
 @click.option("--wait", "is_waiting", is_flag=True, help="Wait until every receiver is done.")
 @click.option("--quorum", metavar="N|N%", help="With --wait: so many are enough.")
 @click.option("--receipt", is_flag=True, help="Show what became of each copy.")

@@ -22,6 +22,7 @@ import click
 
 from gearhorn.aio import TLS, Admin, Log, Publisher
 from gearhorn.cli.commands.contexts import Context, ContextError, read_all, read_context
+from gearhorn.cli.commands.values import SECONDS
 from gearhorn.client.connected import Connected
 from gearhorn.errors import GearhornError
 
@@ -140,7 +141,7 @@ _OPTIONS = [
     click.option("--tls-ca", type=_FILE, help="Speak TLS to the job servers; verified with this."),
     click.option("--tls-cert", type=_FILE, help="A certificate to show them."),
     click.option("--tls-key", type=_FILE, help="Its key."),
-    click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS"),
+    click.option("--timeout", type=SECONDS, metavar="SECONDS"),
     click.option("--json", "is_json", is_flag=True, default=None, help="One JSON document."),
     click.option("--columns", metavar="NAME,...", help="These columns only."),
     click.option("--no-color", is_flag=True, default=None),

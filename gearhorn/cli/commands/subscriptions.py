@@ -14,6 +14,7 @@ from gearhorn.cli.commands.settings import (
     wait,
     with_settings,
 )
+from gearhorn.cli.commands.values import SECONDS, Number
 from gearhorn.messages.codec import encode
 
 
@@ -40,7 +41,7 @@ def durable_of(text: str | None) -> dict[str, Any] | None:
 @click.command("subscribe")
 @topic_argument
 @client_argument
-@click.option("--ttl", type=float, metavar="SECONDS", help="It ends unless it is made again.")
+@click.option("--ttl", type=SECONDS, metavar="SECONDS", help="It ends unless it is made again.")
 @click.option("--max-backlog", type=int, help="So many copies may wait.")
 @click.option("--overflow", type=click.Choice(["drop_new", "drop_old", "unsubscribe"]))
 @click.option("--envelope/--no-envelope", default=None, help="Copies carry topic, time and id.")
@@ -110,7 +111,7 @@ def _unsubscribe(settings: Settings, topic: str, client: str, *, drain: bool, pa
 @click.command("pause")
 @topic_argument
 @client_argument
-@click.option("--for", "seconds", type=float, metavar="SECONDS", help="It ends by itself then.")
+@click.option("--for", "seconds", type=SECONDS, metavar="SECONDS", help="It ends by itself then.")
 @with_settings
 def pause_command(settings: Settings, topic: str, client: str, seconds: float | None) -> None:
     """Deliver nothing to the durable CLIENT of TOPIC until `gearhorn resume`."""
@@ -141,7 +142,7 @@ def resume_command(settings: Settings, topic: str, client: str) -> None:
 
 @click.command("retain")
 @topic_argument
-@click.option("--max-age", type=float, metavar="SECONDS")
+@click.option("--max-age", type=Number(above=0, or_zero=True), metavar="SECONDS")
 @click.option("--max-messages", type=int)
 @click.option("--max-bytes", type=int)
 @click.option("--show", "is_shown", is_flag=True, help="Change nothing.")
@@ -155,10 +156,10 @@ def retain_command(settings: Settings, topic: str, is_shown: bool, **given: Any)
 
     async def run() -> dict[str, Any]:
         async with settings.admin() as admin:
-            if not is_shown:
+            if bounds and not is_shown:
                 await admin.retain(topic, **bounds)
             return dict((await admin.describe(topic)).get("log") or {})
 
     log = wait(run())
-    text = ", ".join(f"{key} {log[key]:g}" for key in given if key in log)
+    text = ", ".join(f"{key} {log[key]:.15g}" for key in given if key in log)
     _say(settings, log, f"{topic}: {text or 'no log'}")

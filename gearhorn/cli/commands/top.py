@@ -17,15 +17,16 @@ from rich.text import Text
 from gearhorn.cli.commands.output import Column, console, duration, show, write_json
 from gearhorn.cli.commands.settings import Settings, wait, with_settings
 from gearhorn.cli.commands.topics import MEMBERS, TOPICS, member_row, topic_row
-from gearhorn.cli.commands.values import clean
+from gearhorn.cli.commands.values import SECONDS, clean
 from gearhorn.client.admin import Admin
 
 SHOWN = 30  # topics
+LEAST_S = 0.2  # between two readings
 RATES = [Column("fanouts_s", is_number=True), Column("copies_s", is_number=True)]
 
 
 @click.command("top")
-@click.option("--interval", type=click.FloatRange(min=0.2), default=1.0, metavar="SECONDS")
+@click.option("--interval", type=SECONDS, default=1.0, metavar="SECONDS")
 @click.option("--once", is_flag=True, help="Show it once.")
 @click.option("--sort", type=click.Choice(["lag", "parked", "backlog", "drops"]), default="lag")
 @with_settings
@@ -33,7 +34,7 @@ def top_command(settings: Settings, interval: float, once: bool, sort: str) -> N
     """Show workers and topics: rates, lag and backlog, every --interval."""
     is_once = once or settings.is_json or not sys.stdout.isatty()
     with contextlib.suppress(KeyboardInterrupt):
-        wait(_Top(settings, interval, sort).run(is_once))
+        wait(_Top(settings, max(LEAST_S, interval), sort).run(is_once))
 
 
 class _Top:

@@ -30,6 +30,39 @@ class Rate(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.
         return rate
 
 
+class Number(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """A finite number; JSON has no others, and a wait for one would not end.
+
+    Arguments:
+        above: it is above this, None: any.
+        or_zero: 0 will do besides.
+    """
+
+    name = "number"
+
+    def __init__(self, above: float | None = None, or_zero: bool = False) -> None:
+        self._above = above
+        self._or_zero = or_zero
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number; fails for what is none, or is out of range."""
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        is_above = self._above is None or number > self._above
+        if not math.isfinite(number) or not (is_above or (self._or_zero and not number)):
+            within = "" if self._above is None else f" above {self._above:g}"
+            within += ", or 0" if self._or_zero else ""
+            self.fail(f"expected a number{within}, got {value!r}", param, ctx)
+        return number
+
+
+SECONDS = Number(above=0)
+
+
 def headers_of(texts: Iterable[str]) -> dict[str, str] | None:
     """Return the headers of ``--header NAME:VALUE``, None where there are none; raises
     ``click.UsageError``."""
