@@ -304,12 +304,11 @@ class Faults:
         time.sleep(LEASE_S)
 
 
-@KINDS
 def test_two_thousand_changes_are_seen_while_everything_dies_freezes_and_comes_back(
-    make_cluster: MakeCluster, patterns: Sequence[str]
+    make_cluster: MakeCluster,
 ) -> None:
     cluster = make_cluster(workers=3, options=("--lease", f"{LEASE_S}"), redis=DURABLE)
-    traffic = Traffic(cluster.address, SEED, patterns=patterns)
+    traffic = Traffic(cluster.address, SEED, patterns=PATTERNS)  # by topic as well
     faults = Faults(cluster, traffic.history, SEED)
     faults.start()
     try:
