@@ -16,6 +16,7 @@ from benchmarks import (
     fanouts,
     foregrounds,
     large,
+    libraries,
     members,
     memory,
     others,
@@ -39,6 +40,7 @@ GROUPS = {
     "memory": memory.measure,
     "durable": durables.measure,
     "large": large.measure,
+    "library": libraries.measure,
 }
 ROUNDS, QUICK_ROUNDS = 5, 2
 QUICK_AMOUNT = 0.25

@@ -2,14 +2,15 @@
 
 Rules: queues are spread over connections of at most 100, because gearmand looks through a
 connection's functions at each grab. Each connection has 16 grabs outstanding; what one read brings
-is completed, and grabbed anew, in one send. The second word of a unique id is the sequence.
+is completed, and grabbed anew, in one send. The second word of a unique id is the sequence; where
+the settings say ``is_copied`` it stands in the payload (see ``benchmarks.numbered``).
 """
 
 from __future__ import annotations
 
 import select
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from support.wire import (
     CAN_DO,
@@ -23,7 +24,7 @@ from support.wire import (
     packet,
 )
 
-from benchmarks import programs
+from benchmarks import numbered, programs
 from benchmarks.raw import ANSWER_S, DRAIN_QUEUES, Stalled, complete, connect, receive
 from benchmarks.reception import Reception
 
@@ -35,9 +36,16 @@ _SLEEP = packet(PRE_SLEEP)
 class _Connection:
     """One connection that serves some of the queues."""
 
-    def __init__(self, address: str, queues: Sequence[bytes], reception: Reception[bytes]) -> None:
+    def __init__(
+        self,
+        address: str,
+        queues: Sequence[bytes],
+        reception: Reception[bytes],
+        sequence_of: Callable[[bytes, bytes], int],
+    ) -> None:
         self.socket: socket.socket = connect(address)
         self._reception = reception
+        self._sequence_of = sequence_of
         self._queues = queues
         self._rest = b""
         self._out = 0  # grabs that are not answered
@@ -50,7 +58,7 @@ class _Connection:
 
     def read(self) -> None:
         """Read once; complete what came, and grab or sleep."""
-        took = self._reception.took
+        took, sequence_of = self._reception.took, self._sequence_of
         data = self._rest + receive(self.socket)
         at, end = 0, len(data)
         handles, none, woken = [], 0, False
@@ -60,8 +68,8 @@ class _Connection:
             if stop > end:
                 break
             if kind == JOB_ASSIGN_UNIQ:
-                handle, queue, unique, _ = data[at + 12 : stop].split(b"\0", 3)
-                took(queue, int(unique.split(b":")[1]))
+                handle, queue, unique, body = data[at + 12 : stop].split(b"\0", 3)
+                took(queue, sequence_of(unique, body))
                 handles.append(handle)
             elif kind == NO_JOB:
                 none += 1
@@ -89,15 +97,25 @@ class _Connection:
             tail = tail[-14:] + receive(self.socket)
 
 
+def _of_delivery(unique: bytes, _: bytes) -> int:
+    return int(unique.split(b":")[1])
+
+
+def _of_copy(_: bytes, body: bytes) -> int:
+    return numbered.sequence_of(body)
+
+
 def main() -> None:
     """Receive what the settings say, from the moment that this is started."""
     told = programs.settings()
     queues = [queue.encode() for queue in told["queues"]]
     reception = Reception(queues, told["each"], told["pids"], told.get("seconds", float("inf")))
+    sequence_of = _of_copy if told.get("is_copied") else _of_delivery
     connections = {}
     poll = select.epoll()
     for at in range(0, len(queues), DRAIN_QUEUES):
-        connection = _Connection(told["address"], queues[at : at + DRAIN_QUEUES], reception)
+        served = queues[at : at + DRAIN_QUEUES]
+        connection = _Connection(told["address"], served, reception, sequence_of)
         connections[connection.socket.fileno()] = connection
         poll.register(connection.socket, select.EPOLLIN)
     programs.answer("ready")

@@ -23,7 +23,7 @@ busy    share of a core that a process used meanwhile: one near 100 % is what bo
 Line 1 and gearhorn have the same window of 256 copies and 1 MiB unanswered. The queues have no
 receivers while copies are counted; afterwards they are drained, and have to hold exactly as many.
 The stranger of line 2 has its own connection and receiver, and pauses 0 to 2 ms between jobs.
-In lines 9 and 10 the ratio is to the section's first line in the same round."""
+In lines 9, 10, 13 and 16 the ratio is to the section's first line in the same round."""
 
 
 def show(

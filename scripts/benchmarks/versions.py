@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
-_PACKAGES = ("gearhorn", "gear", "msgspec", "redis", "hiredis", "pika", "nats-py")
+_PACKAGES = ("gearhorn", "gear", "msgspec", "redis", "hiredis", "pika", "nats-py", "celery")
 _COMMANDS = {
     "gearmand": ("gearmand", "--version"),
     "redis-server": ("redis-server", "--version"),
