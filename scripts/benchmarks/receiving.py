@@ -54,6 +54,8 @@ def measure(plan: Plan) -> list[Line]:
             for name, run in (ways | peers).items():
                 if run is not None:
                     result = run()
+                    if name == _PIKA:
+                        plan.versions["RabbitMQ"] = result["version"]
                     ceiling = ceiling or float(result["rate"])
                     lines[name].add(float(result["rate"]), ceiling, result["busy"])
         memory = [_memory(bed, face) for face in FACES]
