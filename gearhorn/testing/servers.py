@@ -119,11 +119,10 @@ class Standalone:
         """Lend it to one test of many: whole, whatever the former one has killed; what this one
         makes is closed behind it, and what it freezes is thawed."""
         self.start_worker()
-        try:
+        with contextlib.ExitStack() as behind:
+            behind.callback(self._made.close)  # the last: what was made may have goodbyes to say
+            behind.callback(self.thaw)
             yield self
-        finally:
-            self.thaw()
-            self._made.close()
 
     def close(self) -> None:
         """Close what was made, and end the three; may be repeated.
@@ -132,10 +131,11 @@ class Standalone:
         """
         if os.getpid() != self._pid:
             return
-        with contextlib.suppress(StandaloneError):
-            self.thaw()  # what was made may have goodbyes to say
-        self._made.close()
-        _end(self._supervisor)
+        with contextlib.ExitStack() as behind:
+            behind.callback(_end, self._supervisor)
+            behind.callback(self._made.close)  # what was made may have goodbyes to say
+            with contextlib.suppress(StandaloneError):
+                self.thaw()
 
     def __enter__(self) -> Standalone:
         return self

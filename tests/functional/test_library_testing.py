@@ -222,8 +222,14 @@ def test_without_its_supervisor_it_ends_and_says_so(monkeypatch: pytest.MonkeyPa
             running.publisher().publish("t", "x" * 2000)
         begun = descendants_of(os.getpid()) - before
         [supervisor] = (process for process in begun if len(descendants_of(process)) == 3)
+        lending = contextlib.ExitStack()
+        publisher = lending.enter_context(running.lent()).publisher()
+        assert publisher.publish("t").copies == 0
         os.kill(supervisor, signal.SIGKILL)
         until_gone(begun - {supervisor})
+        with pytest.raises(testing.StandaloneError, match="have ended"):
+            lending.close()
+        assert publisher.core._jobs is None, "it is closed all the same"
         with pytest.raises(testing.StandaloneError, match="have ended"):
             running.kill_worker()
     finally:
