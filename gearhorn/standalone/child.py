@@ -153,8 +153,7 @@ class Child(Process):
         self.port = port
         self.version = ""
         self._question, self._answer = question, re.compile(answer)
-        if not _is_free(port):
-            raise PortTaken(f"{name}: port {port} is taken")
+        check_free(name, port)
         command = [*command, "--port", str(port)]
         super().__init__(name, command, log, keep=keep, with_parent=with_parent)
 
@@ -195,6 +194,18 @@ def start_on_a_port(begin: partial[Child], ports: Sequence[int]) -> Child:
     return _start(begin, last)
 
 
+def check_free(name: str, port: int) -> None:
+    """Raise ``PortTaken`` where a port of ``HOST`` cannot be listened on; gearmand itself would try
+    for 20 s."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+            probe.listen()
+        except OSError:
+            raise PortTaken(f"{name}: port {port} is taken") from None
+
+
 def some_ports() -> list[int]:
     """Return ports that may be free."""
     return random.sample(PORTS, PORT_ATTEMPTS)
@@ -221,18 +232,6 @@ def _end_with(parent: int, number: signal.Signals) -> None:
         _LIBC.prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:  # it ended before we asked
         os._exit(1)
-
-
-def _is_free(port: int) -> bool:
-    """Whether the port can be listened on; gearmand itself would try for 20 s."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-            probe.listen()
-        except OSError:
-            return False
-        return True
 
 
 def _ask(port: int, question: bytes, answer: re.Pattern[bytes]) -> re.Match[bytes] | None:

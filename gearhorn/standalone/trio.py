@@ -34,6 +34,7 @@ from gearhorn.standalone.child import (
     PortTaken,
     Process,
     StandaloneError,
+    check_free,
     some_ports,
 )
 from gearhorn.standalone.servers import find_gearmand, job_server, own_directory, store
@@ -83,17 +84,20 @@ class Trio:
     def _start_on(self, gearman_port: int, store_port: int) -> tuple[Child, Child]:
         """Begin all three, then wait for them; kill them where one does not start.
 
-        The worker's log is the last that is waited for: that says that it has found the others.
+        The worker is the first to be begun, as it takes longest, and the last that is waited for:
+        its log says that it has found the others. Their ports are looked at before, so that it does
+        not find strangers there.
         """
+        check_free("the job server", gearman_port)
+        check_free("the store", store_port)
         with ExitStack() as begun:
-            begin_store = store(self._logs, with_parent=signal.SIGKILL)
-            begin_job_server = job_server(self._program, self._logs, signal.SIGKILL)
-            kept = begin_store(port=store_port)
-            begun.callback(kept.kill)
-            carrying = begin_job_server(port=gearman_port)
-            begun.callback(carrying.kill)
             begun.callback(self.kill_worker)
             self._begin_worker(gearman_port, store_port)
+            kept = store(self._logs, with_parent=signal.SIGKILL)(port=store_port)
+            begun.callback(kept.kill)
+            begin_job_server = job_server(self._program, self._logs, signal.SIGKILL)
+            carrying = begin_job_server(port=gearman_port)
+            begun.callback(carrying.kill)
             kept.wait_until_it_answers()
             carrying.wait_until_it_answers()
             self._wait_for_worker()
