@@ -11,8 +11,10 @@ import base64
 import json
 import logging
 import os
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,20 +68,29 @@ def _numbered(data: bytes, sequence: int) -> bytes:
 
 
 def _publish_when_heard(client: redis.Redis, address: str, published: Published) -> None:
-    """Publish once the worker listens to every queue."""
+    """Publish once the worker listens to every queue; what goes wrong, or takes too long, ends the
+    process, since the worker would go on and the one who waits for its result with it."""
+    try:
+        _until_heard(client, {channel for channel, _ in published})
+        _answer("ready")
+        blasts.publish_redis(address, published)
+        time.sleep(ANSWER_S * 2)
+        print("it takes too long", file=sys.stderr, flush=True)
+    except Exception:
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def _until_heard(client: redis.Redis, channels: set[bytes]) -> None:
     deadline = time.monotonic() + ANSWER_S
-    channels = {channel for channel, _ in published}
     while True:
         heard = client.pubsub_numpat() + sum(n for _, n in client.pubsub_numsub(*channels))
         if heard >= len(channels):
-            break
+            return
         if time.monotonic() > deadline:
             raise RuntimeError("the Celery worker does not listen")
         time.sleep(0.05)
-    _answer("ready")
-    blasts.publish_redis(address, published)
-    time.sleep(ANSWER_S * 2)
-    os._exit(1)  # it takes too long: the one who waits for the result is told
 
 
 def main() -> None:
