@@ -277,6 +277,7 @@ def _lane(
         max((history.attempts for history in counts.failures.values()), default=0),
         counts.parked,
         counts.expired,
+        counts.skipped,
         None if record.owner in NO_OWNERS else record.owner,
         record.term,
         options.in_flight,
@@ -285,6 +286,7 @@ def _lane(
         options.max_backoff,
         options.batch,
         options.pull,
+        options.latest,
         left_s > 0,
         time.time() + left_s if 0 < left_s < inf else None,
     )

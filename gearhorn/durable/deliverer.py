@@ -12,12 +12,15 @@ from __future__ import annotations
 
 from gearhorn.durable.changed_lanes import ChangedLanes
 from gearhorn.durable.endings import Endings
+from gearhorn.durable.filling import Filling, MissedCounter
 from gearhorn.durable.held_lanes import HeldLanes
 from gearhorn.durable.lanes import Lane
+from gearhorn.durable.latest import Latest
+from gearhorn.durable.latest_lanes import wants_more
 from gearhorn.durable.log_cache import LogCache
 from gearhorn.durable.outcomes import Outcomes
 from gearhorn.durable.pending_writes import PendingWrites
-from gearhorn.durable.rounds import MissedCounter, Rounds
+from gearhorn.durable.rounds import Rounds
 from gearhorn.durable.states import LaneEvent, State
 from gearhorn.gearman.job_servers import JobServers
 from gearhorn.members.membership import Membership
@@ -59,6 +62,15 @@ class Deliverer:
             clock=membership,
             endings=self._endings,
         )
+        filling = Filling(
+            job_servers=job_servers,
+            clock=membership,
+            held=self.held,
+            log_cache=self._log_cache,
+            outcomes=self.outcomes,
+            latest=Latest(self._log_cache, pending, self.outcomes.shipping),
+            drops=drops,
+        )
         self._rounds = Rounds(
             store=store,
             job_servers=job_servers,
@@ -69,7 +81,7 @@ class Deliverer:
             outcomes=self.outcomes,
             endings=self._endings,
             changed_lanes=changed_lanes,
-            drops=drops,
+            filling=filling,
         )
         self._endings.attach(self.outcomes, self._rounds)
         job_servers.on_change(self._server_changed)
@@ -163,7 +175,7 @@ class Deliverer:
         if not self._log_cache.hear(topic, last):
             return
         for lane in self.find(topic).values():
-            if not lane.is_dirty and lane.active < lane.options.in_flight:
+            if not lane.is_dirty and (lane.active < lane.options.in_flight or wants_more(lane)):
                 self.held.touch(lane)
 
     def missed(self) -> None:

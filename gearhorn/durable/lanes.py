@@ -149,6 +149,7 @@ class Lane(Worked[Delivery]):
         "redriving", "seen_redrive", "skip", "state", "stored", "term", "topic", "troubles",
         "wait_until_s",
     )  # fmt: skip
+    is_latest = False  # a ``LatestLane``, which wants the newest messages only
 
     def __init__(
         self,
@@ -295,8 +296,8 @@ class Lane(Worked[Delivery]):
         """Make deliveries of the entries that follow in the log; there must be room for them.
 
         Returns those that have to rest first: they failed under a former owner."""
-        # In the log's order. First the usual case. Otherwise what was gathered for a batch ends at
-        # whatever cannot be in it: a gap, a message that is over, or one that failed before.
+        # In the log's order; first the usual case. What was gathered for a batch ends at whatever
+        # cannot be in it: a gap, a message that is over, or one that failed before.
         resting: list[Delivery] = []
         chosen: list[Entry] = []
         is_plain = not (self.skip or self.passed or self.troubles) and self.options.batch == 1
@@ -310,10 +311,9 @@ class Lane(Worked[Delivery]):
             if entry.sequence > self.next:
                 self._add(chosen)
                 self.pass_gap(entry.sequence, entry.epoch)
-            is_expired = False
-            if self._is_over(entry) or (
-                is_expired := self.expired.passes(entry, clock_ms, self.troubles)
-            ):
+            is_over = self._was_done(entry) or entry.info.excludes(self.client_id)
+            is_expired = not is_over and self.expired.passes(entry, clock_ms, self.troubles)
+            if is_over or is_expired:
                 self._add(chosen)
                 if is_expired:
                     self._count_beyond(entry.sequence, entry.sequence, entry.epoch)
@@ -334,8 +334,8 @@ class Lane(Worked[Delivery]):
             self._add(chosen)
         return resting
 
-    def _is_over(self, entry: Entry) -> bool:
-        """Whether a message needs no delivery: it is excluded, was parked, or is done."""
+    def _was_done(self, entry: Entry) -> bool:
+        """Whether a message was parked, put back or done under a former owner."""
         sequence = entry.sequence
         if self.skip:
             was_parked = [sequences.pass_to(sequence) for sequences in self.skip]
@@ -351,7 +351,7 @@ class Lane(Worked[Delivery]):
                 self.tail.cover_passed()
                 self.beyond += 1
             return True
-        return bool(entry.info.exclude) and self.client_id in entry.info.exclude
+        return False
 
     def _count_beyond(self, first: int, last: int, epoch: str) -> None:
         """Messages that are passed over were counted, and the position may not move past them now:

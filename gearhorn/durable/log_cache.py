@@ -163,6 +163,11 @@ class LogCache:
         tail = self._tails.get(topic)
         return tail is None or (tail.is_known and sequence > tail.last)
 
+    def end_of(self, topic: str) -> int | None:
+        """Return the last sequence that a log has; None where that is not known for certain."""
+        tail = self._tails.get(topic)
+        return tail.last if tail is not None and tail.is_known else None
+
     def run(self, topic: str, first: int, count: int) -> list[Entry]:
         """Return up to ``count`` messages that follow each other from ``first`` on, or fewer where
         these are many or large; none only where the first is not in memory."""

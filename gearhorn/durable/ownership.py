@@ -46,6 +46,7 @@ import structlog
 from gearhorn.durable.changed_lanes import Changed, ChangedLanes
 from gearhorn.durable.deliverer import Deliverer
 from gearhorn.durable.lanes import Lane
+from gearhorn.durable.latest_lanes import lane_class
 from gearhorn.durable.pauses import Pauses
 from gearhorn.durable.redrives import Redrives
 from gearhorn.durable.states import LaneState
@@ -307,15 +308,23 @@ class Ownership:
             is_ours = is_ours and not self._is_paused(topic, client_id, durable)
             lane = self._deliverer.find(topic).get(client_id)
             if lane is not None and self._keep(lane, record, member, is_ours):
-                lane.adopt(durable, envelope)
+                self._adopt(lane, durable, envelope)
             elif is_ours:
                 wanted.append(client_id)
             elif record.owner == member:  # it was fenced here, and should be another's now
-                left.append((client_id, record.term, record.position, "", None, 0))
+                left.append((client_id, record.term, record.position, "", None, 0, 0))
         if left:
             await self._lanes.release(member, {(topic, False): left})
         if wanted and member == self._membership.id:
             await self._acquire(member, topic, wanted, lanes)
+
+    def _adopt(self, lane: Lane, durable: DurableOptions, envelope: bool) -> None:
+        """A lane stays: have it go on with the options that the store has. One that is to be of
+        another kind is given up and taken again."""
+        if lane_class(durable) is not type(lane) or durable.latest != lane.options.latest:
+            self._deliverer.close(lane)
+        else:
+            lane.adopt(durable, envelope)
 
     def _is_paused(self, topic: str, client_id: str, durable: DurableOptions) -> bool:
         """Whether a lane that should be this member's is paused; its end is kept, as this member is
@@ -348,7 +357,7 @@ class Ownership:
     def _open(self, topic: str, taken: Acquired, durable: DurableOptions, envelope: bool) -> None:
         """Begin to deliver for a lane that was taken. Should a receiver have a job of the former
         owner, it is waited for no longer than its time-out."""
-        lane = Lane(
+        lane = lane_class(durable)(
             topic,
             taken.client_id,
             queue_of(topic, taken.client_id),

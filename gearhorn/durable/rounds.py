@@ -33,14 +33,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 import structlog
 
 from gearhorn.durable.changed_lanes import ChangedLanes
 from gearhorn.durable.endings import Endings
+from gearhorn.durable.filling import Filling
 from gearhorn.durable.held_lanes import HeldLanes
 from gearhorn.durable.lanes import Lane
+from gearhorn.durable.latest_lanes import LatestLane, wants_more
 from gearhorn.durable.log_cache import LogCache, Plan
 from gearhorn.durable.outcomes import Outcomes
 from gearhorn.durable.pending_writes import PendingWrites, Taken, Write
@@ -58,7 +59,6 @@ from gearhorn.timing import Backoff, now_s
 
 ROUNDS = 2  # under way: one is worked on while the store works on the other
 AHEAD = 5000  # of what lanes have done beyond their positions, written in one round
-TAKEN = 1500  # messages that lanes take from memory in one round: a few milliseconds of the loop
 REFUSED_LIMIT_S = 5.0  # between two tries of what the store refuses
 
 _READY, _CLOSING = State.READY, LaneState.CLOSING  # a look-up costs as much as what it is for
@@ -67,16 +67,10 @@ log = structlog.get_logger(__name__)
 
 
 # What a round tells the store of a lane: its position, how much of what is done beyond that, how
-# many messages expired under its TERM (0 where the store knows), and whether the lane is given up.
-# There is one for each message where in_flight is 1, and a named tuple costs 0.25 us.
-_Written = tuple[Lane, int, int, int, bool]
-
-
-class MissedCounter(Protocol):
-    """Counts what durable subscriptions missed."""
-
-    def passed_by(self, topic: str, client_id: str, count: int) -> None:
-        """Count messages that a log dropped before a durable subscription got them."""
+# many messages expired and were passed by under its TERM (0 where the store knows), and whether the
+# lane is given up. There is one for each message where in_flight is 1, and a named tuple costs
+# 0.25 us.
+_Written = tuple[Lane, int, int, int, int, bool]
 
 
 class Rounds:
@@ -92,7 +86,7 @@ class Rounds:
         outcomes: sends deliveries, and takes what becomes of them.
         endings: is told of lanes that are not this member's any more.
         changed_lanes: is told of topics whose lanes are not what was known of them.
-        drops: counts messages that a log had dropped before they could be delivered.
+        filling: has lanes take messages.
     """
 
     def __init__(
@@ -107,7 +101,7 @@ class Rounds:
         outcomes: Outcomes,
         endings: Endings,
         changed_lanes: ChangedLanes,
-        drops: MissedCounter,
+        filling: Filling,
     ) -> None:
         self._store = store
         self._job_servers = job_servers
@@ -120,11 +114,10 @@ class Rounds:
         self._sending = Sending(outcomes)
         self._endings = endings
         self._changed_lanes = changed_lanes
-        self._drops = drops
+        self._filling = filling
         self._backoffs: dict[Lane, Backoff] = {}  # of lanes that the store refused last
         self._blocked: set[Lane] = set()  # until they are tried again
         self._run_id = ""  # of the store's server, when the lanes were taken
-        self._left = 0  # messages that lanes may still take from memory in this turn of the loop
         self._slots = asyncio.Semaphore(ROUNDS)
         self._tasks = Tasks()
 
@@ -195,7 +188,7 @@ class Rounds:
             if lane.state is not LaneState.CLOSED and lane not in self._blocked
         ]
         wanted = rereads.want(live)
-        hungry = self._fill(live)
+        hungry = self._filling.fill(live)
         for lane, room in hungry.items():
             firsts = wanted.setdefault(lane.topic, {})
             firsts[lane.next] = max(firsts.get(lane.next, 0), room)
@@ -220,7 +213,7 @@ class Rounds:
             for lane in hungry
             if lane.state is not LaneState.CLOSED and lane not in self._blocked
         ]
-        still_hungry = self._fill(going_on)
+        still_hungry = self._filling.fill(going_on)
         for lane in going_on:
             if lane in still_hungry or lane.position > lane.stored:
                 self._held.touch(lane)
@@ -252,13 +245,16 @@ class Rounds:
             expired = 0
             if lane.expired.is_possible and count == len(lane.ahead):
                 expired = lane.expired.unwritten  # with all that it counts
-            write = lane.client_id, lane.term, lane.position, lane.epoch, ahead, expired
+            skipped = 0
+            if lane.is_latest and isinstance(lane, LatestLane):
+                skipped = lane.unwritten_skips
+            write = lane.client_id, lane.term, lane.position, lane.epoch, ahead, expired, skipped
             if lane.state is _CLOSING and lane.is_releasable and not has_more:
                 released.setdefault((lane.topic, lane.is_quiet), []).append(write)
-                written.append((lane, lane.position, count, expired, True))
+                written.append((lane, lane.position, count, expired, skipped, True))
             elif count or lane.position > lane.stored or expired:
                 positions.setdefault(lane.topic, []).append(write)
-                written.append((lane, lane.position, count, expired, False))
+                written.append((lane, lane.position, count, expired, skipped, False))
             if has_more:
                 self._held.touch(lane)  # there is more than one round may write
         parkings, failures = taken.parkings, taken.failures
@@ -288,7 +284,7 @@ class Rounds:
         for pair, error in reply.refused.items():
             self._refuse(by_pair[pair], error)
             self._put_back(by_pair[pair], taken.writes.get(by_pair[pair], []))
-        for lane, position, ahead, expired, is_release in written:
+        for lane, position, ahead, expired, skipped, is_release in written:
             if lane.state is LaneState.CLOSED:
                 continue
             if reply.refused and (lane.topic, lane.client_id) in reply.refused:
@@ -296,6 +292,8 @@ class Rounds:
             lane.note_written(position, ahead)
             if expired:
                 lane.expired.note_written(expired)
+            if skipped and isinstance(lane, LatestLane):
+                lane.note_skipped(skipped)
             if is_release:
                 self._endings.release(lane)
         for delivery in taken.parked:
@@ -357,7 +355,7 @@ class Rounds:
                     self._pending.forget(lane, lane.pass_gap(first, epoch))
         for topic in found.news:
             for lane in self._held.find(topic).values():
-                if lane.active < lane.options.in_flight:
+                if lane.active < lane.options.in_flight or wants_more(lane):
                     self._held.touch(lane)
         for topic in found.lost:
             self._changed_lanes.add(topic)
@@ -370,7 +368,7 @@ class Rounds:
             for lane in lanes
             if (lane.redrives or lane.redriving) and lane not in self._blocked
         ]
-        if asking and not self._may_take:
+        if asking and not self._filling.may_take:
             for lane in asking if self._job_servers.is_up else ():
                 self._outcomes.hold_up(lane)
             return
@@ -382,51 +380,6 @@ class Rounds:
         for lane, error in refused:
             self._refuse(lane, error)
 
-    @property
-    def _may_take(self) -> bool:
-        """Whether job servers take what is read now."""
-        return self._job_servers.is_up and not self._outcomes.shipping.is_full
-
-    def _fill(self, lanes: Iterable[Lane]) -> dict[Lane, int]:
-        """Take what is in memory of what lanes have room for; return those for which there may be
-        more in the store, each with its room. Nothing is taken that no job server would take; with
-        none up, every lane is worked off when one is."""
-        hungry: dict[Lane, int] = {}
-        may_take, is_up = self._may_take, self._job_servers.is_up
-        at_s, clock_ms = now_s(), self._membership.clock_ms
-        self._left = TAKEN
-        for lane in lanes:
-            room = lane.room
-            if room:
-                if may_take:
-                    room = self._take_from_memory(lane, room, at_s, clock_ms)
-                    if room:
-                        hungry[lane] = room
-                elif is_up:
-                    self._outcomes.hold_up(lane)
-            if lane.gap:
-                self._drops.passed_by(lane.topic, lane.client_id, lane.close_gap())
-        return hungry
-
-    def _take_from_memory(self, lane: Lane, room: int, at_s: float, clock_ms: int) -> int:
-        """Have a lane take what follows; return its room where the store may have more."""
-        while room and self._left > 0:
-            count = room if room <= self._left else self._left
-            entries = self._log_cache.run(lane.topic, lane.next, count)
-            if not entries:
-                return 0 if self._log_cache.is_at_end(lane.topic, lane.next) else room
-            self._left -= len(entries)
-            for delivery in lane.take(entries, at_s, clock_ms):
-                self._outcomes.retries.rest_until(delivery)
-            if lane.expired.is_possible:
-                self._outcomes.expiry.passed(lane)
-            if lane.active >= lane.options.in_flight:
-                return 0  # as nearly always
-            room = lane.room  # one without room for what follows has some where that was not for it
-        if room:
-            self._held.touch(lane)  # it goes on in another round
-        return 0
-
     def _send_all(self, lanes: Iterable[Lane], at_s: float) -> None:
         """Send what may be sent; without a lease the lanes are lost. ``at_s`` is when the store
         answered, which is when the deliveries count as sent."""
@@ -435,6 +388,10 @@ class Rounds:
         for lane in lanes:
             if lane.counts[_READY] and may_send and lane not in self._blocked:
                 self._sending.add(lane)
+            if lane.is_latest and isinstance(lane, LatestLane):
+                is_held_up = lane in self._blocked or not self._filling.may_take
+                if lane.goes_on(may_send and not is_held_up):
+                    self._held.touch(lane)
         self._sending.ship(at_s)
 
     def _holds_lease(self) -> bool:

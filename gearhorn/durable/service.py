@@ -24,6 +24,7 @@ from gearhorn.durable.appends import Appends
 from gearhorn.durable.changed_lanes import ChangedLanes
 from gearhorn.durable.deliverer import Deliverer
 from gearhorn.durable.fetching import Fetching
+from gearhorn.durable.filling import MissedCounter
 from gearhorn.durable.job_watch import JobWatcher
 from gearhorn.durable.listener import Listener
 from gearhorn.durable.ownership import Ownership
@@ -32,7 +33,6 @@ from gearhorn.durable.pruning import Pruner
 from gearhorn.durable.quiet import Quiet
 from gearhorn.durable.redrives import Redrives
 from gearhorn.durable.reply import REPLIES
-from gearhorn.durable.rounds import MissedCounter
 from gearhorn.errors import StoreError
 from gearhorn.gearman.job_servers import JobServers
 from gearhorn.members.membership import Membership

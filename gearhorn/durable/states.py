@@ -51,6 +51,7 @@ class Event(IntEnum):
     PARK = auto()  # it is set aside
     VANISH = auto()  # the log does not have its message any more
     LAPSE = auto()  # its message has expired
+    SKIP = auto()  # a newer message has taken its place
 
 
 class Action(Enum):
@@ -67,6 +68,7 @@ DELIVERIES: dict[tuple[State, Event], tuple[State, tuple[Action, ...]]] = {
     (_S.READY, _E.LATE): (_S.DONE, ()),
     (_S.READY, _E.VANISH): (_S.DONE, ()),
     (_S.READY, _E.LAPSE): (_S.DONE, ()),
+    (_S.READY, _E.SKIP): (_S.DONE, ()),
     (_S.SENT, _E.TAKE): (_S.TAKEN, ()),
     (_S.SENT, _E.COMPLETE): (_S.DONE, ()),
     (_S.SENT, _E.LATE): (_S.DONE, (_A.CANCEL,)),
@@ -91,6 +93,7 @@ DELIVERIES: dict[tuple[State, Event], tuple[State, tuple[Action, ...]]] = {
     (_S.WITHDRAWING, _E.LOSE): (_S.READY, ()),
     (_S.RESTING, _E.DUE): (_S.READY, ()),
     (_S.RESTING, _E.LATE): (_S.DONE, ()),
+    (_S.RESTING, _E.SKIP): (_S.DONE, ()),
     (_S.PARKING, _E.PARK): (_S.DONE, ()),
 }
 

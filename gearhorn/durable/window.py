@@ -70,6 +70,12 @@ class Link:
         if done.through > self.through:
             self.through, self.epoch = done.through, done.epoch
 
+    def answer_for(self, link: Link) -> None:
+        """The next link leaves as if it had never been made: answer for what it answered for."""
+        self.beyond += link.beyond
+        if link.through > self.through:
+            self.through, self.epoch = link.through, link.epoch
+
     def cover_passed(self) -> None:
         """A message behind this delivery is done without another: under a former owner, or because
         it expired. It counts like one that was delivered, in the bound on how far a lane goes ahead
@@ -146,6 +152,35 @@ class Window(Generic[L]):
         before.cover(link)
         self.beyond += 1
         return False
+
+    def pass_by(self, link: L) -> L | None:
+        """Take a link out whose message is not delivered; return the one before it, which answers
+        for it from now on, None where it was the oldest."""
+        before: L | None
+        before, after = link.leave()
+        self.active -= 1
+        if after is None:
+            self.tail = before
+        if before is None:
+            self.head = after
+            self.beyond -= link.beyond
+        else:
+            before.answer_for(link)
+        return before
+
+    def pull_ahead(self, other: L) -> None:
+        """Have the newest link, which is not ``other``, stand in front of that."""
+        link = self.tail
+        assert link is not None
+        self.tail, _ = link.leave()
+        before = other.before
+        link.come_after(before)
+        link.lead_to(other)
+        other.come_after(link)
+        if before is None:
+            self.head = link
+        else:
+            before.lead_to(link)
 
     def replace(self, link: L, links: Sequence[L]) -> None:
         """Put links, of which none has neighbours and each has the state of ``link``, in its place:

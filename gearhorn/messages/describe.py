@@ -50,6 +50,7 @@ class DescribedDurable(msgspec.Struct, frozen=True):
     attempts: int  # the highest number of failed ones that a message which fails now has had
     parked: int  # messages set aside
     expired: int  # messages skipped because their time was over, since it is durable
+    skipped: int  # messages that ``latest`` passed by, likewise
     member: str | None  # that delivers for it; None where it is released, or read from
     term: int
     in_flight: int
@@ -58,6 +59,7 @@ class DescribedDurable(msgspec.Struct, frozen=True):
     max_backoff: float
     batch: int
     pull: bool
+    latest: bool | str
     paused: bool
     paused_until: float | None  # Unix time; None where it is not paused, or has no end
 

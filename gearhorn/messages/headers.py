@@ -50,6 +50,11 @@ def checked_headers(given: Mapping[str, str]) -> tuple[dict[str, str], int]:
     return headers, size
 
 
+def is_header_name(name: str) -> bool:
+    """Whether a header may have this name."""
+    return _NAME.match(name) is not None
+
+
 def bytes_of(headers: Mapping[str, str]) -> int:
     """Return what headers count where bytes are bounded: names and values in UTF-8."""
     return sum(len(name) + len(value.encode()) for name, value in headers.items())

@@ -64,6 +64,10 @@ class Info(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         """Whether the message's time is over at this reading of the members' clock."""
         return 0 < self.expires_ms <= clock_ms
 
+    def excludes(self, client_id: str) -> bool:
+        """Whether its publisher has excluded a client."""
+        return bool(self.exclude) and client_id in self.exclude
+
     def without_exclude(self) -> Info:
         """Return the same for a lane, which has decided already whether it delivers the message.
         Ten thousand names need not stay in memory with each message under way."""

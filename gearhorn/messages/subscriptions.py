@@ -21,6 +21,7 @@ from msgspec import UNSET, UnsetType
 
 from gearhorn.errors import BadRequest
 from gearhorn.messages.codec import decode_body, encode
+from gearhorn.messages.headers import MAX_HEADER_NAME, is_header_name
 from gearhorn.messages.logs import MAX_SECONDS, MAX_SEQUENCE
 
 Overflow = Literal["drop_new", "drop_old", "unsubscribe"]
@@ -50,9 +51,8 @@ class GivenDurable(msgspec.Struct, frozen=True):
     max_backoff: float | UnsetType = UNSET
     batch: int | UnsetType = UNSET
     pull: bool | UnsetType = UNSET
-    paused: bool | float | UnsetType = (
-        UNSET  # for so many seconds; True: until it is told otherwise
-    )
+    paused: bool | float | UnsetType = UNSET  # for so many seconds; True: without end
+    latest: bool | str | UnsetType = UNSET  # of each value of this header; True: of all
 
 
 class Subscribe(msgspec.Struct, frozen=True):
@@ -99,6 +99,7 @@ class DurableOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     max_backoff: float = 3600.0
     batch: int = 1
     pull: bool = False
+    latest: bool | str = False  # as given, a header's name in lower case
     paused_ms: int = 0  # the members' clock at the end of a pause; below 0: it has no end
 
 
@@ -134,6 +135,7 @@ class _GivenDurable(msgspec.Struct, frozen=True):
     batch: int | UnsetType = UNSET
     pull: bool | UnsetType = UNSET
     paused: bool | float | UnsetType = UNSET  # the script keeps when it ends (``paused_ms``)
+    latest: bool | str | UnsetType = UNSET
 
 
 class Subscribed(msgspec.Struct, frozen=True):
@@ -212,6 +214,11 @@ def check_durable(given: GivenDurable) -> None:
             f"durable.max_attempts: expected an integer from 0 to {MAX_ATTEMPTS}, "
             f"got {given.max_attempts}"
         )
+    if isinstance(given.latest, str) and not is_header_name(given.latest):
+        raise BadRequest(
+            "durable.latest: expected true, false, or the name of a header, got "
+            f"{given.latest[:MAX_HEADER_NAME]!r}"
+        )
     if type(given.paused) is float and not 0 < given.paused <= MAX_SECONDS:
         raise BadRequest(
             f"durable.paused: expected true, false, or seconds > 0 and <= {MAX_SECONDS}, "
@@ -253,6 +260,7 @@ def encode_given_options(request: Subscribe) -> bytes:
             given.batch,
             given.pull,
             given.paused,
+            given.latest.lower() if isinstance(given.latest, str) else given.latest,
         )
         durable = msgspec.Raw(encode(options))
     elif request.durable is True:

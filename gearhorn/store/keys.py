@@ -52,6 +52,7 @@ key (all under ``{NAMESPACE}``)  type       what
 ``ahead:TOPIC NUL CLIENT``      zset       "FIRST-LAST" acknowledged beyond the position -> LAST
 ``expired:TOPIC``               hash       durable client_id -> "TOTAL TERM COUNT": messages that
                                            expired, COUNT of them under TERM, the last one
+``skipped:TOPIC``               hash       the same of messages that were passed by for newer ones
 ``lapsed:TOPIC NUL CLIENT``     zset       sequence that expired, and that a publisher may wait for
                                            -> itself; the newest 100
 ``spread:TOPIC``                zset       positions at which lanes stand, beyond those that the log

@@ -35,7 +35,7 @@ from gearhorn.store.connection import READ_TIMEOUT_S, Command, Connection
 from gearhorn.store.inherited import FIRST, Found, Sequences, range_of, read_long
 from gearhorn.store.parked import ParkedMessages
 from gearhorn.store.pipelined import PipelinedConnection
-from gearhorn.store.rounds import PIECE, Commands, PositionWrite, Round, RoundReply
+from gearhorn.store.rounds import COUNTERS, PIECE, Commands, PositionWrite, Round, RoundReply
 
 log = structlog.get_logger(__name__)
 
@@ -55,11 +55,13 @@ class LaneRecord(NamedTuple):
 
 class LaneCounts(NamedTuple):
     """What is counted of a lane: messages that are parked, the failure history of those that fail
-    now, by sequence, and messages that expired before they were begun."""
+    now, by sequence, messages that expired before they were begun, and those that ``latest`` passed
+    by."""
 
     parked: int
     failures: dict[int, FailureHistory]
     expired: int
+    skipped: int
 
 
 class Acquired(NamedTuple):
@@ -371,13 +373,13 @@ class Lanes(ParkedMessages):
         for topic, client_id in pairs:
             pair = f"{topic}\0{client_id}"
             commands += ("ZCARD", key("order", pair)), ("HGETALL", key("trouble", pair))
-            commands.append(("HGET", key("expired", topic), client_id))
+            commands += (("HGET", key(name, topic), client_id) for name in COUNTERS)
         replies = iter(await self._connection.pipeline(commands))
         return [
             LaneCounts(
                 parked,
                 {int(n): decode_history(body) for n, body in next(replies).items()},
-                _total_of(next(replies)),
+                *(_total_of(next(replies)) for _ in COUNTERS),
             )
             for parked in replies
         ]

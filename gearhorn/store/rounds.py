@@ -44,9 +44,11 @@ RANGES = 2000  # done beyond their positions, in one command, or those of one la
 
 # How far a lane is: client_id, TERM, position, the epoch of the message there ("" where the
 # position has not moved), the ranges done beyond the position that are new (first, last, epoch),
-# None where nothing is done beyond it and nothing was, and how many messages have expired under
-# that TERM, 0 where the store knows. A plain tuple, since one is made for each acknowledgement.
-PositionWrite = tuple[str, int, int, str, Sequence[tuple[int, int, str]] | None, int]
+# None where nothing is done beyond it and nothing was, and how many messages have expired, and were
+# passed by for newer ones, under that TERM, 0 where the store knows (``COUNTERS``). A plain tuple,
+# since one is made for each acknowledgement.
+PositionWrite = tuple[str, int, int, str, Sequence[tuple[int, int, str]] | None, int, int]
+COUNTERS = "expired", "skipped"  # keys: what the last two count
 Pair = tuple[str, str]  # topic, client_id
 # The lanes that a command is about: their topic, and for each of them what begins with its
 # client_id. Pairs are made of it only where something went wrong.
@@ -278,14 +280,16 @@ def position_command(
     keys.append(key("most", "lag"))
     arguments: list[Any] = []
     counted: list[str] = []
-    counter = 0  # the number of its key, once a lane has counted
-    for client_id, term, position, epoch, ahead, expired in writes:
+    counters: dict[str, int] = {}  # the numbers of their keys, once a lane has counted
+    for client_id, term, position, epoch, ahead, expired, skipped in writes:
         beyond = ""
-        if expired:
-            if not counter:
-                keys.append(key("expired", topic))
-                counter = len(keys)
-            counted.append(f"{counter} {len(arguments) // 5 + 1} {expired}")
+        if expired or skipped:
+            for name, count in zip(COUNTERS, (expired, skipped), strict=True):
+                if count and name not in counters:
+                    keys.append(key(name, topic))
+                    counters[name] = len(keys)
+                if count:
+                    counted.append(f"{counters[name]} {len(arguments) // 5 + 1} {count}")
         if ahead is not None:
             keys.append(key("ahead", f"{topic}\0{client_id}"))
             ranges = (f" {first} {last} {under}" for first, last, under in ahead)

@@ -177,6 +177,7 @@ class Subscriptions:
             *(key("spread", topic), key("crowd", topic)),
             *(key("most", count) for count in ("lag", "parked", "drops")),
             key("paused", topic),
+            key("skipped", topic),
             *(key("clients", rival) for rival, _ in rivals),
         ]
         given: bytes | str | int = change.drainer

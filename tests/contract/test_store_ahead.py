@@ -221,7 +221,7 @@ def test_one_refused_command_of_a_round_costs_its_lane_only(server: Redis) -> No
         assert reply.refused.keys() == {("t", "alice")}
         assert isinstance(reply.refused["t", "alice"], StoreRefused)
         assert reply.fenced == set()
-        assert await bench.lanes.counts([("t", "bob")]) == [(0, {1: trouble()}, 0)]
+        assert await bench.lanes.counts([("t", "bob")]) == [(0, {1: trouble()}, 0, 0)]
         found, left = await bench.lanes.acquire(ME, {"t": ["alice", "bob"]})
         assert [one.client_id for one in found["t"]] == ["bob"]
         assert left == {"t"}
@@ -232,8 +232,8 @@ def test_one_refused_command_of_a_round_costs_its_lane_only(server: Redis) -> No
 def test_ten_thousand_lanes_are_written_in_pieces(server: Redis) -> None:
     async def test(bench: LogBench) -> None:
         first, own = await begin(bench)
-        some = [("alice", first.term, 2, own, None, 0)]
-        some += [(f"c{number}", 1, 0, "", None, 0) for number in range(10_000)]
+        some = [("alice", first.term, 2, own, None, 0, 0)]
+        some += [(f"c{number}", 1, 0, "", None, 0, 0) for number in range(10_000)]
         reply = await bench.lanes.round(ME, NOTHING._replace(positions={"t": some}))
         assert (len(reply.fenced), reply.refused) == (10_000, {})
         assert await bench.position("t", "alice") == 2

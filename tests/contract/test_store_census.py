@@ -97,6 +97,7 @@ class Walk:
                     state["epoch"],
                     None,
                     0,
+                    0,
                 )
                 for lane in lanes
             ]

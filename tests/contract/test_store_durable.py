@@ -369,7 +369,7 @@ def test_a_message_that_was_put_back_is_done_with_or_parked_again(server: Redis)
         acquired = await bench.acquire("t", "alice")
         assert acquired is not None
         assert acquired.redrives.lowest(9) == [1]
-        assert await bench.lanes.counts([("t", "alice")]) == [(2, {4: trouble()}, 0)]
+        assert await bench.lanes.counts([("t", "alice")]) == [(2, {4: trouble()}, 0, 0)]
         note = failed("t", "alice", acquired.term, 1, trouble())._replace(kind="redriven")
         await bench.note(note)
         first, second = await bench.lanes.parked("t", "alice", [1, 2])

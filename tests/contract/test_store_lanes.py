@@ -144,7 +144,7 @@ def test_a_lane_that_is_given_up_is_free_and_keeps_its_position(
     async def test(bench: LogBench) -> None:
         first = await begin(bench)
         own = (await bench.state("t"))["epoch"]
-        one = ("alice", first.term, 2, own, None, 0)
+        one = ("alice", first.term, 2, own, None, 0, 0)
         await bench.lanes.release(OTHER, {("t", is_quiet): [one]})
         assert await bench.held("t", "alice") == LaneRecord(ME, first.term, 0), (
             "it is not the other's"
@@ -166,7 +166,7 @@ def test_a_thousand_lanes_of_one_topic_are_given_up_together(server: Redis) -> N
         clients = [f"c{number}" for number in range(1000)]
         await bench.apply(*(durable("t", client) for client in clients))
         found, _ = await bench.lanes.acquire(ME, {"t": clients})
-        given = [(one.client_id, one.term, 0, "", None, 0) for one in found["t"]]
+        given = [(one.client_id, one.term, 0, "", None, 0, 0) for one in found["t"]]
         await bench.lanes.release(ME, {("t", True): given})
         records = await bench.lanes.records("t", clients)
         assert {records[client].owner for client in clients} == {"-"}
@@ -223,7 +223,10 @@ def test_who_lost_a_lane_moves_nothing_and_is_told_so_lane_by_lane(server: Redis
         other = await bench.acquire("t", "bob", OTHER)
         assert other is not None
         own = (await bench.state("t"))["epoch"]
-        some = [("bob", other.term, 2, own, None, 0), ("alice", acquired.term, 2, own, None, 0)]
+        some = [
+            ("bob", other.term, 2, own, None, 0, 0),
+            ("alice", acquired.term, 2, own, None, 0, 0),
+        ]
         reply = await bench.lanes.round(ME, NOTHING._replace(positions={"t": some}))
         assert reply.fenced == {("t", "bob")}
         assert await bench.position("t", "alice") == 2
@@ -271,7 +274,7 @@ def test_what_failed_attempts_left_behind_goes_to_the_next_owner(server: Redis) 
         await bench.note(failed("t", "alice", term, 1, trouble(2, 5000)))
         await bench.note(failed("t", "alice", term, 2, trouble(1)))
         await bench.note(failed("t", "alice", term, 2, None))
-        assert await bench.lanes.counts([("t", "alice")]) == [(0, {1: trouble(2, 5000)}, 0)]
+        assert await bench.lanes.counts([("t", "alice")]) == [(0, {1: trouble(2, 5000)}, 0, 0)]
         await bench.members.leave(ME)
         second = await bench.acquire("t", "alice", OTHER)
         assert second is not None
@@ -346,7 +349,7 @@ def test_a_message_is_parked_by_the_owner_alone(server: Redis) -> None:
         assert await bench.everything() == before
         await bench.note(failed("t", "alice", acquired.term, 1, trouble(1)))
         assert await bench.park("t", "alice", acquired.term, 1)
-        assert await bench.lanes.counts([("t", "alice")]) == [(1, {}, 0)], (
+        assert await bench.lanes.counts([("t", "alice")]) == [(1, {}, 0, 0)], (
             "its attempts are with it"
         )
         assert await bench.listed("t", "alice") == [1]
@@ -423,7 +426,7 @@ def test_what_failed_and_was_passed_is_forgotten_by_the_next_owner(server: Redis
         again = await bench.acquire("t", "alice")
         assert again is not None
         assert again.troubles.keys() == {2, 4}, "2 was put back"
-        [(_, left, _)] = await bench.lanes.counts([("t", "alice")])
+        [(_, left, _, _)] = await bench.lanes.counts([("t", "alice")])
         assert left.keys() == {2, 4}
 
     run(server, test)

@@ -20,6 +20,7 @@ OPTIONS = st.builds(
     max_attempts=st.integers(0, 3),
     max_backoff=st.just(20.0),
     timeout=st.just(10.0),
+    latest=st.sampled_from([False, False, True, "k"]),
 )
 ACCIDENTS = st.sampled_from(
     [""] * 11
@@ -48,6 +49,7 @@ class Promise(RuleBasedStateMachine):
         accepted=st.sampled_from([9, 9, 2, 1, 0]),
         seconds=st.sampled_from([0, 1, 3, 11, 20]),
         is_watched=st.booleans(),
+        value=st.sampled_from(["", "a", "a", "b"]),
     )
     def go_on(
         self,
@@ -60,14 +62,17 @@ class Promise(RuleBasedStateMachine):
         seconds: int,
         expires_s: int,
         is_watched: bool,
+        value: str = "a",
     ) -> None:
         """Publishers, the job server and receivers do something each, perhaps there is an accident,
         and time passes."""
         member = self.member
         assert member is not None
         server, store = member.server, member.store
+        member.is_hasty = store.is_slow or accident in ("slow", "stall")
+        member.known = len(store.log)
         member.settle(
-            lambda: member.publish(published, is_watched, expires_s),
+            lambda: member.publish(published, is_watched, expires_s, value),
             lambda: server.accept(accepted, which % 3 if accident == "reject" else -1),
         )
         server.take(taken)
@@ -129,3 +134,21 @@ class Promise(RuleBasedStateMachine):
                 member.ends_well()
         finally:
             member.end()
+
+
+LATEST = st.builds(
+    DurableOptions,
+    in_flight=st.sampled_from([1, 2, 4]),
+    max_attempts=st.integers(0, 3),
+    max_backoff=st.just(20.0),
+    timeout=st.just(10.0),
+    latest=st.sampled_from([True, "k"]),
+)
+
+
+class PromiseOfLatest(Promise):
+    """The same for two subscriptions that want the latest message only."""
+
+    @initialize(options=st.lists(LATEST, min_size=2, max_size=2))
+    def begin(self, options: list[DurableOptions]) -> None:
+        super().begin(options)

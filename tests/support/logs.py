@@ -152,11 +152,12 @@ class LogBench(Bench):
         member: str = "me",
         ahead: Sequence[tuple[int, int, str]] | None = None,
         expired: int = 0,
+        skipped: int = 0,
     ) -> bool:
         """Move a lane's position; whether it was allowed. The epoch is the log's, unless given."""
         if epoch is None:
             epoch = (await self.state(topic))["epoch"]
-        one: PositionWrite = (client_id, term, position, epoch, ahead, expired)
+        one: PositionWrite = (client_id, term, position, epoch, ahead, expired, skipped)
         reply = await self.lanes.round(member, NOTHING._replace(positions={topic: [one]}))
         assert reply.fenced in (set(), {(topic, client_id)})
         return not reply.fenced

@@ -16,7 +16,7 @@ from gearhorn import tasks, timing
 from gearhorn.durable import outcomes, retries, rounds
 from gearhorn.durable.changed_lanes import ChangedLanes
 from gearhorn.durable.deliverer import Deliverer
-from gearhorn.durable.lanes import Lane
+from gearhorn.durable.latest_lanes import LatestLane, lane_class
 from gearhorn.durable.states import LaneState, State
 from gearhorn.messages.subscriptions import DurableOptions
 from support.simulated import Clock, Job, JobServer, Judge, Loop
@@ -53,6 +53,8 @@ class Member(Judge):
             patch.start()
         self.loop.set_exception_handler(self._broke)
         self._run_id = ""
+        self.known = 0  # messages that were logged before this step
+        self.is_hasty = False  # a round may be under way that began before this step
         self._uniques: set[bytes] = set()
         self._on_its_way: set[Job] = set()  # sent under a former TERM, and accepted after its end
         self._inherited_s: dict[Job, float] = {}  # when a TERM began during which receivers have it
@@ -153,7 +155,7 @@ class Member(Judge):
             if job.lane.client_id == kept.client_id and not is_over:
                 self._inherited_s.setdefault(job, self.clock.s)
         queue = f"{TOPIC}_{kept.client_id}".encode()
-        lane = Lane(
+        lane = lane_class(kept.options)(
             TOPIC,
             kept.client_id,
             queue,
@@ -187,12 +189,14 @@ class Member(Judge):
         if lane is not None:
             self.deliverer.close(lane)
 
-    def publish(self, excluded: Sequence[bool], is_told: bool, expires_s: int = 0) -> None:
+    def publish(
+        self, excluded: Sequence[bool], is_told: bool, expires_s: int = 0, value: str = ""
+    ) -> None:
         """Log messages; the second subscription is excluded from some. They expire after a while,
         unless that is 0."""
         expires_ms = self.clock.ms + 1000 * expires_s if expires_s else 0
         for is_excluded in excluded:
-            self.store.publish(["c1"] if is_excluded else [], "process", expires_ms)
+            self.store.publish(["c1"] if is_excluded else [], "process", expires_ms, value)
         if is_told:
             self.deliverer.appended(TOPIC, len(self.store.log))
         else:
@@ -218,6 +222,9 @@ class Member(Judge):
             return  # it is lost, and nothing has told the member
         for sequence in job.sequences:
             self._may_be_sent(kept, sequence)
+            self._is_latest(job, kept, sequence)
+            if sequence not in kept.redrives:
+                kept.begun.add(sequence)
         self._is_alone(job, kept)
         self._is_in_order(job, kept)
 
@@ -231,8 +238,22 @@ class Member(Judge):
         assert not limit or failures < max(limit, 2 if kept.options.batch > 1 else 1)
         assert self.clock.s >= due_s - 0.001, "it rests"
 
-    def _is_alone(self, job: Job, kept: Subscription) -> None:
-        present = [
+    def _is_latest(self, job: Job, kept: Subscription, sequence: int) -> None:
+        if not kept.options.latest or sequence in kept.redrives:
+            return
+        newer = [n for n in self.store.newer(kept, sequence) if not self.store.has_expired(n)]
+        assert not kept.begun & set(newer), "something newer was sent before"
+        for other in self._present(job):
+            for older in set(other.sequences) - kept.redrives.keys():
+                assert sequence not in self.store.newer(kept, older), "two of a value at once"
+        lane = job.lane
+        assert isinstance(lane, LatestLane)
+        if not (self.is_hasty or lane.is_full):
+            assert not any(n <= self.known for n in newer), "there is something newer"
+
+    def _present(self, job: Job) -> list[Job]:
+        """The jobs of a lane that are under way."""
+        return [
             other
             for other in self.server.live
             if other.lane is job.lane
@@ -240,6 +261,9 @@ class Member(Judge):
             and other.is_listened_to
             and other.delivery.state is not State.DONE  # a late receiver was faster
         ]
+
+    def _is_alone(self, job: Job, kept: Subscription) -> None:
+        present = self._present(job)
         sent = [sequence for other in present for sequence in other.sequences]
         assert len(sent) == len(set(sent)), "a message is sent twice at once"
         shown = [(other.sequences, other.delivery.state) for other in present]
@@ -262,7 +286,15 @@ class Member(Judge):
             for sequence in range(self.store.first, first):
                 is_excluded = kept.client_id in self.store.log[sequence - 1].info.exclude
                 is_over = is_excluded or self.store.has_expired(sequence)
-                assert is_over or kept.knows(sequence), "one before it is not done"
+                is_over = is_over or bool(self.store.newer(kept, sequence))
+                assert is_over or kept.knows(sequence), (
+                    "one before it is not done",
+                    sequence,
+                    [
+                        (d.sequence, d.state.name, d.failures, d.is_redriven)
+                        for d in job.lane.window
+                    ],
+                )
 
     def expired(self, job: Job) -> None:
         timeout = job.lane.options.timeout
@@ -287,8 +319,10 @@ class Member(Judge):
             kept = self.store.lanes[job.lane.client_id]
             kept.acknowledged.update(job.sequences)
             kept.heard.update(job.sequences)
-            if (kept.owner, kept.term) != (ME, job.term):
-                self.store.is_countable = False  # it does not come to know of it
+            is_over = job.is_late and any(map(self.store.has_expired, job.sequences))
+            if (kept.owner, kept.term) != (ME, job.term) or is_over:
+                # the store does not come to know of it, or has counted it as expired
+                self.store.is_countable = False
 
     def holds(self) -> None:
         """What is promised at every time."""
@@ -325,6 +359,9 @@ class Member(Judge):
             assert kept.troubles == {}, "failed attempts are kept of what is done"
             assert not kept.acknowledged & kept.parked.keys(), "acknowledged late, and parked"
             expired = self.store.expired(kept)
+            if kept.options.latest:
+                self._ends_with_the_latest(kept)
+                continue
             if self.store.is_countable and self.store.first == 1:
                 assert sum(kept.counted.values()) == len(expired), "expired messages are miscounted"
             if self.store.is_calm:
@@ -335,3 +372,18 @@ class Member(Judge):
                 }
                 assert expired <= kept.lapsed, "the store does not know what expired"
                 assert due <= kept.told, "who waits was not told"
+
+    def _ends_with_the_latest(self, kept: Subscription) -> None:
+        """``The latest only`` in docs/protocol.rst."""
+        had = kept.heard | kept.parked.keys()
+        left = set()
+        for entry in self.store.log:
+            sequence = entry.sequence
+            if sequence in had or kept.client_id in entry.info.exclude:
+                continue
+            left.add(sequence)
+            is_gone = sequence < self.store.first or self.store.has_expired(sequence)
+            assert is_gone or self.store.newer(kept, sequence), "the newest was passed by"
+        if self.store.is_countable and self.store.first == 1:
+            counted = sum(kept.counted.values()) + sum(kept.skipped.values())
+            assert counted == len(left), "what was passed by is miscounted"

@@ -42,6 +42,8 @@ class Subscription:
         self.told: set[int] = set()  # those who wait were told of
         self.lapsed: set[int] = set()  # the store keeps that they expired while some waited
         self.counted: dict[int, int] = {}  # how many it counts so, by TERM
+        self.skipped: dict[int, int] = {}  # how many were passed by for newer ones, by TERM
+        self.begun: set[int] = set()  # sequences that were sent, from the log
         self.fenced: set[int] = set()  # TERMs that the member knows are over
 
     def knows(self, sequence: int) -> bool:
@@ -78,10 +80,15 @@ class Store:
     def epoch(self) -> str:
         return f"{self.run:08d}epoch"
 
-    def publish(self, exclude: Sequence[str], waiter: str, expires_ms: int = 0) -> None:
-        """Log a message."""
+    def publish(
+        self, exclude: Sequence[str], waiter: str, expires_ms: int = 0, value: str = ""
+    ) -> None:
+        """Log a message; ``value`` is that of the header "k", "" for none."""
         sequence = len(self.log) + 1
-        info = Info(0.0, exclude=tuple(exclude), waiter=waiter, expires_ms=expires_ms)
+        headers = {"k": value} if value else None
+        info = Info(
+            0.0, exclude=tuple(exclude), waiter=waiter, expires_ms=expires_ms, headers=headers
+        )
         self.log.append(Entry(sequence, self.epoch, info, b"%d" % sequence))
 
     def has_expired(self, sequence: int) -> bool:
@@ -98,6 +105,22 @@ class Store:
             and lane.client_id not in entry.info.exclude
         }
 
+    def newer(self, lane: Subscription, sequence: int) -> list[int]:
+        """The messages behind one that take its place, where the subscription wants the latest."""
+        latest = lane.options.latest
+        if not latest:
+            return []
+
+        def value(entry: Entry) -> str | None:
+            return None if latest is True else (entry.info.headers or {}).get(str(latest))
+
+        own = value(self.log[sequence - 1])
+        return [
+            entry.sequence
+            for entry in self.log[sequence:]
+            if value(entry) == own and lane.client_id not in entry.info.exclude
+        ]
+
     def is_over(self, lane: Subscription, sequence: int) -> bool:
         """Whether a message needs no delivery from the log any more, whoever knows it."""
         return (
@@ -107,6 +130,7 @@ class Store:
             or sequence < self.first
             or lane.client_id in self.log[sequence - 1].info.exclude
             or self.has_expired(sequence)
+            or bool(self.newer(lane, sequence))
         )
 
     # Rounds
@@ -166,15 +190,15 @@ class Store:
                 if not self._park(self.lanes[parking.client_id], parking):
                     reply.gone.add((TOPIC, parking.client_id, parking.sequence))
         for _, writes in work[0].items():
-            for client_id, term, position, _, ahead, expired in writes:
+            for client_id, term, position, _, ahead, expired, skipped in writes:
                 if self._holds(client_id, member, term, reply):
                     self._move(self.lanes[client_id], position, ahead)
-                    self._count(self.lanes[client_id], expired)
+                    self._count(self.lanes[client_id], expired, skipped)
         for (_, is_quiet), writes in work.released.items():
-            for client_id, term, position, _, ahead, expired in writes:
+            for client_id, term, position, _, ahead, expired, skipped in writes:
                 if self._holds(client_id, member, term, reply):
                     self._move(self.lanes[client_id], position, ahead)
-                    self._count(self.lanes[client_id], expired)
+                    self._count(self.lanes[client_id], expired, skipped)
                     self.lanes[client_id].owner = "-" if is_quiet else "?"
         for _, first, limit, _ in work.wanted:
             found = self.log[max(first, self.first) - 1 :][:limit]
@@ -232,9 +256,10 @@ class Store:
             assert history.attempts <= max(limit, 2 if lane.options.batch > 1 else 1)
         assert history.attempts <= lane.failed.get(sequence, 0), "it failed less often"
         lane.troubles.pop(sequence, None)
-        if back is None and sequence < self.first:
+        kept = back or lane.parked.get(sequence)  # the answer was lost, and this is told again
+        if kept is None and sequence < self.first:
             return False
-        payload = self.log[sequence - 1].payload if back is None else back.payload
+        payload = self.log[sequence - 1].payload if kept is None else kept.payload
         message = parking.message
         lane.parked[sequence] = Parked(message.epoch, history, message.info, payload)
         return True
@@ -258,11 +283,13 @@ class Store:
 
     def _is_done(self, lane: Subscription, sequence: int) -> bool:
         """Whether nothing more is to become of a message for a subscription."""
-        return sequence in lane.heard or sequence < self.first or self.has_expired(sequence)
+        is_gone = sequence < self.first or self.has_expired(sequence)
+        return sequence in lane.heard or is_gone or bool(self.newer(lane, sequence))
 
-    def _count(self, lane: Subscription, expired: int) -> None:
+    def _count(self, lane: Subscription, expired: int, skipped: int) -> None:
         """As ``advance.lua`` counts: the number of a TERM, whatever was told of it before."""
         lane.counted[lane.term] = max(lane.counted.get(lane.term, 0), expired)
+        lane.skipped[lane.term] = max(lane.skipped.get(lane.term, 0), skipped)
 
     def _tell(self, text: str) -> None:
         _, client_id, number, error, *more = text.split("\0")
@@ -274,7 +301,7 @@ class Store:
         elif error:
             assert lane.failed.get(sequence)
         else:
-            assert sequence in lane.heard
+            assert sequence in lane.heard or self.newer(lane, sequence)
         lane.told.add(sequence)
 
     # What others do

@@ -65,7 +65,7 @@ class Bed:
             return {name: self.records[name] for name in clients if name in self.records}
 
         async def counts(pairs: list[tuple[str, str]]) -> Any:
-            return [LaneCounts(1, {6: FAILED}, 2) for _ in pairs]
+            return [LaneCounts(1, {6: FAILED}, 2, 0) for _ in pairs]
 
         async def matching(topic: str) -> list[str]:
             return Trie(self.patterns).matching(topic)

@@ -17,6 +17,8 @@ ROWS: list[tuple[str, str, str, list[str]]] = [
     ("READY", "LATE", "DONE", []),
     ("READY", "VANISH", "DONE", []),
     ("READY", "LAPSE", "DONE", []),
+    ("READY", "SKIP", "DONE", []),
+    ("RESTING", "SKIP", "DONE", []),
     ("SENT", "TAKE", "TAKEN", []),
     ("SENT", "COMPLETE", "DONE", []),
     ("SENT", "LATE", "DONE", ["CANCEL"]),

@@ -12,6 +12,8 @@ from support.delivering import Bed
 from support.proxy import on_loop
 from support.windows import entry
 
+from gearhorn.durable.filling import Filling
+from gearhorn.durable.latest import Latest
 from gearhorn.durable.rounds import AHEAD, Rounds
 from gearhorn.durable.shipping import UNSENT_BYTES
 from gearhorn.gearman.results import DONE
@@ -43,23 +45,35 @@ class Store:
 def rounds_of(bed: Bed, store: Store) -> Rounds:
     """What works the lanes of a bed off."""
     until = SimpleNamespace(until_s=float("inf"))
+    membership = cast(Any, SimpleNamespace(id="me", lease=until, clock_ms=0))
+    filling = Filling(
+        job_servers=cast(Any, bed.cluster),
+        clock=membership,
+        held=bed.held,
+        log_cache=bed.log_cache,
+        outcomes=bed.outcomes,
+        latest=Latest(bed.log_cache, bed.pending, bed.outcomes.shipping),
+        drops=Mock(),
+    )
     return Rounds(
         store=cast(Any, store),
         job_servers=cast(Any, bed.cluster),
-        membership=cast(Any, SimpleNamespace(id="me", lease=until, clock_ms=0)),
+        membership=membership,
         held=bed.held,
         log_cache=bed.log_cache,
         pending=bed.pending,
         outcomes=bed.outcomes,
         endings=bed.endings,
         changed_lanes=bed.changed_lanes,
-        drops=Mock(),
+        filling=filling,
     )
 
 
 def ranges(work: Round) -> list[tuple[int, int, str]]:
     """What is told of messages done beyond positions."""
-    return [one for some in work.positions.values() for *_, ahead, _ in some for one in ahead or ()]
+    return [
+        one for some in work.positions.values() for *_, ahead, _, _ in some for one in ahead or ()
+    ]
 
 
 @on_loop
@@ -83,7 +97,7 @@ async def test_what_many_lanes_have_done_beyond_their_positions_is_told_part_by_
         (topic, first)
         for work in store.rounds
         for topic, some in work.positions.items()
-        for *_, ahead, _ in some
+        for *_, ahead, _, _ in some
         for first, _, _ in ahead or ()
     ]
     assert len(told) == len(set(told)), "nothing is told twice"
@@ -118,7 +132,7 @@ async def test_what_was_put_back_goes_on_when_job_servers_have_room_again() -> N
 def pieces(*counts: int | None) -> list[int]:
     """How many lanes there are in each command, for lanes with so many ranges."""
     some: list[PositionWrite] = [
-        (f"c{at}", 1, 0, "", None if count is None else [(2, 2, "e")] * count, 0)
+        (f"c{at}", 1, 0, "", None if count is None else [(2, 2, "e")] * count, 0, 0)
         for at, count in enumerate(counts)
     ]
     scripts: list[int] = []

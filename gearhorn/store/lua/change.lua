@@ -18,13 +18,14 @@
 --       31 how many of its messages expired  32 which of them a publisher may wait for
 --       33 and 34 where lanes stand beyond the edge (standing.lua)  35 the lags, 36 the parked
 --       messages and 37 the drops of topics (sums.lua)  38 those of its subscriptions that are paused
---       39… the clients of every other list that could make the same queue name
+--       39 how many of its messages were passed by for newer ones
+--       40… the clients of every other list that could make the same queue name
 --       (of a pattern the name of its list stands for the topic, and 7 are the patterns)
 -- ARGV: 1 "subscribe", "unsubscribe", "expire" or "overflow"  2 topic  3 client_id  4 queue
 --       5 the options given, as JSON; of an unsubscribe the member that drains the queue, or '';
 --       of an overflow a version: what was subscribed after it is spared  6 the caller's reading of
 --       the clock, ms  7 where a durable subscription starts, as JSON, or ''  8 a fresh epoch
---       9 the request's id, or ''  10… the client_ids that go with KEYS 39…
+--       9 the request's id, or ''  10… the client_ids that go with KEYS 40…
 -- Returns {version, whether the pair existed before, 1 where lanes or the log are concerned, parked
 -- messages discarded or -1, 1 where the caller is to drain the queue}; {0, n} where pair n owns the
 -- queue name; {0, 0} where the queue is being drained, or what is to be ended is not what was
@@ -35,7 +36,7 @@
 -- messages, a log) is unlinked, which frees it in another thread; only messages that were put back,
 -- where a subscription turns to pull, are moved at once, and cost their number.
 
-local RIVALS, NAMES = 38, 9 -- KEYS and ARGV before those of other pairs
+local RIVALS, NAMES = 39, 9 -- KEYS and ARGV before those of other pairs
 local PATTERNS = 10000 -- that there may be
 local kind, topic, client, queue = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local pair = topic .. '\0' .. client
@@ -120,6 +121,7 @@ local function end_lane()
     parked = parked + redis.call('ZCARD', KEYS[21])
     redis.call('UNLINK', KEYS[19], KEYS[20], KEYS[21], KEYS[22], KEYS[24], KEYS[32])
     redis.call('HDEL', KEYS[31], client)
+    redis.call('HDEL', KEYS[39], client)
     redis.call('ZREM', KEYS[25], pair)
     if redis.call('HLEN', KEYS[14]) == 0 then
         redis.call('ZREM', KEYS[15], topic)
