@@ -80,6 +80,7 @@ class Durable:
         max_attempts: of a message, then it is parked; 0: without end.
         max_backoff: seconds between two attempts, at most.
         batch: messages in one delivery, at most.
+        latest: deliver the newest message only; the name of a header: the newest of each value.
     """
 
     start: str | int | dict[str, float] = "new"
@@ -88,6 +89,7 @@ class Durable:
     max_attempts: int = 20
     max_backoff: float = 3600.0
     batch: int = 1
+    latest: bool | str = False
 
     def options(self) -> dict[str, Any]:
         """Return the value of ``durable`` in a subscribe."""
@@ -99,6 +101,7 @@ class Durable:
             "max_attempts": self.max_attempts,
             "max_backoff": self.max_backoff,
             "batch": self.batch,
+            "latest": self.latest,
         }
 
 

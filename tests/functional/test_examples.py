@@ -204,6 +204,32 @@ def test_headers_travel_and_what_is_late_is_dropped(
     eventually(lambda: output.read_text() == "bob received 1.0843 USD\n")
 
 
+@pytest.mark.parametrize("language", ["library"], indirect=True)
+def test_of_each_value_the_newest_comes(
+    cluster: Cluster, examples: Examples, language: str
+) -> None:
+    subscribed = json.loads(examples.run("shell/latest.sh").stdout)
+    assert subscribed["queue"] == "prices_alice"
+    cluster.subscribe("prices", "frank", durable={"paused": True})
+    output = examples.start(language, "latest")
+    examples.wait_for_receiver("prices_frank")
+    eventually(lambda: latest(cluster) == {"alice": "currency", "frank": "currency"})
+    for price, currency in (("1.0843", "USD"), ("0.8351", "GBP"), ("1.0844", "USD")):
+        assert cluster.publish("prices", price, headers={"currency": currency}).data == b"2"
+    cluster.subscribe("prices", "frank", durable={"paused": False})
+    expected = "frank received 0.8351 GBP\nfrank received 1.0844 USD\n"
+    eventually(lambda: output.read_text() == expected)
+    outcome = cluster.run("unsubscribe_fanout", topic="prices", client_id="alice", drain=True)
+    assert outcome.kind == "complete", outcome
+
+
+def latest(cluster: Cluster) -> dict[str, str]:
+    """What the durable subscriptions to `prices` get the newest of."""
+    described = json.loads(cluster.run("describe_fanout", topic="prices").data)
+    subscriptions = described["topics"]["prices"]["subscriptions"]
+    return {client: one["durable"]["latest"] for client, one in subscriptions.items()}
+
+
 @pytest.mark.parametrize("language", ["python"], indirect=True)
 def test_one_queue_has_the_messages_of_every_topic_that_a_pattern_matches(
     cluster: Cluster, examples: Examples, language: str

@@ -42,7 +42,8 @@ def test_what_is_no_server_is_refused() -> None:
         (Durable(), {}),
         (Durable(start=7), {"start": {"sequence": 7}}),
         (Durable(start={"window": 60.0}), {"start": {"window": 60.0}}),
-        (Durable(in_flight=3), {"in_flight": 3}),
+        (Durable(latest=True, in_flight=3), {"latest": True, "in_flight": 3}),
+        (Durable(latest="host"), {"latest": "host"}),
     ],
 )
 def test_durable_options(durable: Durable, changed: dict[str, object]) -> None:
@@ -53,6 +54,7 @@ def test_durable_options(durable: Durable, changed: dict[str, object]) -> None:
         "max_attempts": 20,
         "max_backoff": 3600.0,
         "batch": 1,
+        "latest": False,
     }
     assert durable.options() == plain | changed
 
