@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from support.cluster import Cluster, eventually
-from support.durable_changes import Changing, Drained, Optioned, Redriven
+from support.durable_changes import Changing, Drained, Latest, LatestOfEach, Optioned, Redriven
 from support.durable_faults import KINDS, Faults
 from support.durable_history import DurableHistory
 from support.durable_traffic import Publisher, Receivers
@@ -73,7 +73,14 @@ class Run:
         self.drained = Drained(self.history, addresses, TOPICS[0], seed)
         self.redriven = Redriven(self.history, addresses, TOPICS[1], seed)
         self.optioned = Optioned(self.history, addresses, TOPICS[0], seed)
-        self.changing: list[Changing] = [self.drained, self.redriven, self.optioned]
+        self.latest = [
+            Latest(self.history, addresses, TOPICS[0], seed),
+            LatestOfEach(self.history, addresses, TOPICS[1], seed),
+        ]
+        self.changing: list[Changing] = [
+            *(self.drained, self.redriven, self.optioned),
+            *self.latest,
+        ]
         self.store_url = cluster.store.url
         self.faults = Faults(cluster, self.history, seed, LEASE_S, TIMEOUT_S)
         self._began_s = time.monotonic()
@@ -102,7 +109,7 @@ class Run:
         for publisher in self.publishers:
             publisher.join(SETTLES_S)
             assert not publisher.is_alive(), f"{publisher.name} gets no reply"
-        for changing in (self.drained, self.optioned):
+        for changing in (self.drained, self.optioned, *self.latest):
             changing.stop()
             changing.join(SETTLES_S)
             assert not changing.is_alive(), f"{changing.name} gets no reply"
@@ -116,6 +123,8 @@ class Run:
             f"not everything is acknowledged after {SETTLES_S} s",
         )
         eventually(lambda: not self.behind(), 10, "positions are behind the logs")
+        for latest in self.latest:
+            eventually(latest.is_counted, 20, f"{latest.name} is behind its log")
         time.sleep(1)
 
     def owed(self) -> Iterator[object]:
@@ -197,6 +206,9 @@ class Run:
             "redriven": f"{self.redriven.changes} of {self.redriven.parked} that failed",
             "options changed": f"{self.optioned.changes}, {self.optioned.batches} batches, "
             f"{self.optioned.pulled} messages pulled, {self.optioned.certain} spans judged",
+            "the latest only": ", ".join(
+                f"{latest.skipped} passed by, {len(latest.done)} came" for latest in self.latest
+            ),
             "connections forgotten": self.faults.forgotten,
             "violations": len(self.violations()),
             "seconds": round(time.monotonic() - self._began_s, 1),
@@ -247,6 +259,9 @@ def test_every_message_replied_to_is_acknowledged_by_everyone_in_order_under_fir
     assert run.drained.came > lasted_s / 20
     assert run.redriven.changes > lasted_s / 20
     assert run.optioned.changes > lasted_s / 20
+    for latest in run.latest:
+        assert latest.skipped > lasted_s / 4
+        assert len(latest.done) > lasted_s / 4
     done = {fault.kind for fault in run.history.faults}
     if SECONDS:
         assert counts["faults"] > SECONDS / 6

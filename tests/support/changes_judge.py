@@ -182,6 +182,22 @@ def came_while_pulled(
                         yield f"{payload} came at {one.at_s:.3f}, pulled from {span.from_s:.3f} on"
 
 
+def came_outdated(taken: Sequence[Taken], value_of: Callable[[str], str]) -> Iterator[str]:
+    """What was begun, or tried again, after something newer of its value was begun. (What the job
+    server hands out again after a lost connection has the same id.)"""
+    newest: dict[str, int] = {}
+    seen: set[DeliveryId] = set()
+    for one in fresh(taken):
+        if one.id in seen:
+            continue
+        seen.add(one.id)
+        for sequence, payload in one.messages.items():
+            value = value_of(payload)
+            if sequence < newest.get(value, 0):
+                yield f"{payload} ({sequence}) came at {one.at_s:.3f}, after {newest[value]}"
+            newest[value] = max(newest.get(value, 0), sequence)
+
+
 def seek_order(sequences: Sequence[int], acked: int, note: Callable[[str], None]) -> None:
     """Note what is wrong with the sequences of one fetch: each is above the one before, and all
     are above what was acknowledged."""

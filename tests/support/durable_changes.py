@@ -19,6 +19,7 @@ from support.changes_judge import (
     Away,
     Span,
     Taken,
+    came_outdated,
     came_too_often,
     came_while_away,
     came_while_pulled,
@@ -26,6 +27,7 @@ from support.changes_judge import (
     seek_order,
 )
 from support.durable_history import DeliveryId, DurableHistory, Message
+from support.durable_traffic import VALUE, value_of
 from support.wire import Assigned, Wire
 
 ANSWER_S = 40.0  # a drain waits for fan-outs, and for servers that do not answer
@@ -353,3 +355,72 @@ class Optioned(Changing):
             self.done.update(envelope["payload"] for envelope in reply["messages"])
             self.pulled += len(sequences)
             ack = sequences[-1]
+
+
+class Latest(Changing):
+    """Gets the newest message, or the newest of each value, and is slower than they come."""
+
+    client = "latest"
+    latest: bool | str = True
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.skipped = 0  # messages that it was told were passed by, when it was asked last
+        self.strange: list[str] = []
+
+    def value_of(self, payload: str) -> str:
+        """Return which messages one takes the place of."""
+        return ""
+
+    def subscribe(self, **durable: Any) -> None:
+        """With so many deliveries at once as the dice say."""
+        in_flight = self.dice.choice((1, 1, 2, 4))
+        super().subscribe(
+            timeout=5, max_attempts=0, max_backoff=2, in_flight=in_flight, latest=self.latest
+        )
+
+    def change(self) -> None:
+        """Change how many deliveries there are at once."""
+        self.subscribe()
+        self.changes += 1
+
+    def does(self, messages: Mapping[int, str]) -> bool:
+        """Take longer than it takes to publish; fail now and then."""
+        time.sleep(self.dice.uniform(0, 0.5))
+        return self.dice.random() > 0.1
+
+    def owed(self) -> Iterator[str]:
+        """Yield the newest of each value where it was replied to and has not come."""
+        newest: dict[str, tuple[int, str]] = {}
+        for payload, message in self.messages().items():
+            for _, sequence in message.replies:
+                value = self.value_of(payload)
+                newest[value] = max(newest.get(value, (0, "")), (sequence, payload))
+        return (payload for _, payload in newest.values() if payload not in self.done)
+
+    def is_counted(self) -> bool:
+        """Whether the lane has everything behind it: then each message has come, or counts as
+        passed by. To be asked when nothing is published any more."""
+        reply = self.ask("describe_fanout")
+        durable = reply["topics"][self.topic]["subscriptions"][self.client]["durable"]
+        self.skipped = durable["skipped"]
+        came = {sequence for one in self.taken for sequence in one.messages}
+        if not durable["lag"] and durable["position"] - len(came) > self.skipped:
+            self.strange.append(f"{self.skipped} passed by, {len(came)} of {durable} came")
+        return not durable["lag"]
+
+    def judge(self) -> Iterator[str]:
+        """Yield what came after something newer, and what is missing in the count."""
+        yield from self.strange
+        yield from came_outdated(self.taken, self.value_of)
+
+
+class LatestOfEach(Latest):
+    """Gets the newest message of each publisher."""
+
+    client = "latest-of-each"
+    latest = VALUE
+
+    def value_of(self, payload: str) -> str:
+        """Return which messages one takes the place of."""
+        return value_of(payload)

@@ -41,6 +41,7 @@ from support.wire import (
 RECONNECT_S = 0.05
 ANSWER_S = 2.0  # a reply that takes longer is not waited for
 GIVE_UP_S = 110.0  # after that the topic may have forgotten the unique (120 s)
+VALUE = "publisher"  # a header, which has the publisher's name
 AGAIN = 0.03  # of the messages that were replied to are published once more
 
 FAILS = 0.01  # of the deliveries
@@ -48,6 +49,11 @@ DIES = 0.01
 IS_SLOW = 0.02
 QUICK_S = 0.0, 0.02
 SLOW_S = 1.0, 4.0  # within the subscription's timeout, and longer than a lease
+
+
+def value_of(payload: str) -> str:
+    """Return the value of the header of a message: who published it."""
+    return payload.rpartition("-")[0]
 
 
 class Publisher(threading.Thread):
@@ -94,7 +100,8 @@ class Publisher(threading.Thread):
 
     def _publish(self, payload: str, topic: str) -> None:
         request = {"topic": topic, "payload": payload, "unique": payload, "background": True}
-        body = json.dumps(request | {"receipt": True}).encode()
+        headers = {VALUE: value_of(payload)}
+        body = json.dumps(request | {"receipt": True, "headers": headers}).encode()
         give_up_s = time.monotonic() + GIVE_UP_S
         tries = 2 if self._random.random() < AGAIN else 1
         self.again += tries - 1

@@ -9,6 +9,7 @@ from support.changes_judge import (
     Away,
     Span,
     Taken,
+    came_outdated,
     came_too_often,
     came_while_away,
     came_while_pulled,
@@ -160,3 +161,25 @@ def test_what_is_fetched_rises_from_what_was_acknowledged() -> None:
     assert found == []
     seek_order([4, 7, 7], 4, found.append)
     assert len(found) == 2
+
+
+@pytest.mark.parametrize(
+    ("came", "count"),
+    [
+        ([(1, 1, 1), (3, 1, 2)], 0),
+        ([(3, 1, 2), (1, 1, 1)], 1),  # an older one
+        ([(1, 1, 1), (3, 1, 2), (1, 1, 3)], 1),  # which was tried again
+        ([(1, 1, 1), (3, 1, 2), (1, 2, 1)], 1),  # by another owner
+        ([(1, 1, 1), (3, 1, 2), (1, 1, 1)], 0),  # the job server gives it out again
+        ([(3, 2, 1), (1, 1, 1)], 0),  # of a former owner: receivers drop it
+        ([(3, 1, 2), (2, 1, 1)], 0),  # of another value
+    ],
+)
+def test_nothing_older_comes_after_something_newer_of_its_value(
+    came: list[tuple[int, int, int]], count: int
+) -> None:
+    deliveries = [
+        taken(sequence, at_s, term=term, n=n) for at_s, (sequence, term, n) in enumerate(came)
+    ]
+    found = list(came_outdated(deliveries, lambda payload: str(int(payload[1:]) % 2)))
+    assert len(found) == count

@@ -6,7 +6,7 @@ import json
 import time
 
 import pytest
-from support.durable_changes import Drained, Host, Optioned
+from support.durable_changes import Drained, Host, LatestOfEach, Optioned
 from support.durable_history import DurableHistory
 from support.wire import Assigned
 
@@ -78,3 +78,24 @@ def test_a_host_that_ends_with_an_error_is_told_of(monkeypatch: pytest.MonkeyPat
         host.start()
         host.join(20)
     assert "unexpected packet" in str(drained.error)
+
+
+def test_a_subscription_that_wants_the_latest_is_owed_the_newest_of_each_value(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    history = history_of(("p1-1", "t", True), ("p2-1", "t", True), ("p1-2", "t", True))
+    latest = LatestOfEach(history, NOWHERE, "t", 1)
+    monkeypatch.setattr(latest, "does", lambda _: True)
+    assert sorted(latest.owed()) == ["p1-2", "p2-1"]
+    latest.take(job(b"p2-1", 2))
+    latest.take(job(b"p1-2", 3))
+    assert list(latest.owed()) == []
+    counts = {"position": 3, "lag": 0, "skipped": 1}
+    described = {"subscriptions": {latest.client: {"durable": counts}}}
+    monkeypatch.setattr(latest, "ask", lambda *_: {"topics": {"t": described}})
+    assert latest.is_counted()
+    assert latest.violations() == []
+    counts["skipped"] = 0
+    assert latest.is_counted()
+    [missing] = latest.violations()
+    assert missing.startswith("t_latest-of-each: 0 passed by, 2 of ")
