@@ -44,7 +44,7 @@ from gearhorn.gearman.submission import StreamedSubmission, Submission
 from gearhorn.timing import Backoff
 
 REPLY_BYTES = 20 * 1024 * 1024  # more than any reply is long (docs/protocol.rst, "Receipt")
-_KIND = packets.SUBMIT[True, "normal"]
+_KIND = packets.SUBMIT[True]["normal"]
 _UNSENT, _LOST, _EXPIRED = "unsent", "lost", "expired"
 
 

@@ -38,7 +38,7 @@ from gearhorn.store.log import Entry
 
 UNSENT_BYTES = 64 * 1024 * 1024  # handed to the job servers and not accepted; then lanes wait
 TOGETHER = 100  # deliveries in one shipment, which stays while one of them does
-_KIND = packets.SUBMIT[True, "normal"]
+_KIND = packets.SUBMIT[True]["normal"]
 _PACKET_BYTES = 64  # besides the arguments
 
 

@@ -30,6 +30,8 @@ from gearhorn.gearman.worker import Job
 from gearhorn.messages.fanout import Fanout
 from gearhorn.messages.receipts import encode_receipt
 
+_KINDS = packets.SUBMIT[False]
+
 STEP = 200  # dropped copies that are counted and named in one step: 0.5 ms
 
 
@@ -201,10 +203,12 @@ class FastFanout(Submission):
     def __init__(
         self, outbox: Outbox, job: Job, message: Fanout, subscribers: Subscribers, *, share: Share
     ) -> None:
-        unique = outbox.unique_id(message, False) if message.unique else b""
-        tail = packets.tail(unique, message.payload)
-        kind = packets.SUBMIT[False, message.priority]
-        super().__init__(_FAST, share.heads(kind, len(tail)), tail, False)
+        if message.unique:
+            tail = packets.tail(outbox.unique_id(message, False), message.payload)
+        else:
+            tail = packets.NO_UNIQUE + message.payload
+        heads = share.heads(_KINDS[message.priority], len(tail))
+        super().__init__(_FAST, heads, tail, False)
         self.outbox = outbox
         self.job = job
         self.message = message

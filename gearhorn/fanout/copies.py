@@ -379,7 +379,7 @@ class Subscribers:
             shares = self.shares(job_servers)
         else:
             shares = self._spread(job_servers, indexes)
-        kind = packets.SUBMIT[foreground, message.priority]
+        kind = packets.SUBMIT[foreground][message.priority]
         tails = {} if tails is None else tails
         blocks = []
         for share in shares:

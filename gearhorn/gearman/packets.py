@@ -46,15 +46,20 @@ SET_CLIENT_ID: Final[int] = constants.SET_CLIENT_ID
 OPTION_REQ: Final[int] = constants.OPTION_REQ
 GRAB_JOB_UNIQ: Final[int] = constants.GRAB_JOB_UNIQ
 JOB_ASSIGN_UNIQ: Final[int] = constants.JOB_ASSIGN_UNIQ
-# (foreground, priority) -> packet type
-SUBMIT: Final[dict[tuple[bool, str], int]] = {
-    (True, "low"): constants.SUBMIT_JOB_LOW,
-    (True, "normal"): constants.SUBMIT_JOB,
-    (True, "high"): constants.SUBMIT_JOB_HIGH,
-    (False, "low"): constants.SUBMIT_JOB_LOW_BG,
-    (False, "normal"): constants.SUBMIT_JOB_BG,
-    (False, "high"): constants.SUBMIT_JOB_HIGH_BG,
+# packet types by priority, of foreground jobs (True) and background ones
+SUBMIT: Final[dict[bool, dict[str, int]]] = {
+    True: {
+        "low": constants.SUBMIT_JOB_LOW,
+        "normal": constants.SUBMIT_JOB,
+        "high": constants.SUBMIT_JOB_HIGH,
+    },
+    False: {
+        "low": constants.SUBMIT_JOB_LOW_BG,
+        "normal": constants.SUBMIT_JOB_BG,
+        "high": constants.SUBMIT_JOB_HIGH_BG,
+    },
 }
+NO_UNIQUE: Final = b"\0\0"  # what a tail without a unique id begins with
 
 # (type, body). A negative type: the body was cut short. JOB_CREATED comes in runs: the body is
 # one or more whole packets of one length, headers included (see ``handles``).

@@ -54,7 +54,7 @@ from gearhorn.tasks import Tasks
 # Then a peer counts as silent. A healthy one takes a hundredth of that, and a lease many times as
 # long, so the first change that meets a dead peer hardly takes longer for it.
 PATIENCE_S = 0.25
-_KIND = packets.SUBMIT[True, "high"]
+_KIND = packets.SUBMIT[True]["high"]
 
 log = structlog.get_logger(__name__)
 

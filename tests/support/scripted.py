@@ -80,7 +80,7 @@ class Scripted:
     def _answer(self, kind: int, body: bytes) -> Iterator[bytes]:
         if kind == packets.ECHO_REQ:
             yield _pack(packets.ECHO_RES, body)
-        if kind != packets.SUBMIT[True, "normal"]:
+        if kind != packets.SUBMIT[True]["normal"]:
             return
         function, _, arguments = body.split(b"\0", 2)
         request = json.loads(arguments)

@@ -17,6 +17,8 @@ from gearhorn.gearman.results import Bound, Result
 from gearhorn.gearman.server import Server
 from gearhorn.gearman.submission import Submission
 
+_SUBMITS = {kind for kinds in packets.SUBMIT.values() for kind in kinds.values()}
+
 
 class Transport:
     """Counts the submits that were written."""
@@ -35,7 +37,7 @@ class Transport:
         found, at, data = [], 0, self.written
         while at < len(data):
             _, kind, size = struct.unpack_from(">4sII", data, at)
-            if kind in packets.SUBMIT.values():
+            if kind in _SUBMITS:
                 found.append(data[at + 12 : at + 12 + size].split(b"\0")[0])
             at += 12 + size
         self.written = b""
@@ -77,7 +79,7 @@ class Bench:
 
     def submit(self, count: int, payload: int = 10, foreground: bool = False) -> Submission:
         tail = packets.tail(b"", b"x" * payload)
-        kind = packets.SUBMIT[foreground, "normal"]
+        kind = packets.SUBMIT[foreground]["normal"]
         heads = packets.heads([b"q%d" % n for n in range(count)], kind, len(tail))
         submission = Submission(self.outcome, heads, tail, foreground, results=Bound(1 << 20))
         self.client.submit(submission)

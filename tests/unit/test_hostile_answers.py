@@ -103,7 +103,7 @@ def worker(handler: Callable[[Job], None]) -> Worker:
 
 def submission(outcome: Breaking, foreground: bool) -> Submission:
     tail = packets.tail(b"", b"x")
-    heads = packets.heads([b"q"], packets.SUBMIT[foreground, "normal"], len(tail))
+    heads = packets.heads([b"q"], packets.SUBMIT[foreground]["normal"], len(tail))
     return Submission(outcome, heads, tail, foreground)
 
 

@@ -94,7 +94,7 @@ def test_acceptances_that_came_together_are_one_run() -> None:
 
 @given(st.lists(st.binary(min_size=1, max_size=30).filter(lambda q: b"\0" not in q), min_size=1))
 def test_a_block_is_the_packets_one_after_the_other(queues: list[bytes]) -> None:
-    kind = packets.SUBMIT[False, "normal"]
+    kind = packets.SUBMIT[False]["normal"]
     tail = packets.tail(b"id", b"pay\0load")
     heads = packets.heads(queues, kind, len(tail))
     block = tail.join(heads) + tail
