@@ -224,6 +224,15 @@ def test_times_are_for_people() -> None:
     ]
 
 
+def test_one_is_singular() -> None:
+    assert values.counted(1, "copy", "copies") == "1 copy"
+    assert [values.counted(n, "message") for n in (0, 1, 2)] == [
+        "0 messages",
+        "1 message",
+        "2 messages",
+    ]
+
+
 # execute
 
 

@@ -14,6 +14,7 @@ from gearhorn.cli.commands.output import Column, moment, show
 from gearhorn.cli.commands.servers import Cluster, Queue, ask_cluster, carrier_of
 from gearhorn.cli.commands.settings import Settings, topic_argument, wait, with_settings
 from gearhorn.cli.commands.topics import kind_of
+from gearhorn.cli.commands.values import counted
 from gearhorn.client.payloads import data_of
 from gearhorn.errors import Unknown
 
@@ -42,7 +43,10 @@ def explain_command(settings: Settings, topic: str, payload: str | None) -> int:
         copies = sum(row["kind"] == "direct" for row in rows)
         logged = ", logged once" if found["has_log"] else ""
         size = f", {len(payload.encode()):,} bytes each" if payload else ""
-        settings.say(f"{topic}: {copies} copies{logged}, {len(rows)} subscriptions{size}")
+        to_whom = (
+            f"{counted(copies, 'copy', 'copies')}{logged}, {counted(len(rows), 'subscription')}"
+        )
+        settings.say(f"{topic}: {to_whom}{size}")
     show(settings, _WHO, rows, found)
     return 3 if any(row["note"] for row in rows) else 0
 

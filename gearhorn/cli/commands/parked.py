@@ -22,7 +22,7 @@ from gearhorn.cli.commands.settings import (
     wait,
     with_settings,
 )
-from gearhorn.cli.commands.values import Rate, clean
+from gearhorn.cli.commands.values import Rate, clean, counted
 from gearhorn.client.admin import Admin
 from gearhorn.client.payloads import data_of
 
@@ -172,7 +172,7 @@ def redrive_command(
     count = wait(_each(settings, "redrive", topic, client, limit=limit, rate=rate))
     if settings.is_json:
         write_json({"redriven": count})
-    settings.say(f"{count} messages are delivered again")
+    settings.say(f"{counted(count, 'message')} put back, to be delivered again")
 
 
 @parked_command.command("purge")
@@ -196,7 +196,7 @@ def purge_command(settings: Settings, topic: str, client: str, limit: int | None
     count = wait(_each(settings, "purge", topic, client, limit=limit, rate=None))
     if settings.is_json:
         write_json({"purged": count})
-    settings.say(f"{count} messages are forgotten")
+    settings.say(f"{counted(count, 'message')} forgotten")
 
 
 async def _each(

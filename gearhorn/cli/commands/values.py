@@ -85,6 +85,12 @@ _CONTROLS = {number: f"\\x{number:02x}" for number in (*range(0x20), *range(0x7F
 _CONTROLS |= {ord("\t"): "\\t", ord("\n"): "\\n", ord("\r"): "\\r"}
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return a number and what it is of: "1 message", "2 messages". ``many`` is the plural where
+    that is not ``one`` and an s."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
 def clean(text: str) -> str:
     """Return text of others, such as a payload, as it may stand on a line at a terminal."""
     return text.translate(_CONTROLS)
