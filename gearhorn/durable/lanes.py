@@ -298,8 +298,7 @@ class Lane(Worked[Delivery]):
         Returns those that have to rest first: they failed under a former owner."""
         # In the log's order; first the usual case. What was gathered for a batch ends at whatever
         # cannot be in it: a gap, a message that is over, or one that failed before.
-        resting: list[Delivery] = []
-        chosen: list[Entry] = []
+        resting, chosen = list[Delivery](), list[Entry]()
         is_plain = not (self.skip or self.passed or self.troubles) and self.options.batch == 1
         for entry in entries:
             if is_plain and entry.sequence == self.next and entry.is_plain:
@@ -353,13 +352,14 @@ class Lane(Worked[Delivery]):
             return True
         return False
 
-    def _count_beyond(self, first: int, last: int, epoch: str) -> None:
-        """Messages that are passed over were counted, and the position may not move past them now:
-        then they are done beyond the position, or the next owner would count them once more."""
+    def _count_beyond(self, first: int, last: int, epoch: str, may_join: bool = True) -> None:
+        """Messages that are passed over were counted: where the position cannot move past them now,
+        they are done beyond it, or the next owner counts them again. ``may_join``: no round writes.
+        """
         if self.tail is None:
             return
-        if self.ahead and self.ahead[-1][1:] == (first - 1, epoch):
-            self.ahead[-1] = self.ahead[-1][0], last, epoch  # as no round writes it now
+        if may_join and self.ahead and self.ahead[-1][1:] == (first - 1, epoch):
+            self.ahead[-1] = self.ahead[-1][0], last, epoch
         else:
             self.ahead.append((first, last, epoch))
             self.tail.cover_passed()
@@ -416,7 +416,7 @@ class Lane(Worked[Delivery]):
         """Pass over messages that the log has dropped, up to ``first``, which has this ``epoch``.
         Return those that had failed: what that left behind is of no use any more."""
         self.gap += first - self.next - count_over(self.passed, self.skip, self.next, first)
-        self._count_beyond(self.next, first - 1, epoch)
+        self._count_beyond(self.next, first - 1, epoch, may_join=False)  # other rounds tell of gaps
         self.pass_over(first - 1)
         has = self.redrives.has
         dead = [sequence for sequence in self.troubles if sequence < first and not has(sequence)]

@@ -45,7 +45,7 @@ Rules: pure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from gearhorn.durable.lanes import SPAN, Delivery, Lane
@@ -137,13 +137,24 @@ class LatestLane(Lane):
 
     @property
     def is_full(self) -> bool:
-        """Whether the lane has to send before it may look further."""
+        """Whether the lane has to send before it may look further. It has not while something that
+        was done under a former owner is still to come, or it would send what that took the place
+        of; so far the former owner has looked, within the same bounds."""
+        if self._owes_a_look:
+            return False
         in_flight = self.options.in_flight
         return (
             self.active >= in_flight + CANDIDATES
             or self._held > CANDIDATE_BYTES
             or self._is_too_far
         )
+
+    @property
+    def _owes_a_look(self) -> bool:
+        """Whether something that was done or parked under a former owner is still to come."""
+        if self.passed and self.passed[-1][1] >= self.next:
+            return True
+        return any(parked and parked[0] >= self.next for parked in self.skip)
 
     @property
     def _is_too_far(self) -> bool:
@@ -236,39 +247,57 @@ class LatestLane(Lane):
     @property
     def redrive_room(self) -> int:
         """How many messages that were put back may be taken now, whatever candidates there are."""
-        if self.state is not _OPEN or self._is_too_far:
+        if not self.redrives or self.state is not _OPEN or self._is_too_far:
             return 0
-        busy = self.active - self.counts[_READY] + self.redriving
+        candidates = sum(
+            delivery.state is _READY and not delivery.is_redriven for delivery in self.window
+        )
+        busy = self.active - candidates
         return max(0, min(self.options.in_flight - busy, len(self.redrives)))
 
     def sendable(self) -> list[Delivery]:
         """Return what may be sent now: candidates only once the lane has looked, and nothing that
-        something newer has taken the place of."""
-        found = super().sendable()
-        if not found or not (self._is_told or self.options.in_flight > 1):
-            return []
-        if not (self.has_looked or self.is_full):
-            return [delivery for delivery in found if delivery.is_redriven]
-        return self._without_busy(found) if self.outdated else found
+        something newer has taken the place of.
 
-    def _without_busy(self, found: list[Delivery]) -> list[Delivery]:
-        """Leave out what something newer has taken the place of, and what would come while an older
-        message of its value is under way: receivers at two job servers, or two at one, would begin
-        and end them in any order."""
-        busy = {
+        As in any lane, one waits while ``in_flight`` before it are not done. What waits for another
+        message of its own value is not among these: one slow receiver would hold up all values.
+        """
+        if not self.counts[_READY] or self.state is not _OPEN:
+            return []
+        limit = self.options.in_flight
+        if not (self._is_told or limit > 1):
+            return []
+        may_begin = self.has_looked or self.is_full
+        busy = self._busy_values()
+        spare = limit - self.under_way
+        found: list[Delivery] = []
+        for delivery in self.window:
+            if limit <= 0 or spare <= 0:
+                break
+            if delivery.state is _READY:
+                if not (delivery.is_redriven or (may_begin and self._is_due(delivery, busy))):
+                    continue
+                found.append(delivery)
+                spare -= 1
+            limit -= 1
+        return found
+
+    def _busy_values(self) -> Collection[str | None]:
+        """Return the values of which an older message is under way, of those with a newer one:
+        receivers at two job servers, or two at one, would begin and end both in any order."""
+        return {
             self._value_of(delivery.entries[0].info)
             for delivery in self.outdated
             if delivery.state not in GIVES_WAY
         }
-        return [
-            delivery
-            for delivery in found
-            if delivery.is_redriven
-            or (
-                delivery not in self.outdated
-                and self._value_of(delivery.entries[0].info) not in busy
-            )
-        ]
+
+    def _is_due(self, delivery: Delivery, busy: Collection[str | None]) -> bool:
+        """Whether nothing newer has a candidate's place, and nothing of its value is under way."""
+        if not self.outdated:  # as nearly always
+            return True
+        return (
+            delivery not in self.outdated and self._value_of(delivery.entries[0].info) not in busy
+        )
 
     # Ending
 

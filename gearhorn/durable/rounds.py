@@ -389,9 +389,11 @@ class Rounds:
             if lane.counts[_READY] and may_send and lane not in self._blocked:
                 self._sending.add(lane)
             if lane.is_latest and isinstance(lane, LatestLane):
-                is_held_up = lane in self._blocked or not self._filling.may_take
-                if lane.goes_on(may_send and not is_held_up):
+                may_take = self._filling.may_take
+                if lane.goes_on(may_send and may_take and lane not in self._blocked):
                     self._held.touch(lane)
+                if lane.counts[_READY] and not may_take:  # perhaps by what it has just sent
+                    self._outcomes.hold_up(lane)
         self._sending.ship(at_s)
 
     def _holds_lease(self) -> bool:

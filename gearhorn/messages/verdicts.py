@@ -43,8 +43,8 @@ def verdict_of(text: bytes, limit: int) -> Verdict:
     words = text.decode(errors="replace")
     if found := _RETRY_AFTER.match(words):
         return Verdict(_cut(words.rstrip(), limit), retry_after_s=float(found[1]))
-    if found := _PARK.match(words):
-        return Verdict(_cut(words[found.end() :].rstrip(), limit), parks=True)
+    if (found := _PARK.match(words)) and (reason := _cut(words[found.end() :].strip(), limit)):
+        return Verdict(reason, parks=True)
     return Verdict(text[:limit].decode(errors="replace") or "failed")
 
 

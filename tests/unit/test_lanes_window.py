@@ -279,6 +279,21 @@ def test_what_was_missed_behind_what_is_under_way_is_counted_by_one_owner() -> N
     assert other.close_gap() == 3, "1, 3 and 6, which were under way, are gone too"
 
 
+def test_what_a_gap_adds_while_a_round_writes_is_written_by_the_next() -> None:
+    one = lane(in_flight=4)
+    one.take(entries(1, 2), 0.0, 0)
+    _, second = send(one)
+    finish(second)
+    told = one.ahead[:]
+    one.pass_gap(6, EPOCH)  # another round has read that 3 to 5 are gone
+    one.note_written(one.position, len(told))
+    assert one.close_gap() == 3
+    other = lane(one.position, in_flight=4)
+    other.passed.extend((first, last) for first, last, _ in (*told, *one.ahead))
+    other.take(entries(7, 7), 0.0, 0)
+    assert other.close_gap() == 2, "1 and 6"
+
+
 def test_what_a_batch_lost_is_counted_by_one_owner() -> None:
     one = lane(in_flight=2, batch=3)
     one.take(entries(1, 6), 0.0, 0)

@@ -123,6 +123,47 @@ def test_what_is_under_way_is_outdated_and_counts_once_it_has_failed() -> None:
     assert (kept.position, kept.skipped, kept.active) == (4, 2, 0)
 
 
+def test_a_message_that_waits_for_its_own_value_holds_up_no_other() -> None:
+    kept = lane("k", in_flight=2)
+    look(kept, [with_value(1, "a"), with_value(2, "b")])
+    _, other = send(kept)
+    finish(other)
+    kept.begin_round()
+    look(kept, [with_value(4, "a"), with_value(5, "b"), with_value(6, "c")])
+    assert sequences(kept.sendable()) == [[5]]
+
+
+def test_what_was_done_under_a_former_owner_is_looked_for_however_far_it_is() -> None:
+    kept = lane("k", in_flight=2)
+    kept.troubles = {1: trouble(1, due_ms=9000)}
+    kept.passed.extend((n, n) for n in (*range(3, 51), 60))
+    kept.aim(60)
+    values = [
+        with_value(1, "bad"),
+        with_value(2, "b"),
+        *(with_value(n, f"v{n}") for n in range(3, 51)),
+    ]
+    kept.take(values, 0.0, 0)
+    assert kept.beyond >= 32
+    assert kept.sendable() == [], "60 may be newer than 2"
+    assert kept.room
+    kept.take([with_value(n, f"v{n}") for n in range(51, 60)], 0.0, 0)
+    kept.take([with_value(60, "b")], 0.0, 0)
+    assert [2] not in sequences(kept.sendable())
+    assert kept.is_full, "the former bounds hold again"
+
+
+def test_what_was_put_back_counts_once_while_it_rests() -> None:
+    kept = lane(in_flight=2)
+    kept.redrives = Sequences([1, 2, 3])
+    kept.redrives.popleft()
+    kept.take_redriven(entry(1), trouble(1), 0.0, 0)
+    [one] = send(kept)
+    one.apply(Event.FAIL)
+    one.count_failure("no", 1.0)
+    assert kept.redrive_room == 1
+
+
 def test_what_has_failed_before_gives_way_through_the_shell() -> None:
     kept = lane()
     kept.troubles = {1: trouble(1, due_ms=9000)}

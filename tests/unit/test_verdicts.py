@@ -63,6 +63,8 @@ def test_a_message_is_to_be_parked(text: bytes, reason: str) -> None:
         b"retry_after: 1e999",
         b"park:",
         b"park: \n",
+        b"park: \xc2\xa0",
+        b"park: \x1c",
         b"park",
         b"parked: x",
         b"Park: x",
