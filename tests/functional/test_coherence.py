@@ -166,7 +166,10 @@ def test_the_traffic_finds_out_when_a_member_does_not_keep_a_rule(
     with Trial(make_cluster(workers=2), rule, 10) as trial:
         trial.add()
         traffic = Traffic(trial.cluster.address, SEED, patterns=patterns)
-        traffic.run(200, 200, 200, 240)
+        for changes in (200, 1000, 3000):  # a busy machine may keep a rule by chance
+            traffic.run(changes, 200, 200, 240)
+            if traffic.history.violations():
+                break
         assert traffic.history.violations()
 
 

@@ -224,6 +224,15 @@ def test_times_are_for_people() -> None:
     ]
 
 
+def test_what_is_no_number_is_refused() -> None:
+    assert values.Rate().convert("100/s", None, None) == 100
+    assert values.SECONDS.convert("1.5", None, None) == 1.5
+    for kind in (values.Rate(), values.SECONDS):
+        for text in ("soon", "0", "-1", "nan", "inf"):
+            with pytest.raises(click.BadParameter, match="expected a number above 0"):
+                kind.convert(text, None, None)
+
+
 def test_one_is_singular() -> None:
     assert values.counted(1, "copy", "copies") == "1 copy"
     assert [values.counted(n, "message") for n in (0, 1, 2)] == [
