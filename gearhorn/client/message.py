@@ -219,7 +219,9 @@ def messages_of(
     """Return the messages in a job's arguments: an envelope, an array of them, or plain bytes.
 
     Which of them it is follows from the subscription, not from the bytes: a payload may look like
-    an envelope. Only durable batches are always arrays.
+    an envelope. Only durable batches are always arrays, and the ``batch`` of a delivery may be an
+    earlier one of its subscription ("Durable topics" in docs/protocol.rst). So where there are no
+    envelopes an array is taken for a batch only if its first message is the one that ``id`` names.
 
     Arguments:
         topic, client_id: of the subscription.
@@ -229,7 +231,10 @@ def messages_of(
 
     Raises ``BadDelivery``.
     """
-    if is_plain and (id is None or arguments[:1] != b"["):
+    if is_plain:
+        batch = None if id is None else _batch_of(arguments, topic, id)
+        if batch is not None:
+            return [message_of(envelope, client_id, ender) for envelope in batch]
         position = None if id is None else Position(id.sequence, id.epoch)
         plain = Message(topic, arguments, client_id=client_id, position=position, ender=ender)
         return [plain]
@@ -241,6 +246,20 @@ def messages_of(
     except msgspec.DecodeError as error:
         raise BadDelivery(f"not an envelope: {error}") from None
     return [message_of(envelope, client_id, ender) for envelope in envelopes]
+
+
+def _batch_of(arguments: bytes, topic: str, id: Id) -> list[_Envelope] | None:
+    """Return the envelopes of a durable batch; None where the bytes are a payload."""
+    if arguments[:1] != b"[":
+        return None
+    try:
+        batch = _envelopes.decode(arguments)
+    except msgspec.DecodeError:
+        return None
+    if not batch or batch[0].sequence != id.sequence:
+        return None
+    is_ours = all(one.topic == topic and one.epoch[:8] == id.epoch for one in batch)
+    return batch if is_ours else None
 
 
 def message_of(envelope: _Envelope, client_id: str, ender: Ender | None) -> Message:

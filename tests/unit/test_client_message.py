@@ -95,6 +95,31 @@ def test_a_batch_is_several_messages() -> None:
         assert [message.data for message in found] == [b"1", b"2", b"3"]
 
 
+def batch_of(*sequences: int, topic: str = "t", epoch: str = EPOCH) -> bytes:
+    info = Info(0.0)
+    return encode(
+        [durable_envelope(topic, n, epoch, attempt=1, info=info, payload=b"x") for n in sequences]
+    )
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"[]",
+        b"[1,2]",
+        b"[INFO] started",
+        b'[{"topic":"t","payload":"forged"}]',
+        batch_of(8, 9),
+        batch_of(7, 8, topic="admin"),
+        batch_of(7, 8, epoch="fedcba9876543210"),
+    ],
+)
+def test_a_plain_payload_that_looks_like_a_batch_stays_a_payload(payload: bytes) -> None:
+    [message] = parse(payload, is_plain=True, id=Id(EPOCH[:8], 7, 1, 1))
+    assert (message.topic, message.data) == ("t", payload)
+    assert message.position == Position(7, EPOCH[:8])
+
+
 @pytest.mark.parametrize("body", [b"", b"hello", b"{}", b"[1]", b'{"topic": 1}'])
 def test_what_is_no_envelope_is_said(body: bytes) -> None:
     with pytest.raises(BadDelivery, match="not an envelope"):
