@@ -5,6 +5,7 @@ Rules: a message is ended once, by whatever comes first; ending it is safe from 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,11 +26,13 @@ class Retry(Exception):
 
     It counts as an attempt, and the subscription's ``max_backoff`` is the longest time that is
     heeded. Without ``after`` it is a failed attempt like any other, but without a traceback in the
-    log.
+    log. Raises ``TypeError`` or ``ValueError`` for an ``after`` that is no finite number from 0 on.
     """
 
     def __init__(self, reason: str = "", after: float | None = None) -> None:
         super().__init__(reason)
+        if after is not None and not (math.isfinite(after) and after >= 0):
+            raise ValueError(f"after: {after!r} seconds cannot be waited for")
         self.after = after
 
 
@@ -77,15 +80,25 @@ class End:
 
     @classmethod
     def failed(cls, error: BaseException) -> End:
-        """Return the end of an attempt that raised."""
-        if isinstance(error, Park):
-            return cls(reason=_cut(f"park: {str(error) or 'the handler parked it'}"))
-        if isinstance(error, Retry):
-            if error.after is not None:
-                return cls(reason=f"retry_after: {error.after:g}")
-            return cls(reason=_cut(str(error) or "the handler asks for another attempt"))
-        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        return cls(reason=_cut(text))
+        """Return the end of an attempt that raised; where the exception cannot tell its text, the
+        reason is the name of its class."""
+        try:
+            return cls(reason=_cut(_reason_of(error)))
+        except Exception:  # it comes from a __str__ of the application
+            return cls(reason=_cut(type(error).__name__))
+
+
+def _reason_of(error: BaseException) -> str:
+    """Return what an attempt fails with; raises what the exception's ``__str__`` does."""
+    text = str(error)
+    if isinstance(error, Park):
+        return f"park: {text or 'the handler parked it'}"
+    if isinstance(error, Retry):
+        if error.after is not None:
+            return f"retry_after: {error.after:g}"
+        return text or "the handler asks for another attempt"
+    name = type(error).__name__
+    return f"{name}: {text}" if text else name
 
 
 def _cut(text: str) -> str:

@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import threading
 from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
+
+log = logging.getLogger("gearhorn")
 
 W = TypeVar("W")
 R = TypeVar("R")
@@ -29,7 +32,7 @@ class Threads(Generic[W, R]):
 
     Arguments:
         count: how many threads.
-        work: is called in a thread with what was put; it must not raise.
+        work: is called in a thread with what was put. What it raises is logged, and has no result.
         done: is called on the loop's thread with what was put and what ``work`` returned.
         name: what the threads are called.
     """
@@ -69,7 +72,14 @@ class Threads(Generic[W, R]):
             what = self._todo.get()
             if what is None:
                 return
-            result = self._work(what)
+            try:
+                result = self._work(what)
+            except BaseException:
+                if os.getpid() != self._pid:
+                    raise  # it ends the child
+                log.exception("work in %s raised", threading.current_thread().name)
+                del what
+                continue  # a thread less would be one handler less, unnoticed
             if os.getpid() != self._pid:
                 return  # the handler has forked, and this is the child
             self._ended.append((what, result))

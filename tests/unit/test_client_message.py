@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import Any
+
 import pytest
 
 from gearhorn.client.message import (
@@ -158,6 +161,30 @@ def test_a_message_is_ended_by_hand() -> None:
 def test_what_a_handler_raises_is_the_reason(error: BaseException, reason: str) -> None:
     assert End.failed(error) == End(reason=reason)
     assert not End.failed(error).is_done
+
+
+@pytest.mark.parametrize("after", ["60", timedelta(seconds=5), -1, float("inf"), float("nan")])
+def test_a_time_that_is_none_is_refused_in_the_handler(after: Any) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        Retry("later", after=after)
+
+
+class Unspeakable(Exception):
+    """Has no text."""
+
+    def __str__(self) -> str:
+        raise AttributeError
+
+
+class Tired(Retry):
+    """Does not initialise what it inherits."""
+
+    def __init__(self) -> None: ...
+
+
+@pytest.mark.parametrize("error", [Unspeakable(), Tired()])
+def test_an_exception_that_cannot_be_told_is_a_failure_all_the_same(error: Exception) -> None:
+    assert End.failed(error) == End(reason=type(error).__name__)
 
 
 def test_a_long_reason_is_cut_between_characters() -> None:

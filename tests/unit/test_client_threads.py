@@ -7,23 +7,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from support.proxy import on_loop
 
 from gearhorn.client import ending
 from gearhorn.client.blocking import Face, blocking, call_soon, iterating
 from gearhorn.client.threads import Threads
-
-
-def on_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    """Run a test as a coroutine."""
-
-    def run() -> None:
-        asyncio.run(test())
-
-    return run
 
 
 @on_loop
@@ -62,6 +53,20 @@ async def test_one_thread_keeps_the_order_and_a_slow_one_holds_no_other_up() -> 
     gate.set()
     while len(ended) < 100:
         await asyncio.sleep(0.01)
+    threads.close()
+
+
+@on_loop
+async def test_a_thread_outlives_work_that_raises(caplog: pytest.LogCaptureFixture) -> None:
+    ended: list[int] = []
+    threads = Threads(1, lambda n: 6 // n, lambda n, _: ended.append(n), "test")
+    for number in (0, 1):
+        threads.put(number)
+    async with asyncio.timeout(30):
+        while not ended:
+            await asyncio.sleep(0.01)
+    assert ended == [1]
+    assert "ZeroDivisionError" in caplog.text
     threads.close()
 
 
