@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -56,22 +58,33 @@ def attempt(subscription: Subscription, message: Message) -> End:
 async def attempt_async(subscription: Subscription, message: Message) -> End:
     """Run a handler that is a coroutine function; return how the attempt ends.
 
-    A cancellation of this very task means that the subscriber stops: then the attempt has no end,
-    ``CancelledError`` is raised, and the job goes to another subscriber. One that comes out of the
-    handler, from something that it awaited, is a failed attempt like any other exception.
+    Whatever comes out of the handler is a failed attempt: ``SystemExit`` as well, which would end
+    the loop, and a cancellation of something that the handler awaited. What ends the attempt from
+    outside is raised (``_is_from_outside``): then it has no end, and the job goes to another
+    subscriber.
     """
+    pid = os.getpid()
     try:
         if not subscription.observers:
             return End(bytes_of(await _call(subscription, message)))
         with handling(subscription.observers, message, subscription.topic):
             return End(bytes_of(await _call(subscription, message)))
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
+    except BaseException as error:
+        if _is_from_outside(error) or os.getpid() != pid:  # a child that the handler has forked
             raise
         return _failed(subscription, error)
-    except Exception as error:
-        return _failed(subscription, error)
+
+
+def _is_from_outside(error: BaseException) -> bool:
+    """Whether an exception that a coroutine raised came to it from the loop or a signal: the
+    subscriber stops, the loop is given up, or the program is interrupted, which only the main
+    thread is."""
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
+    if isinstance(error, KeyboardInterrupt):
+        return threading.current_thread() is threading.main_thread()
+    return isinstance(error, GeneratorExit)
 
 
 def _call(subscription: Subscription, message: Message) -> Any:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 import threading
 from abc import ABC, abstractmethod
@@ -21,13 +22,19 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
+log = logging.getLogger("gearhorn")
+
 P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C")
 
 
 class LoopThread:
-    """An event loop that runs in a daemon thread."""
+    """An event loop that runs in a daemon thread.
+
+    It goes on after a task that raises ``SystemExit`` or stops the loop: every call in the process
+    waits for this loop, and would wait without end.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -36,7 +43,14 @@ class LoopThread:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
+        pid = os.getpid()
+        while not self._loop.is_closed():
+            try:
+                self._loop.run_forever()
+            except BaseException:
+                if os.getpid() != pid:
+                    raise  # a task has forked, and this is the child
+                log.exception("a task would have ended the event loop")
 
     def soon(self, what: Callable[[], None]) -> None:
         """Have a function called on the loop."""

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -93,3 +97,67 @@ def test_an_answer_that_cannot_be_sent_is_a_failure_that_observers_see() -> None
     end = attempt(registered(lambda _: object(), observers=[Seen("it", notes)]), SEVEN)
     assert end.reason is not None
     assert notes == ["it begins t 7", "it sees TypeError"]
+
+
+class Outcome(BaseException):
+    """As test frameworks raise."""
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), Outcome(), KeyboardInterrupt()])
+def test_a_coroutine_cannot_end_the_loop_that_it_runs_on(error: BaseException) -> None:
+    async def handler(message: Message) -> None:
+        raise error
+
+    ends: list[End] = []
+
+    def run() -> None:  # not on the main thread, as with the blocking subscriber
+        ends.append(asyncio.run(attempt_async(registered(handler), SEVEN)))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(30)
+    assert ends == [End.failed(error)]
+
+
+def test_the_end_of_an_attempt_from_outside_is_no_failure() -> None:
+    async def interrupted(message: Message) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    async def waiting(message: Message) -> None:
+        await asyncio.sleep(0)
+
+    running = attempt_async(registered(interrupted), SEVEN)
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            running.send(None)
+    finally:
+        signal.signal(signal.SIGINT, former)
+    waits = attempt_async(registered(waiting), SEVEN)
+    waits.send(None)
+    with pytest.raises(GeneratorExit):
+        waits.throw(GeneratorExit)
+
+
+def fork_and_exit() -> str:
+    """Return how a child ends that leaves the program."""
+    child = os.fork()
+    if not child:
+        sys.exit(7)
+    return str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+@on_loop
+async def test_a_child_that_a_coroutine_forks_ends_by_its_exit() -> None:
+    here = os.getpid()
+
+    async def handler(message: Message) -> str:
+        return fork_and_exit()
+
+    try:
+        end = await attempt_async(registered(handler), SEVEN)
+    except SystemExit:
+        os._exit(7)
+    if os.getpid() != here:
+        os._exit(1)  # the child took its exit for a failed attempt
+    assert end == End(b"7")

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -59,13 +60,13 @@ async def test_one_thread_keeps_the_order_and_a_slow_one_holds_no_other_up() -> 
 @on_loop
 async def test_a_thread_outlives_work_that_raises(caplog: pytest.LogCaptureFixture) -> None:
     ended: list[int] = []
-    threads = Threads(1, lambda n: 6 // n, lambda n, _: ended.append(n), "test")
+    threads: Threads[int, int] = Threads(1, lambda n: 6 // n, lambda _, n: ended.append(n), "test")
     for number in (0, 1):
         threads.put(number)
     async with asyncio.timeout(30):
         while not ended:
             await asyncio.sleep(0.01)
-    assert ended == [1]
+    assert ended == [6]
     assert "ZeroDivisionError" in caplog.text
     threads.close()
 
@@ -177,6 +178,20 @@ def test_on_its_own_thread_it_says_so_instead_of_waiting() -> None:
     while not errors and time.monotonic() < until_s:
         time.sleep(0.01)
     assert errors == ["this would wait for its own thread; use gearhorn.aio here"]
+
+
+def leave() -> None:
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize("end", [leave, lambda: asyncio.get_running_loop().stop()])
+def test_the_loop_outlives_what_would_end_it(end: Callable[[], None]) -> None:
+    found: list[int] = []
+    call_soon(end)
+    thread = threading.Thread(target=lambda: found.append(Sync().add(1)), daemon=True)
+    thread.start()
+    thread.join(30)
+    assert found == [2]
 
 
 def test_a_forked_child_has_a_loop_of_its_own() -> None:
