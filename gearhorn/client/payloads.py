@@ -65,8 +65,11 @@ def request_of(
 
     Arguments: as in "fanout" in docs/protocol.rst; ``payload`` is bytes, text, or what can be JSON.
 
-    Raises ``TypeError`` for a payload that is none of these.
+    Raises ``TypeError`` for a payload that is none of these, and for an ``exclude`` that is a text:
+    its letters would be taken for client_ids.
     """
+    if isinstance(exclude, str):
+        raise TypeError(f"exclude: a list of client_ids, not {exclude!r}")
     value, encoding = (payload, UNSET) if isinstance(payload, str) else _json_of(payload)
     return Request(
         topic,

@@ -38,6 +38,11 @@ def test_what_cannot_be_json_is_refused_at_once() -> None:
         request_of("t", object())
 
 
+def test_one_client_to_leave_out_is_no_list_of_letters() -> None:
+    with pytest.raises(TypeError, match="exclude"):
+        request_of("t", "x", exclude="web1")
+
+
 def test_what_is_not_given_is_left_out() -> None:
     assert json.loads(encode(request_of("t", "x"))) == {"topic": "t", "payload": "x"}
 
