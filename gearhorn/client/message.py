@@ -96,9 +96,15 @@ def _reason_of(error: BaseException) -> str:
     if isinstance(error, Retry):
         if error.after is not None:
             return f"retry_after: {error.after:g}"
-        return text or "the handler asks for another attempt"
+        return _only_a_reason(text or "the handler asks for another attempt")
     name = type(error).__name__
-    return f"{name}: {text}" if text else name
+    return _only_a_reason(f"{name}: {text}" if text else name)
+
+
+def _only_a_reason(text: str) -> str:
+    """Return a text that asks the worker for nothing ("What a receiver may ask for" in
+    docs/protocol.rst): a reason may begin with any word."""
+    return f"failed: {text}" if text.startswith(("park:", "retry_after:")) else text
 
 
 def _cut(text: str) -> str:
@@ -177,8 +183,8 @@ class Message:
 
     def fail(self, reason: str, retry_after: float | None = None) -> None:
         """The attempt failed; the next one comes after ``retry_after`` seconds, where given."""
-        error = reason if retry_after is None else f"retry_after: {retry_after:g}"
-        self._end(End(reason=_cut(error)))
+        asks = None if retry_after is None else f"retry_after: {retry_after:g}"
+        self._end(End(reason=_cut(asks or _only_a_reason(reason))))
 
     def park(self, reason: str) -> None:
         """Set the message aside, without another attempt."""

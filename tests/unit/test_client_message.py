@@ -21,6 +21,7 @@ from gearhorn.client.results import Position
 from gearhorn.messages.codec import encode
 from gearhorn.messages.fanout import decode_fanout, envelope
 from gearhorn.messages.logs import Info, durable_envelope
+from gearhorn.messages.verdicts import Verdict, verdict_of
 
 EPOCH = "0123456789abcdef"
 
@@ -161,6 +162,21 @@ def test_a_message_is_ended_by_hand() -> None:
 def test_what_a_handler_raises_is_the_reason(error: BaseException, reason: str) -> None:
     assert End.failed(error) == End(reason=reason)
     assert not End.failed(error).is_done
+
+
+class park(Exception):
+    """Is named as no exception should be."""
+
+
+@pytest.mark.parametrize("text", ["park: the car", "park:x", "retry_after: 7"])
+def test_a_reason_asks_for_nothing(text: str) -> None:
+    ends = Ends()
+    Message("t", b"x", ender=ends).fail(text)
+    for end in (End.failed(Retry(text)), ends.ends[0][1]):
+        assert end == End(reason=f"failed: {text}")
+        assert verdict_of(text.encode(), REASON_BYTES) != Verdict(text)
+        assert verdict_of(str(end.reason).encode(), REASON_BYTES) == Verdict(f"failed: {text}")
+    assert End.failed(park("x")) == End(reason="failed: park: x")
 
 
 @pytest.mark.parametrize("after", ["60", timedelta(seconds=5), -1, float("inf"), float("nan")])
