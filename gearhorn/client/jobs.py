@@ -10,7 +10,9 @@ client of a job server keeps books of that; so:
 * what was written and not answered is ``Unsure``. It is sent again only where the caller says that
   this does no harm (``is_repeatable``): under a ``unique``, or where the request changes nothing;
 * ``busy:`` says that nothing was done, so it is tried again; ``unavailable:`` may come after the
-  change was written, so it is treated like ``Unsure``.
+  change was written, so it is treated like ``Unsure``;
+* what became of one try is not forgotten by the next: once a request is ``Unsure``, an error that
+  says of a later try that nothing was done makes it no surer.
 
 The first server in the order given that is up gets everything: requests of one application keep
 their order as long as it stays up.
@@ -205,6 +207,7 @@ class Jobs:
         deadline_s = self._loop.time() + timeout_s
         backoff = Backoff(0.02, 1.0)
         name = function.encode()
+        earlier: GearhornError | None = None  # the first try that may have been carried out
         while True:
             error = await self._try(name, body, deadline_s, pieces)
             if isinstance(error, bytes):
@@ -212,7 +215,9 @@ class Jobs:
             delay_s = backoff.next_s()
             is_over = self._loop.time() + delay_s >= deadline_s
             if is_over or not self.is_to_repeat(error, is_repeatable):
-                raise error
+                raise known_after(earlier, error)
+            if earlier is None and isinstance(error, Unsure | Unavailable):
+                earlier = error
             await asyncio.sleep(delay_s)
 
     @staticmethod
@@ -304,6 +309,17 @@ class Jobs:
             return Unsure(f"the reply through {server} is over {REPLY_BYTES} bytes")
         text = fate.text.decode(errors="replace")
         return refusal_of(text)
+
+
+def known_after(earlier: GearhornError | None, error: GearhornError) -> GearhornError:
+    """Return what is known of a request that failed with ``error``, after an earlier try.
+
+    ``NotConnected`` and ``Busy`` say that nothing was done, which is true of the last try only.
+    Where an earlier one may have been carried out, so may the request be: it is ``Unsure``.
+    """
+    if not isinstance(earlier, Unsure | Unavailable) or not isinstance(error, NotConnected | Busy):
+        return error
+    return Unsure(f"{earlier}; it was tried again: {error}")
 
 
 def _expire(fate: asyncio.Future[Result | str]) -> None:

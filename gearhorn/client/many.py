@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import NamedTuple, Protocol
 
-from gearhorn.client.jobs import Jobs, Sent
+from gearhorn.client.jobs import Jobs, Sent, known_after
 from gearhorn.client.observers import Observed, Operation
 from gearhorn.client.payloads import Headers, Payload, Request, request_of
 from gearhorn.client.results import Published, Results, published_of
@@ -154,15 +154,18 @@ class Many:
     async def _result(
         self, request: Request, sent: Sent | None, deadline_s: float
     ) -> Published | GearhornError:
+        """Return what became of a message, which is sent again where that is right."""
         if sent is None:
             return self._jobs.not_connected()
+        earlier: GearhornError | None = None
         try:
             reply = await self._jobs.reply(sent, deadline_s)
             if isinstance(reply, bytes):
                 return published_of(reply)
             if not self._jobs.is_to_repeat(reply, isinstance(request.unique, str)):
                 return reply
+            earlier = reply
             left_s = max(0.001, deadline_s - self._loop.time())
             return published_of(await self._publisher.send(request, left_s))
         except GearhornError as error:
-            return error
+            return known_after(earlier, error)
