@@ -133,6 +133,7 @@ class Session:
         self._is_started = False
         self._tasks = Tasks()
         self._resubscribing: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
 
     @property
     def state(self) -> State:
@@ -184,10 +185,23 @@ class Session:
             grace_s: seconds; what is not finished by then is handed out again by the job servers.
             unsubscribe: end the subscriptions too, before what is in hand is waited for: so nothing
                 is copied to this host any more while it ends.
+
+        However it is cut short, the connections end: as long as one is open, the job server takes
+        what was in hand for being processed. A task of their own ends them, since the caller's may
+        be cancelled again, or be one of the handlers that end here.
         """
         self.stopped.set()
         for receiver in self._receivers:
             receiver.stop_grabbing()
+        try:
+            await self._finish(grace_s, unsubscribe)
+        finally:
+            if self._closing is None:
+                self._closing = asyncio.create_task(self._close(), name="close")
+            await asyncio.shield(self._closing)
+
+    async def _finish(self, grace_s: float, unsubscribe: bool) -> None:
+        """End the subscriptions if asked to, and wait for what is in hand."""
         await self._tasks.cancel()
         if unsubscribe:
             for registration in self._registrations:
@@ -201,6 +215,10 @@ class Session:
                 self._deliveries.state.in_hand,
                 grace_s,
             )
+
+    async def _close(self) -> None:
+        """End what runs, give the queues up, and end the connections."""
+        await self._tasks.cancel()
         await self._runners.close()
         for receiver in self._receivers:
             receiver.leave()

@@ -18,6 +18,7 @@ from gearhorn.client.message import Message
 from gearhorn.client.observers import HandlerObserver
 from gearhorn.client.session import Registration, Session
 from gearhorn.client.settings import TLS, Durable, Functions, context_of, servers_of
+from gearhorn.errors import GearhornError
 from gearhorn.names import queue_of
 
 F = TypeVar("F", bound=Handler)
@@ -159,10 +160,16 @@ class Subscriber:
         """Subscribe, and begin to process messages; return once every topic is subscribed.
 
         Waits while no job server answers. Raises ``RequestError`` for a subscription that is
-        refused; then nothing was processed.
+        refused, and ``GearhornError`` where ``stop`` is called meanwhile; then nothing was
+        processed.
         """
+        if not await self._begin():
+            raise GearhornError("the subscriber was stopped before every topic was subscribed")
+
+    async def _begin(self) -> bool:
+        """Start; return False where it was stopped meanwhile. Raises ``RequestError``."""
         if self._session is not None:
-            return
+            return True
         session = self._session = Session(
             self.registrations,
             servers=self._servers,
@@ -174,11 +181,13 @@ class Subscriber:
             functions=self._functions,
         )
         try:
-            await session.start()
+            await ending.first(session.start(), session.stopped.wait())
         except BaseException:
-            self._session = None
+            if self._session is session:
+                self._session = None
             await session.stop(0.0)
             raise
+        return not session.stopped.is_set()
 
     async def stop(self, grace: float | None = None, *, unsubscribe: bool = False) -> None:
         """Take no more messages, finish those in hand, and end the connections.
@@ -187,6 +196,9 @@ class Subscriber:
             grace: seconds that handlers have, instead of the subscriber's own; what is not
                 finished by then is handed out again.
             unsubscribe: end the subscriptions too.
+
+        Where its task is cancelled meanwhile, the connections end at once. A coroutine handler that
+        awaits it is itself in hand: it has the grace like others, and is cancelled then.
         """
         session, self._session = self._session, None
         if session is not None:
@@ -197,24 +209,28 @@ class Subscriber:
         at once. Without ``signals``: until ``stop`` is called, or the task is cancelled.
 
         Signals also end a start that waits for a job server. Handlers of signals that the program
-        had are taken away meanwhile, and not put back.
+        had are taken away meanwhile, and not put back. A task that is cancelled stops as by a first
+        signal, and raises ``CancelledError`` after that.
 
-        Raises what ``start`` raises.
+        Raises what ``start`` raises for a subscription that is refused.
         """
         told = ending.Told.not_yet()
         with ending.signals(told) if signals else contextlib.nullcontext():
             await self.run_until(told)
 
     async def run_until(self, told: ending.Told) -> None:
-        """Start, and process messages until told to end or stopped; told again, stop at once.
+        """Start, and process messages until told to end, stopped or cancelled; told again, or
+        cancelled again, stop at once.
 
-        Raises what ``start`` raises.
+        Raises what ``start`` raises for a subscription that is refused.
         """
-        await ending.first(self.start(), told.first.wait())
-        session = self._session
-        if session is not None:
-            await ending.first(told.first.wait(), session.stopped.wait())
-        await ending.first(self.stop(), told.second.wait())
+        try:
+            await ending.first(self._begin(), told.first.wait())
+            session = self._session
+            if session is not None:
+                await ending.first(told.first.wait(), session.stopped.wait())
+        finally:
+            await ending.first(self.stop(), told.second.wait())
 
     async def messages(self, *topics: str, timeout: float | None = None) -> AsyncIterator[Message]:
         """Yield messages, each to be ended by ``ack``, ``fail`` or ``park``.

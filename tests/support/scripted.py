@@ -35,7 +35,8 @@ class Streamed(NamedTuple):
 
 
 class Scripted:
-    """Answers submitted jobs with what ``script`` returns for the function and the request."""
+    """Answers submitted jobs with what ``script`` returns for the function and the request; has no
+    job for those who ask for one."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
@@ -49,6 +50,11 @@ class Scripted:
         """HOST:PORT."""
         assert self._server is not None
         return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def until_left(self) -> None:
+        """Wait until no connection is open."""
+        while self._writers:
+            await asyncio.sleep(0.01)
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1")
@@ -80,6 +86,8 @@ class Scripted:
     def _answer(self, kind: int, body: bytes) -> Iterator[bytes]:
         if kind == packets.ECHO_REQ:
             yield _pack(packets.ECHO_RES, body)
+        if kind == packets.GRAB_JOB_UNIQ:
+            yield _pack(packets.NO_JOB)
         if kind != packets.SUBMIT[True]["normal"]:
             return
         function, _, arguments = body.split(b"\0", 2)
