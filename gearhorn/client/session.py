@@ -34,7 +34,14 @@ from gearhorn.client.observers import HandlerObserver
 from gearhorn.client.receiver import Receiver
 from gearhorn.client.runners import Runners
 from gearhorn.client.settings import Functions
-from gearhorn.errors import GearhornError, NotConnected, Unavailable, Unsure
+from gearhorn.errors import (
+    Busy,
+    GearhornError,
+    InternalError,
+    NotConnected,
+    Unavailable,
+    Unsure,
+)
 from gearhorn.gearman.server import Server
 from gearhorn.messages.codec import encode
 from gearhorn.names import queue_of
@@ -45,6 +52,7 @@ REQUEST_S = 30.0  # for one subscribe or unsubscribe
 SILENT_S = 5.0  # without a job server, then a warning says so
 JITTER_S = 1.0  # after a reconnect, until the subscriptions are made anew
 POLL_S = 0.05  # between two looks whether everything in hand is finished
+_PASSING = (Busy, NotConnected, Unavailable, Unsure)  # why a subscription is not made yet
 
 log = logging.getLogger("gearhorn")
 
@@ -264,8 +272,10 @@ class Session:
     async def _subscribe(self, registration: Registration) -> None:
         """Subscribe, however long that takes.
 
-        To subscribe again does no harm, so a reply that was lost is asked for anew. Raises
-        ``RequestError`` where the worker refuses the subscription: trying again would not help.
+        To subscribe again does no harm, so a reply that was lost is asked for anew, and so is one
+        that says that the worker is busy. Raises ``RequestError`` where the worker refuses the
+        subscription: trying again would not help. A fault of the worker is such a refusal as long
+        as the caller of ``start`` can be told; afterwards it is waited out.
         """
         body = {"topic": registration.topic, "client_id": registration.client_id}
         request = encode(body | registration.options)
@@ -275,8 +285,11 @@ class Session:
                 await self._jobs.run(
                     self._functions.subscribe, request, timeout_s=REQUEST_S, is_repeatable=True
                 )
-            except (NotConnected, Unsure, Unavailable) as error:
+            except GearhornError as error:
                 registration.note(False)
+                passes = (*_PASSING, InternalError) if self._is_started else _PASSING
+                if not isinstance(error, passes):
+                    raise
                 log.warning("%s is not subscribed yet: %s", registration.queue, error)
                 await asyncio.sleep(backoff.next_s())
             else:
@@ -302,7 +315,6 @@ class Session:
             try:
                 await self._subscribe(registration)
             except GearhornError as error:
-                registration.note(False)
                 log.error("%s was refused: %s", registration.queue, error)
 
     async def _unsubscribe(self, registration: Registration) -> None:

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from support.made_jobs import Made
 from support.proxy import on_loop
-from support.scripted import Scripted, Silence
+from support.scripted import Refusal, Scripted, Silence
 
+from gearhorn.client import session
 from gearhorn.client.ending import Told
 from gearhorn.client.message import Message
 from gearhorn.client.session import Session
 from gearhorn.client.subscriber import Subscriber
-from gearhorn.errors import GearhornError
+from gearhorn.errors import GearhornError, InternalError
 
 LONG_S = 3600.0
 CLOSED = "127.0.0.1:1"
@@ -133,3 +134,50 @@ async def test_a_stop_ends_a_start(address: str | None) -> None:
         await until(lambda: subscriber._session is not None)
         await subscriber.stop()
         await running
+
+
+class Answering:
+    """What a job server says to each subscribe; it notes that it was asked."""
+
+    def __init__(self) -> None:
+        self.refusal = ""
+        self.asked = 0
+
+    def __call__(self, *_: Any) -> Any:
+        self.asked += 1
+        if self.refusal:
+            raise Refusal(self.refusal)
+        return {}
+
+
+@pytest.mark.parametrize("refusal", ["busy: later", "internal error", "forbidden: no"])
+@on_loop
+async def test_what_is_not_subscribed_anew_is_not_healthy(
+    refusal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "JITTER_S", 0.0)
+    monkeypatch.setattr(session, "REQUEST_S", 0.05)
+    answering = Answering()
+    async with asyncio.timeout(30), Scripted(answering) as server:
+        subscriber = Subscriber("x", server.address, grace=0.0)
+        subscriber.on("t")
+        await subscriber.start()
+        assert subscriber.healthy()
+        answering.refusal = refusal
+        session_of(subscriber).receiver_up(True)
+        await until(lambda: not subscriber.healthy())
+        if not refusal.startswith("forbidden"):
+            answering.refusal = ""
+            await until(subscriber.healthy)
+        await subscriber.stop()
+
+
+@on_loop
+async def test_a_fault_of_the_worker_ends_a_start() -> None:
+    answering = Answering()
+    answering.refusal = "internal error"
+    async with asyncio.timeout(30), Scripted(answering) as server:
+        subscriber = Subscriber("x", server.address)
+        subscriber.on("t")
+        with pytest.raises(InternalError):
+            await subscriber.start()
