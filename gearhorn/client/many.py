@@ -17,7 +17,7 @@ from gearhorn.client.observers import Observed, Operation
 from gearhorn.client.payloads import Headers, Payload, Request, request_of
 from gearhorn.client.results import Published, Results, published_of
 from gearhorn.client.settings import Functions
-from gearhorn.errors import GearhornError
+from gearhorn.errors import BadRequest, GearhornError
 from gearhorn.messages.codec import encode
 
 
@@ -68,8 +68,9 @@ class Sender(Protocol):
         """Run a ``fanout`` request; return its reply."""
 
 
-# A message on its way: its request, how it was sent, until when, and who sees it.
-_Out = tuple[Request, Sent | None, float, Observed | None]
+# A message on its way: its request, how it was sent, until when, and who sees it; or why it cannot
+# be sent at all.
+_Out = tuple[Request, Sent | None, float, Observed | None] | BadRequest
 
 
 class Many:
@@ -104,11 +105,17 @@ class Many:
         """Send one message; wait first where the window is full, or no job server is up.
 
         Waiting here rather than later keeps the order in which messages are sent. Where a server
-        was waited for in vain, those that follow do not wait again until one is up.
+        was waited for in vain, those that follow do not wait again until one is up. What cannot be
+        encoded has ``BadRequest`` as its result, as if the worker had refused it.
         """
-        request = background(Outgoing(*message), receipt=False)
+        outgoing = Outgoing(*message)
         if len(self._out) >= self._window:
             await self._take()
+        try:
+            request = background(outgoing, receipt=False)
+        except Exception as error:
+            self._out.append(_unsendable(error))
+            return
         observed = None
         deadline_s = self._loop.time() + self._timeout_s
         if self._is_observed:
@@ -117,12 +124,24 @@ class Many:
             if observed.reply is not None:
                 self._out.append((request, None, deadline_s, observed))
                 return
-        body = encode(request)
+        try:
+            body = encode(request)
+        except Exception as error:
+            refusal = _unsendable(error)
+            if observed is not None:
+                observed.ended(refusal)
+            self._out.append(refusal)
+            return
         sent = self._jobs.send(self._function, body)
         if sent is not None:
             self._is_down = False
         elif not self._is_down:  # wait here, so that the order is kept
-            self._is_down = not await self._jobs.until_up(deadline_s)
+            try:
+                self._is_down = not await self._jobs.until_up(deadline_s)
+            except asyncio.CancelledError as error:
+                if observed is not None:
+                    observed.ended(error)
+                raise
             sent = self._jobs.send(self._function, body)
         self._out.append((request, sent, deadline_s, observed))
 
@@ -137,17 +156,32 @@ class Many:
             await self._take()
         return Results(self._results)
 
+    def leave(self, error: BaseException) -> None:
+        """Wait for nothing more, because of an error: observers are told that whatever is under way
+        has ended with it."""
+        while self._out:
+            out = self._out.popleft()
+            if not isinstance(out, BadRequest) and out[3] is not None:
+                out[3].ended(error)
+
     async def _take(self) -> None:
-        """Take the result of the oldest message."""
-        request, sent, deadline_s, observed = self._out.popleft()
+        """Take the result of the oldest message, which is under way until that is known."""
+        out = self._out[0]
+        if isinstance(out, BadRequest):
+            self._results.append(out)
+            self._out.popleft()
+            return
+        request, sent, deadline_s, observed = out
         if observed is None:
             self._results.append(await self._result(request, sent, deadline_s))
+            self._out.popleft()
             return
         result: Published | GearhornError
         if isinstance(observed.reply, bytes):
             result = published_of(observed.reply)
         else:
             result = observed.reply or await self._result(request, sent, deadline_s)
+        self._out.popleft()
         observed.ended(result)
         self._results.append(result)
 
@@ -169,3 +203,9 @@ class Many:
             return published_of(await self._publisher.send(request, left_s))
         except GearhornError as error:
             return known_after(earlier, error)
+
+
+def _unsendable(error: Exception) -> BadRequest:
+    """Return the result of a message that cannot be encoded: its payload is no JSON, or a text has
+    half a surrogate pair."""
+    return BadRequest(f"the message cannot be encoded: {type(error).__name__}: {error}")

@@ -159,15 +159,25 @@ class Publisher(Connected):
             window: how many may be unanswered at once.
             timeout: seconds that each has, instead of the publisher's own.
 
-        A message that fails does not end the others; ``Results.raise_any`` raises the first error.
+        A message that fails does not end the others, nor does one that cannot be encoded, whose
+        result is ``BadRequest``; ``Results.raise_any`` raises the first error. What the iterable
+        raises is raised once those before it have their results.
         """
         many = self.begin_many(window, timeout)
-        if isinstance(messages, AsyncIterable):
-            async for message in messages:
-                await many.add(message)
-        else:
-            await many.add_all(messages)
-        return await many.finish()
+        try:
+            try:
+                if isinstance(messages, AsyncIterable):
+                    async for message in messages:
+                        await many.add(message)
+                else:
+                    await many.add_all(messages)
+            except Exception:
+                await many.finish()
+                raise
+            return await many.finish()
+        except BaseException as error:
+            many.leave(error)
+            raise
 
     def begin_many(self, window: int = 256, timeout: float | None = None) -> Many:
         """Return what takes messages one by one, as ``publish_many`` does all of them: for callers

@@ -5,7 +5,7 @@ Rules: what these do is described where it is done, in the modules for asyncio.
 
 from __future__ import annotations
 
-import itertools
+import functools
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ from gearhorn.client.results import Results
 CHUNK = 1000  # messages that cross to the event loop together
 
 F = TypeVar("F", bound=Handler)
+T = TypeVar("T")
 
 
 class Publisher(Face[publisher.Publisher]):
@@ -83,15 +84,37 @@ class Publisher(Face[publisher.Publisher]):
 
         Arguments: as of ``gearhorn.aio.Publisher.publish_many``.
         """
-        core, items = self.core, iter(messages)
-        many = self.call(_begin(core, window, timeout))
-        while chunk := list(itertools.islice(items, CHUNK)):
-            self.call(many.add_all(chunk))
-        return self.call(many.finish())
+        many = self.call(_begin(self.core, window, timeout))
+        try:
+            try:
+                for chunk in _chunks(messages):
+                    self.call(many.add_all(chunk))
+            except Exception:
+                self.call(many.finish())
+                raise
+            return self.call(many.finish())
+        except BaseException as error:
+            call_soon(functools.partial(many.leave, error))
+            raise
 
 
 async def _begin(core: publisher.Publisher, window: int, timeout: float | None) -> Many:
     return core.begin_many(window, timeout)
+
+
+def _chunks(messages: Iterable[T]) -> Iterator[list[T]]:
+    """Yield messages some at a time. Where the iterable raises, what came before comes first."""
+    chunk: list[T] = []
+    try:
+        for message in messages:
+            chunk.append(message)
+            if len(chunk) == CHUNK:
+                yield chunk
+                chunk = []
+    except Exception:
+        yield chunk
+        raise
+    yield chunk
 
 
 class Admin(Face[admin.Admin]):
