@@ -13,6 +13,7 @@ Rules: whatever waits can be interrupted (``KeyboardInterrupt``); the coroutine 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import os
@@ -181,33 +182,54 @@ def iterating(
     """Return a method that iterates over what an asynchronous method yields.
 
     Each item is a call on the loop. An iterator that is left early ends the asynchronous one too,
-    which may hold a request that waits at a worker.
+    which may hold a request that waits at a worker. What the caller is left with is why it was
+    left, ``KeyboardInterrupt`` for one, and not what ending it may raise.
     """
 
     @functools.wraps(method)
     def iterate(face: Face[C], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
-        items = method(face.core, *args, **kwargs)
+        steps = _Steps(method(face.core, *args, **kwargs))
         try:
             while True:
                 try:
-                    yield face.call(_next(items))
+                    yield face.call(steps.next())
                 except _Over:
                     return
-        finally:
-            face.call(_close(items))
+        except BaseException:
+            with contextlib.suppress(Exception):
+                face.call(steps.close())
+            raise
 
     return iterate
 
 
-async def _next(items: AsyncIterator[R]) -> R:
-    try:
-        return await anext(items)
-    except StopAsyncIteration as error:
-        raise _Over from error
+class _Steps(Generic[R]):
+    """The steps of an asynchronous iterator, each in a task of its own.
 
+    An iterator cannot be closed while it runs. So ``close`` waits for the step that was
+    interrupted, which ends once it is cancelled, and has not yet when the caller is interrupted.
+    """
 
-async def _close(items: Any) -> None:
-    await items.aclose()
+    def __init__(self, items: AsyncIterator[R]) -> None:
+        self._items: Any = items
+        self._step: asyncio.Task[Any] | None = None
+
+    async def next(self) -> R:
+        """Return the next item; raises ``_Over`` where there is none."""
+        self._step = asyncio.current_task()
+        try:
+            item: R = await anext(self._items)
+        except StopAsyncIteration as error:
+            raise _Over from error
+        return item
+
+    async def close(self) -> None:
+        """End the iterator, and the step that it is in."""
+        if self._step is not None:
+            if not self._step.cancelling():  # once is enough: again would cut its ending short
+                self._step.cancel()
+            await asyncio.wait([self._step])
+        await self._items.aclose()
 
 
 class _Over(Exception):
