@@ -173,6 +173,8 @@ class Run:
             "deliveries": deliveries,
             "faults": self.history.faults,
         }
+        for changing in self.changing:
+            found[changing.client] = [*changing.taken, *changing.noted]
         for name, lines in found.items():
             (directory / name).write_text("".join(f"{line}\n" for line in lines))
         self.faults.keep_logs(directory)

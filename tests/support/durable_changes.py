@@ -152,6 +152,7 @@ class Changing(threading.Thread):
             text = b"; ".join(outcome.warnings).decode()
             assert not text or text.startswith("unavailable:"), f"{function} {request}: {text}"
             self.unanswered += 1
+            self._doubtful_s = time.monotonic() + LATE_S  # a store that was slow may write it yet
             time.sleep(0.1)
 
     def messages(self) -> dict[str, Message]:
@@ -164,6 +165,11 @@ class Changing(threading.Thread):
         for payload, message in self.messages().items():
             if message.replies and payload not in self.done:
                 yield payload
+
+    @property
+    def noted(self) -> Sequence[object]:
+        """What was asked, and when, as far as it is judged by that."""
+        return []
 
     def violations(self) -> list[str]:
         """Return what must not have happened."""
@@ -320,6 +326,10 @@ class Optioned(Changing):
         self.changes += 1
         if self._options["pull"]:
             self._pull()
+
+    @property
+    def noted(self) -> Sequence[object]:
+        return self.spans
 
     @property
     def certain(self) -> int:
