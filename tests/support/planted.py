@@ -67,7 +67,9 @@ def expiry_overlooks_what_is_over(self: Expiry, delivery: Delivery) -> bool:
     return False
 
 
-def lanes_count_without_keeping_it(self: Lane, first: int, last: int, epoch: str) -> None:
+def lanes_count_without_keeping_it(
+    self: Lane, first: int, last: int, epoch: str, may_join: bool = True
+) -> None:
     """What expired behind a delivery is counted, and not kept as done beyond the position."""
 
 
@@ -107,9 +109,9 @@ def latest_lanes_pass_by_the_newest(self: LatestLane, entry: Any, now_s: float, 
     return False
 
 
-def latest_lanes_send_two_of_a_value(self: LatestLane, found: list[Any]) -> list[Any]:
+def latest_lanes_send_two_of_a_value(self: LatestLane) -> set[Any]:
     """A newer message does not wait for an older one that is under way."""
-    return [delivery for delivery in found if delivery not in self.outdated]
+    return set()
 
 
 def latest_lanes_begin_before_it_is_told(
@@ -140,7 +142,7 @@ FAULTS: dict[str, tuple[type, str, Any]] = {
     "latest: counted twice": (LatestLane, "_count", latest_lanes_count_at_once),
     "latest: tried again": (Latest, "_pass_by", latest_lanes_try_again),
     "latest: the newest": (LatestLane, "_add_candidate", latest_lanes_pass_by_the_newest),
-    "latest: two at once": (LatestLane, "_without_busy", latest_lanes_send_two_of_a_value),
+    "latest: two at once": (LatestLane, "_busy_values", latest_lanes_send_two_of_a_value),
     "expiry: not told": (PendingWrites, "pass_over", writes_forget_what_expired),
 }
 

@@ -96,8 +96,20 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
-    """What the installed command calls: run, and end the process with the right code."""
-    sys.exit(outcome(arguments))
+    """What the installed command calls: run, and end the process with the right code.
+
+    What could not be written stays in the stream's buffer, and Python ends with 120 where writing
+    it once more fails at the very end: so it goes nowhere.
+    """
+    code = outcome(arguments)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not code and not isinstance(error, BrokenPipeError):
+            click.echo(f"gearhorn: {error}", err=True)
+            code = FAILED
+    sys.exit(code)
 
 
 # click would end the process by itself; here every way to fail has one place, and tests call it.
