@@ -269,18 +269,9 @@ class LatestLane(Lane):
             return []
         may_begin = self.has_looked or self.is_full
         busy = self._busy_values()
-        spare = limit - self.under_way
-        found: list[Delivery] = []
-        for delivery in self.window:
-            if limit <= 0 or spare <= 0:
-                break
-            if delivery.state is _READY:
-                if not (delivery.is_redriven or (may_begin and self._is_due(delivery, busy))):
-                    continue
-                found.append(delivery)
-                spare -= 1
-            limit -= 1
-        return found
+        return self.due(
+            limit, lambda one: one.is_redriven or (may_begin and self._is_due(one, busy))
+        )
 
     def _busy_values(self) -> Collection[str | None]:
         """Return the values of which an older message is under way, of those with a newer one:

@@ -118,7 +118,7 @@ class Outcomes:
         submission.release(index)
         if delivery.lane.state is LaneState.CLOSED:
             return
-        job = delivery.job
+        job = delivery.job  # as ``_is_present``, without a call for every message
         is_present = job is not None and job[0] is submission and job[1] == index
         if result.lost:
             self._lose(delivery, submission, index)

@@ -133,7 +133,7 @@ class PendingWrites:
             self._add(delivery.lane, "redriven", sequences)
         if is_expired:
             self._lapse(delivery.lane, delivery.entries)
-        error = (delivery.error or "failed") if is_parked else ""
+        error = delivery.error if is_parked else ""
         self._tell(delivery.lane, delivery.entries, error, is_expired)
 
     def vanish(self, delivery: Delivery, entries: Sequence[Entry]) -> None:

@@ -12,7 +12,7 @@ to each of the links that it concerns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 from gearhorn.durable.states import State
@@ -225,12 +225,20 @@ class Window(Generic[L]):
             found.reverse()
             return found
         # a batch was split, or the limit was higher: others may be under way behind the first ones
+        return self.due(limit)
+
+    def due(self, limit: int, is_due: Callable[[L], bool] | None = None) -> list[L]:
+        """Return the same of those ready deliveries that are due (None: all). Others count for
+        nothing: what is behind them does not wait for them."""
+        found: list[L] = []
         spare = limit - self.under_way
-        link = self.head
-        while link is not None and limit and spare > 0:
+        for link in self.window:
+            if limit <= 0 or spare <= 0:
+                break
             if link.state is _READY:
-                spare -= 1
+                if is_due is not None and not is_due(link):
+                    continue
                 found.append(link)
+                spare -= 1
             limit -= 1
-            link = link.after
         return found

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import click
 
-from gearhorn.aio import Admin, Message
+from gearhorn.aio import Message
 from gearhorn.cli.commands.output import Column, moment, show
+from gearhorn.cli.commands.parked import find_parked
 from gearhorn.cli.commands.servers import Cluster, Queue, ask_cluster, carrier_of
 from gearhorn.cli.commands.settings import Settings, topic_argument, wait, with_settings
 from gearhorn.cli.commands.topics import kind_of
@@ -151,7 +152,7 @@ async def traced(settings: Settings, topic: str, sequence: int) -> dict[str, Any
         for client, subscription in sorted(described.get("subscriptions", {}).items()):
             durable = subscription.get("durable")
             if durable:
-                parked = await _parked(admin, topic, client, sequence)
+                parked = await find_parked(admin, topic, client, sequence)
                 rows.append(_became(topic, client, durable, sequence=sequence, parked=parked))
     found = [row["parked"] for row in rows if row["parked"]]
     if message is None and not found:
@@ -162,18 +163,6 @@ async def traced(settings: Settings, topic: str, sequence: int) -> dict[str, Any
         "message": _document(message) if message else _of_parked(found[0]),
         "subscriptions": rows,
     }
-
-
-async def _parked(admin: Admin, topic: str, client: str, sequence: int) -> dict[str, Any] | None:
-    page = await admin.ask(
-        admin.functions.parked,
-        topic=topic,
-        client_id=client,
-        action="list",
-        limit=1,
-        after=sequence - 1,
-    )
-    return next((one for one in page["parked"] if one["sequence"] == sequence), None)
 
 
 def _document(message: Message) -> dict[str, Any]:

@@ -57,6 +57,21 @@ def _overview(settings: Settings, topic: str | None) -> None:
     show(settings, _COUNTS, wait(run()))
 
 
+async def find_parked(
+    admin: Admin, topic: str, client: str, sequence: int
+) -> dict[str, Any] | None:
+    """Return one parked message as the worker tells it; None where it is not parked."""
+    page = await admin.ask(
+        admin.functions.parked,
+        topic=topic,
+        client_id=client,
+        action="list",
+        limit=1,
+        after=max(0, sequence - 1),
+    )
+    return next((one for one in page["parked"] if one["sequence"] == sequence), None)
+
+
 async def _topics(admin: Admin) -> AsyncIterator[str]:
     """Yield the topics that have parked messages, those with most first: so what has none, however
     many topics that are, is not read."""
@@ -131,15 +146,7 @@ def show_command(settings: Settings, topic: str, client: str, sequence: int) -> 
 
     async def run() -> dict[str, Any] | None:
         async with settings.admin() as admin:
-            page = await admin.ask(
-                admin.functions.parked,
-                topic=topic,
-                client_id=client,
-                action="list",
-                limit=1,
-                after=max(0, sequence - 1),
-            )
-            return next((one for one in page["parked"] if one["sequence"] == sequence), None)
+            return await find_parked(admin, topic, client, sequence)
 
     found = wait(run())
     if found is None:
